@@ -1,0 +1,53 @@
+"""Genotypes in files, and the one way this package writes a file."""
+
+import os
+import uuid
+from pathlib import Path
+
+from genotypes.genotype import Genotype, GenotypeError, from_json, to_json
+from genotypes.notation import MAX_TEXT, from_text
+
+
+def load(path: str | os.PathLike[str]) -> Genotype:
+    """Read a genotype from a file that holds either JSON or the literature's `Genotype(...)` text.
+
+    Raises GenotypeError if the file cannot be read or does not hold a valid genotype.
+    """
+    where = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_TEXT + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise GenotypeError(f"{where}: cannot be read: {reason}; check the path") from error
+    if len(content) > MAX_TEXT:
+        raise GenotypeError(f"{where}: holds more than {MAX_TEXT} bytes; no genotype is that long")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GenotypeError(f"{where}: byte {error.start}: is not UTF-8 text") from error
+    return from_json(text, where) if text.lstrip().startswith("{") else from_text(text, where=where)
+
+
+def save(genotype: Genotype, path: str | os.PathLike[str]) -> None:
+    """Write a genotype as JSON; a reader never sees half a file.
+
+    Raises GenotypeError if the genotype is not valid, OSError if the file cannot be written.
+    """
+    write_atomically(path, to_json(genotype).encode("utf-8"))
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a whole file or leave what was there. Raises OSError."""
+    target = Path(path)
+    # tempfile would create it readable by the owner only, and the rename would keep that.
+    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

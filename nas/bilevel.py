@@ -1,0 +1,200 @@
+"""The bilevel problem of the search: weights on one half of the training data, architecture on the other.
+
+    min over alpha of  L_valid(w*(alpha), alpha)   where   w*(alpha) = argmin over w of  L_train(w, alpha)
+
+(DARTS, Liu et al., ICLR 2019, eq. (3)-(4)). `Bilevel` holds both levels; a search alternates
+`architecture_step` and `weight_step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from spaces import SearchSpace
+
+from .device import Precision, autocast
+from .supernet import Supernet
+
+Batch = tuple[Tensor, Tensor]
+HessianProduct = Literal["finite-difference", "exact"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BilevelConfig:
+    """Both optimizers of the search; the defaults are DARTS's (Liu et al., ICLR 2019, sec. 3.1 and code)."""
+
+    learning_rate: float = 0.025
+    """Initial learning rate of the weights, SGD (DARTS sec. A.1)."""
+    learning_rate_min: float = 0.0
+    """Learning rate of the weights at the end of the cosine (DARTS sec. A.1)."""
+    momentum: float = 0.9
+    """Momentum of the weights' SGD (DARTS sec. A.1)."""
+    weight_decay: float = 3e-4
+    """Weight decay of the weights (DARTS sec. A.1)."""
+    grad_clip: float = 5.0
+    """Largest norm of the weights' gradient (DARTS's code)."""
+    arch_learning_rate: float = 3e-4
+    """Learning rate of the architecture, Adam with betas (0.5, 0.999) (DARTS sec. A.1)."""
+    arch_weight_decay: float = 1e-3
+    """Weight decay of the architecture (DARTS sec. A.1)."""
+    unrolled: bool = False
+    """Second-order architecture step: differentiate through one step of the weights (DARTS eq. (6))."""
+    hessian_product: HessianProduct = "finite-difference"
+    """How --unrolled multiplies by the Hessian: DARTS eq. (8), or exactly by double backward (more memory)."""
+
+
+class Bilevel:
+    """A supernet, a search space and the optimizers of both levels.
+
+    Args:
+        supernet: its parameters are the weights w.
+        space: its parameters are the architecture alpha (and beta).
+        config: constants of both optimizers.
+        criterion: loss of (logits, labels).
+        precision: of the forward passes.
+
+    Raises ValueError for the finite-difference product under bf16, where it is about 30 % off.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        space: SearchSpace,
+        config: BilevelConfig,
+        criterion: nn.Module,
+        precision: Precision = "fp32",
+    ) -> None:
+        if config.unrolled and config.hessian_product == "finite-difference" and precision != "fp32":
+            raise ValueError(
+                f"the finite-difference Hessian product is about 30 % off in {precision}; "
+                "use --hessian-product exact or --precision fp32"
+            )
+        self.supernet, self.space, self.config = supernet, space, config
+        self.criterion, self.precision = criterion, precision
+        self.weights = dict(supernet.named_parameters())
+        self.architecture = list(space.parameters())
+        self.weight_optimizer = torch.optim.SGD(
+            self.weights.values(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self.architecture_optimizer = torch.optim.Adam(
+            self.architecture,
+            lr=config.arch_learning_rate,
+            betas=(0.5, 0.999),
+            weight_decay=config.arch_weight_decay,
+        )
+
+    def loss(
+        self, batch: Batch, weights: Mapping[str, Tensor] | None = None, mixing: Mapping | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and the logits (N, classes) of a batch, at other `weights` or `mixing` where given."""
+        images, labels = batch
+        mixing = self.space.mixing() if mixing is None else mixing
+        with autocast(images.device, self.precision):
+            logits = functional_call(self.supernet, dict(weights or {}), (images, mixing))
+            return self.criterion(logits, labels), logits
+
+    def weight_step(self, train: Batch) -> tuple[Tensor, Tensor]:
+        """One clipped SGD step of the weights on a training batch; gives its loss and logits."""
+        with torch.no_grad():
+            mixing = self.space.mixing()
+        self.weight_optimizer.zero_grad()
+        loss, logits = self.loss(train, mixing=mixing)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.weights.values(), self.config.grad_clip)
+        self.weight_optimizer.step()
+        return loss.detach(), logits.detach()
+
+    def architecture_step(self, train: Batch, valid: Batch) -> tuple[Tensor, Tensor]:
+        """One Adam step of the architecture on a validation batch; gives its loss and logits.
+
+        Weights, their gradients and the BatchNorms' running statistics stay as they are. The training batch
+        serves the virtual step of `unrolled`.
+        """
+        with frozen_statistics(self.supernet):
+            if self.config.unrolled:
+                loss, logits, gradient = self.second_order_gradient(train, valid)
+            else:
+                loss, logits, gradient = self.first_order_gradient(valid)
+        for parameter, g in zip(self.architecture, gradient, strict=True):
+            parameter.grad = g
+        self.architecture_optimizer.step()
+        return loss.detach(), logits.detach()
+
+    def first_order_gradient(self, valid: Batch) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Loss, logits and the gradient of L_valid(w, alpha) in alpha (DARTS sec. 2.3, xi = 0)."""
+        loss, logits = self.loss(valid)
+        return loss, logits, torch.autograd.grad(loss, self.architecture)
+
+    def second_order_gradient(
+        self, train: Batch, valid: Batch
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Loss, logits and the gradient of L_valid(w', alpha) in alpha (DARTS eq. (6)-(8)).
+
+        w' = w - xi (m buf + dL_train/dw + d w) is one virtual step with the weights' own learning rate xi,
+        momentum m and decay d. Its derivative adds -xi times d2L_train/(dalpha dw) times
+        v = dL_valid/dw'(w', alpha), by finite differences or exactly.
+        """
+        exact = self.config.hessian_product == "exact"
+        rate = self.weight_optimizer.param_groups[0]["lr"]
+        weights = list(self.weights.values())
+        train_loss, _ = self.loss(train)
+        train_gradient = torch.autograd.grad(train_loss, weights, create_graph=exact)
+        virtual = self._virtual_step(train_gradient, rate)
+        loss, logits = self.loss(valid, weights=virtual)
+        gradient = torch.autograd.grad(loss, [*self.architecture, *virtual.values()])
+        direct, v = gradient[: len(self.architecture)], gradient[len(self.architecture) :]
+        if exact:
+            implicit = torch.autograd.grad(train_gradient, self.architecture, grad_outputs=v)
+        else:
+            implicit = self._finite_difference_product(train, v)
+        return loss, logits, tuple(d - rate * i for d, i in zip(direct, implicit, strict=True))
+
+    @torch.no_grad()
+    def _virtual_step(self, gradient: tuple[Tensor, ...], rate: float) -> dict[str, Tensor]:
+        """The weights after one step; leaves of a new graph, since alpha's way here is the product's part."""
+        virtual = {}
+        for (name, weight), g in zip(self.weights.items(), gradient, strict=True):
+            step = g.detach() + self.config.weight_decay * weight
+            momentum = self.weight_optimizer.state[weight].get("momentum_buffer")
+            if momentum is not None:
+                step += self.config.momentum * momentum
+            virtual[name] = (weight - rate * step).requires_grad_()
+        return virtual
+
+    def _finite_difference_product(self, train: Batch, v: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """d2L_train/(dalpha dw) v by a central difference, eps = 0.01 / |v| (DARTS eq. (8), footnote 2)."""
+        eps = 0.01 / torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in v]))
+        sides = []
+        for sign in (1, -1):
+            # Moved copies, not the weights moved there and back: rounding would not bring them back.
+            moved = {
+                name: weight.detach() + sign * eps * part
+                for (name, weight), part in zip(self.weights.items(), v, strict=True)
+            }
+            loss, _ = self.loss(train, weights=moved)
+            sides.append(torch.autograd.grad(loss, self.architecture))
+        return tuple((plus - minus) / (2 * eps) for plus, minus in zip(*sides, strict=True))
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Within it, BatchNorms in training mode use the batch's statistics and leave the running ones alone."""
+    tracking = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for m in tracking:
+        m.track_running_stats = False
+    try:
+        yield
+    finally:
+        for m in tracking:
+            m.track_running_stats = True

@@ -1,0 +1,63 @@
+"""Space-HB: the search space of the heavy-ball method."""
+
+from __future__ import annotations
+
+import torch
+
+from .registry import register
+from .space import CELL_INPUTS, KINDS, SearchSpace
+
+
+@register("hb")
+class HBSpace(SearchSpace):
+    """Space-HB, eq. (23): x_t = o1(x_{t-1}) + o2(x_{t-1}) + o(x_{t-2}).
+
+    Three mixed operations enter each node, in this order: o1 and o2 from the node before, o from the one
+    before that (12 for 4 nodes). Each keeps its strongest operation other than zero, so a node keeps three.
+
+    The search starts from HB-Net, `--init hb`, eq. (26): the logit of identity in o2 and of negative identity
+    in o lies `gap` above the others and o1 is random, so that on edges of stride 1
+
+        x_t = F(x_{t-1}) + x_{t-1} - x_{t-2},    F the mixed operation o1.
+
+    A softmax is never quite one-hot: the peaked weight is w = 1 / (1 + (O-1) e^-gap), and each of the two
+    peaked mixed operations misses eq. (26) by at most (O-1) e^-gap w (|x| + max_o |o(x)|). The same number
+    is the gradient's scale: a larger gap is more exact, and slower to leave, since dw/dlogit is w (1 - w).
+    With nine operations:
+
+        gap    1 - w     dw/dlogit
+          5    5.1e-2    4.9e-2
+         10    3.6e-4    3.6e-4     (the default)
+         20    1.6e-8    1.6e-8     (float32 is exactly one-hot from 19 on, and its gradient zero)
+
+    The 19,550 Adam steps of the paper's search move a logit by at most about 5.9, and its weight decay alone
+    brings an initial 5 to 0.1 and 10 to 4.4: at 5 the start is forgotten, from 20 on it cannot be left.
+    """
+
+    edges_kept = None
+    initializations = ("hb", "zero", "random")
+
+    def edges_between(self, nodes: int) -> list[tuple[int, int]]:
+        return [
+            (source, target)
+            for target in range(CELL_INPUTS, CELL_INPUTS + nodes)
+            for source in (target - 1, target - 1, target - 2)
+        ]
+
+    def _initialize(self, init: str, gap: float, generator: torch.Generator | None) -> None:
+        if init != "hb":
+            super()._initialize(init, gap, generator)
+            return
+        missing = {"skip_connect", "neg_skip_connect"} - set(self.operations)
+        if missing:
+            raise ValueError(
+                f"the HB initialization needs the operation {min(missing)!r}; add it, or choose another init"
+            )
+        super()._initialize("random", gap, generator)
+        identity = self.operations.index("skip_connect")
+        negative = self.operations.index("neg_skip_connect")
+        for kind in KINDS:
+            slots = self.alpha[kind].view(self.topology.nodes, 3, len(self.operations))
+            slots[:, 1:] = 0
+            slots[:, 1, identity] = gap
+            slots[:, 2, negative] = gap

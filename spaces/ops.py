@@ -1,0 +1,236 @@
+"""The candidate operations: one table, name -> constructor(channels, stride, affine).
+
+The nine of Table 6 of the search-space paper (3x3 and 5x5 separable convolution, 3x3 and 5x5 dilated
+convolution, 3x3 max and average pooling, identity, negative identity, zero) and the two more that published
+genotypes need. Their composition is that of DARTS (Liu et al., ICLR 2019, sec. 3.1), so published genotypes
+and weights carry over; only the negative identity is new.
+
+Every operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), odd sizes included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genotypes import declare_operation
+from genotypes import OPERATIONS as DECLARED
+
+OperationBuilder = Callable[[int, int, bool], nn.Module]
+
+#: name -> constructor(channels, stride, affine); `affine` is that of the operation's BatchNorms.
+OPERATIONS: dict[str, OperationBuilder] = {}
+
+#: The nine of Table 6, in the paper's order, which is also the order in which ties are broken.
+TABLE_6 = (
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "neg_skip_connect",
+    "none",
+)
+
+#: Those without parameters or BatchNorm of their own; the supernet follows them by a BatchNorm.
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
+
+
+def operation(name: str, label: str | None = None) -> Callable[[OperationBuilder], OperationBuilder]:
+    """Decorator that adds a constructor(channels, stride, affine) to the table under `name`.
+
+    `label` is the short name in pictures (default: `name`). Raises ValueError where `name` is taken.
+    """
+
+    def add(build: OperationBuilder) -> OperationBuilder:
+        if name in OPERATIONS:
+            raise ValueError(f"operation {name!r} is already registered; choose another name")
+        if name not in DECLARED:
+            declare_operation(name, label or name)
+        OPERATIONS[name] = build
+        return build
+
+    return add
+
+
+def build_operation(name: str, channels: int, stride: int, affine: bool = True) -> nn.Module:
+    """The operation `name` on `channels` channels with `stride` 1 or 2.
+
+    Raises ValueError for a name that is not in the table (the message lists what is).
+    """
+    if name not in OPERATIONS:
+        raise ValueError(f"unknown operation {name!r}; known: {', '.join(OPERATIONS)}")
+    return OPERATIONS[name](channels, stride, affine)
+
+
+class ReLUConvBN(nn.Module):
+    """ReLU - convolution - BatchNorm."""
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, stride: int, padding: int, affine: bool = True
+    ) -> None:
+        super().__init__()
+        self.op = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=False),
+            nn.BatchNorm2d(c_out, affine=affine),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class FactorizedReduce(nn.Module):
+    """Halves H and W: two stride-2 1x1 convolutions, one of them shifted by a pixel, side by side."""
+
+    def __init__(self, c_in: int, c_out: int, affine: bool = True) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.conv_1 = nn.Conv2d(c_in, c_out // 2, 1, stride=2, bias=False)
+        self.conv_2 = nn.Conv2d(c_in, c_out - c_out // 2, 1, stride=2, bias=False)
+        self.bn = nn.BatchNorm2d(c_out, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(x)
+        shifted = x[:, :, 1:, 1:]
+        odd_h, odd_w = x.shape[2] % 2, x.shape[3] % 2
+        if odd_h or odd_w:
+            # The shifted grid is one short on an odd side: zeros stand where it leaves the image.
+            shifted = F.pad(shifted, (0, odd_w, 0, odd_h))
+        return self.bn(torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1))
+
+
+class NegativeFactorizedReduce(FactorizedReduce):
+    """Minus the factorized reduce: the negative identity at stride 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -super().forward(x)
+
+
+class NegativeIdentity(nn.Module):
+    """x -> -x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -x
+
+
+class Zero(nn.Module):
+    """x -> 0, also for an x that is not finite."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+class DilConv(nn.Module):
+    """ReLU - dilated depthwise - pointwise - BatchNorm."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> None:
+        super().__init__()
+        self.op = nn.Sequential(*_depthwise_separable(channels, kernel, stride, dilation, affine))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class SepConv(nn.Module):
+    """ReLU - depthwise - pointwise - BatchNorm, twice; only the first depthwise has the stride."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.op = nn.Sequential(
+            *_depthwise_separable(channels, kernel, stride, 1, affine),
+            *_depthwise_separable(channels, kernel, 1, 1, affine),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+def _depthwise_separable(
+    channels: int, kernel: int, stride: int, dilation: int, affine: bool
+) -> list[nn.Module]:
+    padding = dilation * (kernel - 1) // 2
+    return [
+        nn.ReLU(),
+        nn.Conv2d(
+            channels,
+            channels,
+            kernel,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=channels,
+            bias=False,
+        ),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    ]
+
+
+@operation("sep_conv_3x3")
+def _sep_conv_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
+    return SepConv(channels, 3, stride, affine)
+
+
+@operation("sep_conv_5x5")
+def _sep_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
+    return SepConv(channels, 5, stride, affine)
+
+
+@operation("sep_conv_7x7")
+def _sep_conv_7x7(channels: int, stride: int, affine: bool) -> nn.Module:
+    return SepConv(channels, 7, stride, affine)
+
+
+@operation("dil_conv_3x3")
+def _dil_conv_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
+    return DilConv(channels, 3, stride, 2, affine)
+
+
+@operation("dil_conv_5x5")
+def _dil_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
+    return DilConv(channels, 5, stride, 2, affine)
+
+
+@operation("conv_7x1_1x7")
+def _conv_7x1_1x7(channels: int, stride: int, affine: bool) -> nn.Module:
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, (1, 7), stride=(1, stride), padding=(0, 3), bias=False),
+        nn.Conv2d(channels, channels, (7, 1), stride=(stride, 1), padding=(3, 0), bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    )
+
+
+@operation("max_pool_3x3")
+def _max_pool_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
+    return nn.MaxPool2d(3, stride=stride, padding=1)
+
+
+@operation("avg_pool_3x3")
+def _avg_pool_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
+    return nn.AvgPool2d(3, stride=stride, padding=1, count_include_pad=False)
+
+
+@operation("skip_connect")
+def _skip_connect(channels: int, stride: int, affine: bool) -> nn.Module:
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
+
+
+@operation("neg_skip_connect")
+def _neg_skip_connect(channels: int, stride: int, affine: bool) -> nn.Module:
+    return NegativeIdentity() if stride == 1 else NegativeFactorizedReduce(channels, channels, affine)
+
+
+@operation("none")
+def _none(channels: int, stride: int, affine: bool) -> nn.Module:
+    return Zero(stride)

@@ -1,0 +1,114 @@
+"""Search spaces by name: those of this package, those of installed packages, those of a module of yours."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from .ops import TABLE_6
+from .space import SearchSpace
+
+S = TypeVar("S", bound=type[SearchSpace])
+
+ENTRY_POINTS = "optinas.spaces"
+_SPACES: dict[str, type[SearchSpace]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceConfig:
+    """Which search space, and where in it the search starts."""
+
+    space: str = "darts"
+    """Search space: darts, hb, agd, one of an installed package, or "package.module:Class"."""
+    nodes: int = 4
+    """Intermediate nodes of a cell (DARTS sec. 3.1: 4)."""
+    operations: tuple[str, ...] = ()
+    """Candidate operations by name, or "all" for the nine of Table 6 (default: the space's own)."""
+    init: str | None = None
+    """Initial architecture parameters: zero, random, and for Space-HB hb (default: hb there, else zero)."""
+    init_gap: float = 10.0
+    """How far above the others a peaked logit of --init hb starts: larger is closer to HB-Net, and slower to leave."""
+
+
+def register(name: str) -> Callable[[S], S]:
+    """Decorator that makes a SearchSpace known as `name`. Raises ValueError where the name is taken."""
+
+    def add(space: S) -> S:
+        if name in _SPACES:
+            raise ValueError(f"search space {name!r} is already registered; choose another name")
+        _SPACES[name] = space
+        return space
+
+    return add
+
+
+def names() -> list[str]:
+    """All known names, sorted."""
+    _discover()
+    return sorted({*_SPACES, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+
+
+def get(name: str) -> type[SearchSpace]:
+    """The search space of that name, or the class at "package.module:Class".
+
+    Raises ValueError for a name that is not known (the message lists what is), a module that cannot be
+    imported, or an object that is not a SearchSpace.
+    """
+    _discover()
+    if name in _SPACES:
+        return _SPACES[name]
+    if ":" in name:
+        return _checked(_from_module(name), name)
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        return _checked(point.load(), name)
+    close = difflib.get_close_matches(name, names(), n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise ValueError(
+        f'unknown search space {name!r}; {hint}known: {", ".join(names())}, or "package.module:Class"'
+    )
+
+
+def build(config: SpaceConfig, *, seed: int = 0) -> SearchSpace:
+    """The search space that `config` names, initialized with random numbers of `seed`.
+
+    Raises ValueError as `get`, the space and its `initialize` do.
+    """
+    operations = TABLE_6 if config.operations == ("all",) else config.operations
+    space = get(config.space)(nodes=config.nodes, operations=operations)
+    generator = torch.Generator().manual_seed(seed)
+    space.initialize(config.init, gap=config.init_gap, generator=generator)
+    return space
+
+
+def _discover() -> None:
+    """Imports every module of this package, so that a new file registers itself."""
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{__package__}.{module.name}")
+
+
+def _from_module(name: str) -> object:
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # An installed command does not have the working folder on its path, where one's own space lies.
+        sys.path.insert(0, here)
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ValueError(f"search space {name!r} could not be imported: {error}") from error
+
+
+def _checked(space: object, name: str) -> type[SearchSpace]:
+    if not (isinstance(space, type) and issubclass(space, SearchSpace)):
+        raise ValueError(f"search space {name!r} is not a subclass of spaces.SearchSpace")
+    return space

@@ -1,0 +1,183 @@
+"""What a search space is: a topology, operations, architecture parameters, mixing weights, derivation.
+
+Shape letters: E edges (mixed operations of one cell), O candidate operations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from genotypes import CellGenotype, Edge, Genotype
+
+from .ops import OPERATIONS, TABLE_6
+
+Kind = Literal["normal", "reduce"]
+KINDS: tuple[Kind, Kind] = ("normal", "reduce")
+
+#: The number of inputs of a cell: nodes 0 (c_{k-2}) and 1 (c_{k-1}).
+CELL_INPUTS = 2
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The directed graph of one cell.
+
+    Nodes 0 and 1 are the cell's inputs, nodes 2..nodes+1 its intermediate nodes, whose concatenation is the
+    output. `edges` are (source, target) pairs in a fixed order, one for each mixed operation; a pair may stand
+    more than once. Raises ValueError where an edge runs backwards or a node has no incoming edge.
+    """
+
+    nodes: int
+    edges: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1:
+            raise ValueError(f"a cell needs at least 1 intermediate node, not {self.nodes}")
+        targets = range(CELL_INPUTS, CELL_INPUTS + self.nodes)
+        for source, target in self.edges:
+            if target not in targets or not 0 <= source < target:
+                raise ValueError(
+                    f"edge ({source}, {target}) does not run forwards into one of the nodes "
+                    f"{targets.start}..{targets.stop - 1}"
+                )
+        for target in targets:
+            if not self.entering(target):
+                raise ValueError(f"no edge enters node {target}")
+
+    def entering(self, target: int) -> tuple[int, ...]:
+        """Indices into `edges` of those that enter node `target`, in order."""
+        return tuple(e for e, (_, t) in enumerate(self.edges) if t == target)
+
+
+class SearchSpace(nn.Module):
+    """Base class of the search spaces; a space says its edges and, if it likes, how they are weighted.
+
+    A subclass defines `edges_between` and may override `operations_default`, `edges_kept`,
+    `initializations`, `_initialize`, and `mixing_weights`. Everything outside meets a space through
+    `topology`, `operations`, `mixing()`, `derive()` and `state_dict()` alone.
+
+    Args:
+        nodes: intermediate nodes of a cell.
+        operations: names of the candidate operations, in the order of the columns of `alpha`
+            (default: the space's own).
+
+    Attributes:
+        alpha: logits of the operations, (E, O) for each cell kind.
+
+    Raises ValueError for an operation that is not in the table, stands twice, or if only zero is left.
+    """
+
+    operations_default: ClassVar[tuple[str, ...]] = TABLE_6
+    #: How many of the edges entering a node are kept at derivation; None keeps all of them.
+    edges_kept: ClassVar[int | None] = 2
+    #: The names `initialize` takes; the first is the default.
+    initializations: ClassVar[tuple[str, ...]] = ("zero", "random")
+
+    def __init__(self, *, nodes: int = 4, operations: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.topology = Topology(nodes, tuple(self.edges_between(nodes)))
+        self.operations = _checked_operations(operations or self.operations_default)
+        size = (len(self.topology.edges), len(self.operations))
+        self.alpha = nn.ParameterDict({kind: nn.Parameter(torch.zeros(size)) for kind in KINDS})
+
+    def edges_between(self, nodes: int) -> Sequence[tuple[int, int]]:
+        """The (source, target) pairs of a cell with `nodes` intermediate nodes."""
+        raise NotImplementedError
+
+    def mixing_weights(self, kind: Kind) -> Tensor:
+        """The weights (E, O) of the mixed operations: here a softmax over the operations of an edge."""
+        return self.alpha[kind].softmax(dim=-1)
+
+    def mixing(self) -> dict[Kind, Tensor]:
+        """`mixing_weights` of both cell kinds: all that the supernet and the derivation see of a space."""
+        return {kind: self.mixing_weights(kind) for kind in KINDS}
+
+    @torch.no_grad()
+    def initialize(
+        self, init: str | None = None, *, gap: float = 10.0, generator: torch.Generator | None = None
+    ) -> None:
+        """Sets the architecture parameters.
+
+        Args:
+            init: one of `initializations` (default: the first). "zero": every operation and every edge the
+                same weight; "random": 1e-3 N(0, 1) (DARTS's code; the paper's baseline in sec. 9.1).
+            gap: how far above the others a peaked logit starts, for the initializations that peak any.
+            generator: source of the random numbers.
+
+        Raises ValueError for another name.
+        """
+        init = init or self.initializations[0]
+        if init not in self.initializations:
+            raise ValueError(
+                f"{type(self).__name__} has no initialization {init!r}; it has: "
+                f"{', '.join(self.initializations)}"
+            )
+        self._initialize(init, gap, generator)
+
+    def _initialize(self, init: str, gap: float, generator: torch.Generator | None) -> None:
+        for parameter in self.parameters():
+            if init == "zero":
+                parameter.zero_()
+            else:
+                parameter.copy_(1e-3 * torch.randn(parameter.shape, generator=generator))
+
+    def derive(self, mixing: Mapping[Kind, Tensor]) -> Genotype:
+        """The genotype of the given mixing weights, (E, O) for each kind.
+
+        The strength of an edge is its largest weight among the operations other than zero (DARTS sec. 2.4).
+        Each node keeps its `edges_kept` strongest edges, each with that operation. Of equal edges the one
+        that stands first in the topology is kept, of equal operations the one that stands first in
+        `operations`; the kept edges stand in the order of the topology.
+
+        Raises ValueError for weights of another shape or that are not finite.
+        """
+        cells = {kind: self._derive_cell(mixing[kind], kind) for kind in KINDS}
+        return Genotype(normal=cells["normal"], reduce=cells["reduce"])
+
+    def _derive_cell(self, weights: Tensor, kind: Kind) -> CellGenotype:
+        expected = (len(self.topology.edges), len(self.operations))
+        if tuple(weights.shape) != expected:
+            raise ValueError(f"mixing weights of the {kind} cell are {tuple(weights.shape)}, not {expected}")
+        rows: list[list[float]] = weights.detach().double().cpu().tolist()
+        if not all(math.isfinite(w) for row in rows for w in row):
+            raise ValueError(f"mixing weights of the {kind} cell are not finite")
+        candidates = [o for o, name in enumerate(self.operations) if name != "none"]
+        # max() and the stable sort both leave the lower index first among equals.
+        best = [max(candidates, key=row.__getitem__) for row in rows]
+        nodes = []
+        for target in range(CELL_INPUTS, CELL_INPUTS + self.topology.nodes):
+            entering = self.topology.entering(target)
+            strongest = sorted(entering, key=lambda e: -rows[e][best[e]])[: self.edges_kept]
+            nodes.append(
+                tuple(
+                    Edge(operation=self.operations[best[e]], source=self.topology.edges[e][0])
+                    for e in sorted(strongest)
+                )
+            )
+        concat = tuple(range(CELL_INPUTS, CELL_INPUTS + self.topology.nodes))
+        return CellGenotype(nodes=tuple(nodes), concat=concat)
+
+
+def fully_connected(nodes: int) -> list[tuple[int, int]]:
+    """DARTS's edges: every earlier node feeds every later one."""
+    return [
+        (source, target) for target in range(CELL_INPUTS, CELL_INPUTS + nodes) for source in range(target)
+    ]
+
+
+def _checked_operations(names: Sequence[str]) -> tuple[str, ...]:
+    unknown = [name for name in names if name not in OPERATIONS]
+    if unknown:
+        raise ValueError(f"unknown operation {unknown[0]!r}; known: {', '.join(OPERATIONS)}")
+    repeated = [name for name in names if list(names).count(name) > 1]
+    if repeated:
+        raise ValueError(f"operation {repeated[0]!r} stands twice in the list; name it once")
+    if set(names) <= {"none"}:
+        raise ValueError("a search space needs at least one operation other than 'none'")
+    return tuple(names)

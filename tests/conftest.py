@@ -1,0 +1,32 @@
+"""Shared by all tests."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from genotypes import CellGenotype, Edge, Genotype
+from spaces import TABLE_6
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def random_genotype(seed: int, *, nodes: int = 4, edges: int = 2) -> Genotype:
+    """A valid genotype with `edges` edges a node, drawn from the nine operations of Table 6."""
+    rng = random.Random(seed)
+
+    def cell() -> CellGenotype:
+        return CellGenotype(
+            nodes=tuple(
+                tuple(Edge(rng.choice(TABLE_6[:-1]), rng.randrange(target)) for _ in range(edges))
+                for target in range(2, 2 + nodes)
+            ),
+            concat=tuple(range(2, 2 + nodes)),
+        )
+
+    return Genotype(normal=cell(), reduce=cell())

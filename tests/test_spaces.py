@@ -1,0 +1,357 @@
+"""The search spaces: topologies, initializations, mixing weights, derivation, registry."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import spaces
+from genotypes import validate
+from spaces import KINDS, TABLE_6, SearchSpace, SpaceConfig, Topology
+
+registry = importlib.import_module("spaces.registry")
+
+ALL = spaces.names()
+
+
+def build(name: str, **fields: object) -> SearchSpace:
+    return spaces.build(SpaceConfig(space=name, **fields))  # type: ignore[arg-type]
+
+
+def randomized(space: SearchSpace, seed: int = 0) -> SearchSpace:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in space.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return space
+
+
+# The counts of the reference: 14 x 8, 12 x 9 and 14 x 9 (+ 14 betas) numbers a cell.
+@pytest.mark.parametrize(
+    ("name", "edges", "operations", "parameters"), [("darts", 14, 8, 224), ("hb", 12, 9, 216), ("agd", 14, 9, 280)]
+)
+def test_sizes(name: str, edges: int, operations: int, parameters: int) -> None:
+    space = build(name)
+    assert len(space.topology.edges) == edges
+    assert len(space.operations) == operations
+    assert sum(p.numel() for p in space.parameters()) == parameters
+    assert all(space.mixing_weights(kind).shape == (edges, operations) for kind in KINDS)
+
+
+def test_edges_of_space_hb() -> None:
+    assert build("hb", nodes=2).topology.edges == ((1, 2), (1, 2), (0, 2), (2, 3), (2, 3), (1, 3))
+
+
+def test_edges_of_darts_and_space_agd() -> None:
+    expected = tuple((i, t) for t in range(2, 6) for i in range(t))
+    assert build("darts").topology.edges == build("agd").topology.edges == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges", "message"),
+    [
+        (0, (), "at least 1"),
+        (1, ((2, 2),), "does not run forwards"),
+        (1, ((0, 3),), "does not run forwards"),
+        (2, ((0, 2),), "no edge enters node 3"),
+    ],
+)
+def test_topology_refuses(nodes: int, edges: tuple[tuple[int, int], ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Topology(nodes, edges)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_architecture_is_saved_and_loaded(name: str) -> None:
+    space, other = randomized(build(name)), build(name)
+    other.load_state_dict(space.state_dict())
+    for kind in KINDS:
+        assert torch.equal(space.mixing_weights(kind), other.mixing_weights(kind))
+    assert set(space.state_dict()) == {n for n, _ in space.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_architecture_parameter_learns(name: str) -> None:
+    space = randomized(build(name))
+    weights = torch.randn(len(space.topology.edges), len(space.operations))
+    sum((space.mixing_weights(kind) * weights).sum() for kind in KINDS).backward()
+    for name_, parameter in space.named_parameters():
+        assert parameter.grad is not None, name_
+        assert (parameter.grad != 0).all(), name_
+
+
+def independent_mixing(space: SearchSpace, kind: str) -> Tensor:
+    """Eq. (25) and (28)-(29), entry by entry."""
+    alpha = space.alpha[kind].tolist()
+    rows = [[math.exp(a) / sum(math.exp(b) for b in row) for a in row] for row in alpha]
+    if hasattr(space, "beta"):
+        beta = space.beta[kind].tolist()
+        targets = [t for _, t in space.topology.edges]
+        for e, row in enumerate(rows):
+            rivals = sum(math.exp(b) for b, t in zip(beta, targets, strict=True) if t == targets[e])
+            rows[e] = [w * math.exp(beta[e]) / rivals for w in row]
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_mixing_weights_against_the_formula(name: str) -> None:
+    space = randomized(build(name))
+    for kind in KINDS:
+        torch.testing.assert_close(space.mixing_weights(kind), independent_mixing(space, kind))
+
+
+def test_edge_weights_are_stable_for_large_beta() -> None:
+    space = build("agd")
+    with torch.no_grad():
+        space.beta["normal"][0] = 1e4
+    assert space.mixing_weights("normal").isfinite().all()
+
+
+# --- initializations --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_zero_initialization_is_uniform(name: str) -> None:
+    space = build(name, init="zero")
+    for kind in KINDS:
+        weights = space.mixing_weights(kind)
+        for target in range(2, 6):
+            entering = list(space.topology.entering(target))
+            share = 1 / len(entering) if name == "agd" else 1.0
+            expected = torch.full_like(weights[entering], share / len(space.operations))
+            torch.testing.assert_close(weights[entering], expected)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_random_initialization_is_small_and_seeded(name: str) -> None:
+    config = SpaceConfig(space=name, init="random")
+    first, again, other = (spaces.build(config, seed=s) for s in (1, 1, 2))
+    assert torch.equal(first.alpha["normal"], again.alpha["normal"])
+    assert not torch.equal(first.alpha["normal"], other.alpha["normal"])
+    assert not torch.equal(first.alpha["normal"], first.alpha["reduce"])
+    assert 0 < first.alpha["normal"].abs().max() < 1e-2
+
+
+def test_defaults_of_initialization() -> None:
+    assert build("hb").alpha["normal"].max() == 10
+    assert build("darts").alpha["normal"].abs().max() == 0
+    assert build("agd").beta["normal"].abs().max() == 0
+
+
+def test_unknown_initialization_is_refused() -> None:
+    with pytest.raises(ValueError, match="no initialization 'hb'; it has: zero, random"):
+        build("darts", init="hb")
+
+
+@pytest.mark.parametrize(
+    # The peaked softmax of the reference: gap, w*, dw*/dalpha*.
+    ("gap", "peak", "slope"),
+    [(5, 0.948853408205, 0.0485306179428), (10, 0.999636932428, 0.0003629357541), (2, 0.480150052832, 0.249605979597)],
+)
+def test_hb_initialization_peaks_as_stated(gap: float, peak: float, slope: float) -> None:
+    space = build("hb", init_gap=gap).double()
+    weights = space.mixing_weights("reduce").view(4, 3, 9)
+    identity, negative = TABLE_6.index("skip_connect"), TABLE_6.index("neg_skip_connect")
+    for node in range(4):
+        assert weights[node, 1, identity].item() == pytest.approx(peak, rel=1e-9)
+        assert weights[node, 2, negative].item() == pytest.approx(peak, rel=1e-9)
+    # The gradient of node 0's o2 in its own peaked logit is w (1 - w).
+    (gradient,) = torch.autograd.grad(weights[0, 1, identity], space.alpha["reduce"])
+    assert gradient[1, identity].item() == pytest.approx(slope, rel=1e-9)
+
+
+def test_hb_initialization_needs_both_identities() -> None:
+    with pytest.raises(ValueError, match="needs the operation 'neg_skip_connect'"):
+        build("hb", operations=("skip_connect", "sep_conv_3x3"))
+
+
+# The toy of the reference for eq. (26): every operation multiplies by a number.
+TOY_OPERATIONS = torch.tensor([2.0, 3.0, -0.5, 0.25, 1.0, 0.5, 1.0, -1.0, 0.0], dtype=torch.float64)
+TOY_ALPHA = torch.tensor([0.1, -0.2, 0.3, 0.0, -0.1, 0.2, 0.05, -0.05, 0.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("gap", "x_t"), [(5, 2.71871589982), (10, 2.80917405234), (20, 2.80982073708)])
+def test_eq_26_on_the_toy(gap: float, x_t: float) -> None:
+    space = build("hb", init_gap=gap).double()
+    with torch.no_grad():
+        space.alpha["normal"][0] = TOY_ALPHA
+    o1, o2, o = (space.mixing_weights("normal")[:3] @ TOY_OPERATIONS).tolist()
+    x1, x2 = 1.3, -0.7
+    value = o1 * x1 + o2 * x1 + o * x2
+    assert value == pytest.approx(x_t, abs=1e-10)
+    target = (TOY_ALPHA.softmax(0) @ TOY_OPERATIONS).item() * x1 + x1 - x2
+    bound = 8 * math.exp(-gap) * (abs(x1) + abs(x2)) * (1 + 3)
+    assert abs(value - target) <= bound
+
+
+# --- derivation -------------------------------------------------------------------------------------------
+
+
+def independent_derivation(space: SearchSpace, weights: Tensor, kept: int) -> list[set[tuple[str, int, int]]]:
+    """Brute force: of all ways to keep `kept` edges with one operation each, the one of largest strength."""
+    nodes = []
+    for target in range(2, 2 + space.topology.nodes):
+        entering = space.topology.entering(target)
+        options = [
+            (weights[e, o].item(), e, name)
+            for e in entering
+            for o, name in enumerate(space.operations)
+            if name != "none"
+        ]
+        # Distinct sums of random reals: the best choice is unique.
+        best = max(
+            (c for c in itertools.combinations(options, kept) if len({e for _, e, _ in c}) == kept),
+            key=lambda c: sum(s for s, _, _ in c),
+        )
+        nodes.append({(name, space.topology.edges[e][0], e) for _, e, name in best})
+    return nodes
+
+
+@pytest.mark.parametrize(("name", "kept"), [("darts", 2), ("agd", 2), ("hb", 3)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_derivation_keeps_the_strongest(name: str, kept: int, seed: int) -> None:
+    space = randomized(build(name, nodes=3), seed)
+    genotype = space.derive(space.mixing())
+    validate(genotype)
+    for kind, cell in (("normal", genotype.normal), ("reduce", genotype.reduce)):
+        expected = independent_derivation(space, space.mixing_weights(kind), kept)
+        for node, edges in zip(expected, cell.nodes, strict=True):
+            assert sorted((e.operation, e.source) for e in edges) == sorted((n, s) for n, s, _ in node)
+        assert cell.concat == (2, 3, 4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), name=st.sampled_from(ALL), nodes=st.integers(1, 6))
+def test_derived_genotypes_are_valid(seed: int, name: str, nodes: int) -> None:
+    space = randomized(build(name, nodes=nodes), seed)
+    genotype = space.derive(space.mixing())
+    validate(genotype)
+    for cell in (genotype.normal, genotype.reduce):
+        for edges in cell.nodes:
+            assert all(edge.operation != "none" for edge in edges)
+            if name != "hb":
+                assert len({edge.source for edge in edges}) == 2
+
+
+def test_zero_is_never_kept_however_strong() -> None:
+    for name in ALL:
+        space = build(name, operations=("none", "skip_connect", "neg_skip_connect"))
+        with torch.no_grad():
+            for kind in KINDS:
+                space.alpha[kind][:, 0] = 50
+        genotype = space.derive(space.mixing())
+        assert all(e.operation != "none" for node in genotype.normal.nodes for e in node)
+
+
+def test_ties_go_to_the_first() -> None:
+    space = build("darts")
+    genotype = space.derive(space.mixing())
+    for node in genotype.normal.nodes:
+        assert [(e.operation, e.source) for e in node] == [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)]
+
+
+def test_edge_weights_decide_in_space_agd() -> None:
+    space = build("agd")
+    with torch.no_grad():
+        space.beta["normal"][space.topology.entering(5)[-2:],] = 1.0
+    assert [e.source for e in space.derive(space.mixing()).normal.nodes[3]] == [3, 4]
+
+
+def test_space_hb_keeps_one_operation_a_slot() -> None:
+    space = build("hb")
+    node = space.derive(space.mixing()).normal.nodes[1]
+    assert [e.source for e in node] == [2, 2, 1]
+    assert [e.operation for e in node[1:]] == ["skip_connect", "neg_skip_connect"]
+
+
+def test_derivation_refuses_what_is_no_mixing() -> None:
+    space = build("darts")
+    weights = space.mixing_weights("normal").detach()
+    with pytest.raises(ValueError, match="not finite"):
+        space.derive({"normal": weights * torch.nan, "reduce": weights})
+    with pytest.raises(ValueError, match=r"\(14, 7\), not \(14, 8\)"):
+        space.derive({"normal": weights[:, 1:], "reduce": weights})
+
+
+# --- registry ---------------------------------------------------------------------------------------------
+
+
+def test_known_spaces() -> None:
+    assert {"darts", "hb", "agd"} <= set(ALL)
+
+
+def test_unknown_space_lists_what_exists() -> None:
+    with pytest.raises(ValueError, match=r"unknown search space 'dart'; did you mean 'darts'\? known: agd, darts, hb"):
+        spaces.get("dart")
+
+
+def test_duplicate_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="already registered"):
+        spaces.register("hb")(SearchSpace)
+
+
+OUTSIDE = """
+from spaces import SearchSpace
+
+class Chain(SearchSpace):
+    edges_kept = 1
+
+    def edges_between(self, nodes):
+        return [(t - 1, t) for t in range(2, 2 + nodes)]
+"""
+
+
+def test_space_of_ones_own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chain_space.py").write_text(OUTSIDE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    space = build("chain_space:Chain", nodes=2)
+    assert space.topology.edges == ((1, 2), (2, 3))
+    assert [len(node) for node in space.derive(space.mixing()).normal.nodes] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["no_such_module:X", "math:nothing", ":X", "math:"])
+def test_module_that_cannot_be_imported(name: str) -> None:
+    with pytest.raises(ValueError, match="could not be imported"):
+        spaces.get(name)
+
+
+def test_object_that_is_no_space() -> None:
+    with pytest.raises(ValueError, match="not a subclass"):
+        spaces.get("math:pi")
+
+
+def test_entry_points_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("elsewhere", "spaces.hb:HBSpace", registry.ENTRY_POINTS)
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group, name="elsewhere": [point] if name == "elsewhere" else []
+    )
+    assert "elsewhere" in spaces.names()
+    assert spaces.get("elsewhere").__name__ == "HBSpace"
+
+
+@pytest.mark.parametrize(
+    ("operations", "message"),
+    [
+        (("sep",), "unknown operation 'sep'"),
+        (("none",), "other than 'none'"),
+        (("skip_connect", "skip_connect"), "stands twice"),
+    ],
+)
+def test_faulty_operations_are_refused(operations: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build("darts", operations=operations)
+
+
+def test_all_nine_operations_on_request() -> None:
+    assert build("darts", operations=("all",)).operations == TABLE_6
