@@ -1,1 +1,28 @@
-"""Stub until the loop lands."""
+#!/usr/bin/env python
+"""Train and test a network: `python train_eval.py --arch DARTS_V2 --dataset cifar10 --data data --download`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas import cli
+from nas.train import PRESETS, TrainConfig, evaluate, read_run, report_table, train
+
+
+def command(argv: list[str]) -> dict[str, Any]:
+    """Parses, trains (or with --evaluate only measures), prints the table, returns the result."""
+    trained = cli.peek(argv, evaluate="")["evaluate"]
+    default = read_run(trained) if trained else cli.preset(PRESETS, argv)
+    config = cli.parse(TrainConfig, argv, prog="train_eval.py", description=__doc__ or "", default=default)
+    result = evaluate(config) if config.evaluate else train(config)
+    print(report_table(result))
+    return result
+
+
+def main() -> None:
+    """The console command `optinas-eval`."""
+    cli.run(command)
+
+
+if __name__ == "__main__":
+    main()

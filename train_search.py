@@ -1,1 +1,25 @@
-"""Stub until the loop lands."""
+#!/usr/bin/env python
+"""Search an architecture: `python train_search.py --space hb --dataset cifar10 --data data --download`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas import cli
+from nas.search import PRESETS, SearchConfig, search
+
+
+def command(argv: list[str]) -> dict[str, Any]:
+    """Parses, searches, returns the result."""
+    default = cli.preset(PRESETS, argv)
+    config = cli.parse(SearchConfig, argv, prog="train_search.py", description=__doc__ or "", default=default)
+    return search(config)
+
+
+def main() -> None:
+    """The console command `optinas-search`."""
+    cli.run(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from genotypes.genotype import MAX_NODES, CellGenotype, Edge, Genotype, GenotypeError, validate
 
-MAX_TEXT = 1_000_000  # characters; the largest valid genotype needs fewer
+MAX_TEXT = 4_000_000  # characters; the largest valid genotype needs fewer, as JSON too
 _FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 
 Nodes = tuple[tuple[Edge, ...], ...]

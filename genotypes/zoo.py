@@ -32,7 +32,7 @@ class ZooEntry:
     claimed_error: float
     claim: str
     claimed_params_millions: float
-    params: int | None
+    params: int
     note: str = ""
 
 
@@ -58,7 +58,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Genotype:
         return ZOO[text].genotype
     if os.path.exists(text):
         return load(text)
-    raise GenotypeError(f"{text} is no file, and {unknown_name('architecture', text, ZOO)}")
+    raise GenotypeError(f"no such file, and {unknown_name('architecture', text, ZOO)}")
 
 
 _NASNET = (

@@ -20,8 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces import SearchSpace
 
-from .device import Precision, autocast
-from .supernet import Supernet
+from nas.device import Precision, autocast
+from nas.supernet import Supernet
 
 Batch = tuple[Tensor, Tensor]
 HessianProduct = Literal["finite-difference", "exact"]

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from genotypes import Genotype
 
-from .network import Network, NetworkConfig
+from nas.network import Network, NetworkConfig
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from genotypes import CellGenotype, Genotype, validate
 from spaces import Kind, build_operation
 
-from .macro import (
+from nas.macro import (
     CellPlan,
     ImageNetStem,
     StemName,

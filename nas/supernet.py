@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from spaces import Kind, Topology, build_operation
 from spaces.ops import POOLS
 
-from .macro import CellPlan, StemName, build_preprocessing, build_stem, edge_stride, plan_cells, resolve_stem
+from nas.macro import CellPlan, StemName, build_preprocessing, build_stem, edge_stride, plan_cells, resolve_stem
 
 
 class MixedOperation(nn.Module):

@@ -1,8 +1,8 @@
 """Search spaces: what can be searched. See `spaces.space` for what a space is, `spaces.registry` for the list."""
 
-from .ops import OPERATIONS, TABLE_6, build_operation, operation
-from .registry import SpaceConfig, build, get, names, register
-from .space import KINDS, Kind, SearchSpace, Topology, fully_connected
+from spaces.ops import OPERATIONS, TABLE_6, build_operation, operation
+from spaces.registry import SpaceConfig, build, get, names, register
+from spaces.space import KINDS, Kind, SearchSpace, Topology, fully_connected
 
 __all__ = [
     "KINDS",

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .registry import register
-from .space import KINDS, Kind, SearchSpace, fully_connected
+from spaces.registry import register
+from spaces.space import KINDS, Kind, SearchSpace, fully_connected
 
 
 @register("agd")

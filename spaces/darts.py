@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .ops import TABLE_6
-from .registry import register
-from .space import SearchSpace, fully_connected
+from spaces.ops import TABLE_6
+from spaces.registry import register
+from spaces.space import SearchSpace, fully_connected
 
 
 @register("darts")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .registry import register
-from .space import CELL_INPUTS, KINDS, SearchSpace
+from spaces.registry import register
+from spaces.space import CELL_INPUTS, KINDS, SearchSpace
 
 
 @register("hb")

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import torch
 
-from .ops import TABLE_6
-from .space import SearchSpace
+from spaces.ops import TABLE_6
+from spaces.space import SearchSpace
 
 S = TypeVar("S", bound=type[SearchSpace])
 

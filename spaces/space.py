@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from genotypes import CellGenotype, Edge, Genotype
 
-from .ops import OPERATIONS, TABLE_6
+from spaces.ops import OPERATIONS, TABLE_6
 
 Kind = Literal["normal", "reduce"]
 KINDS: tuple[Kind, Kind] = ("normal", "reduce")

@@ -1,0 +1,100 @@
+"""From the command line to a configuration, and from what happened to an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from genotypes import GenotypeError
+from nas.errors import NonFiniteLossError, Stopped, UsageError, users_mistakes
+
+C = TypeVar("C")
+
+
+def peek(argv: Sequence[str], **defaults: str) -> dict[str, str]:
+    """The values of the flags that decide what the defaults of all others are, such as preset="paper".
+
+    Raises UsageError for a flag without a value.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", default=default)
+    try:
+        known, _ = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+    return vars(known)
+
+
+def preset(presets: Mapping[str, Callable[[str], C]], argv: Sequence[str]) -> C:
+    """The configuration that --preset and --dataset ask for, before the other flags change it.
+
+    Raises UsageError for an unknown preset.
+    """
+    flags = peek(argv, preset="paper", dataset="digits")
+    if flags["preset"] not in presets:
+        raise UsageError(f"unknown preset {flags['preset']!r}; --preset takes {' or '.join(presets)}")
+    return presets[flags["preset"]](flags["dataset"])
+
+
+def parse(config: Any, argv: Sequence[str], *, prog: str, description: str, default: Any = None) -> Any:
+    """An instance of the dataclass (or union of subcommands) `config` made from a command line.
+
+    Flags that are not given have the value they have in `default`. Raises UsageError, one line, for what
+    cannot be parsed.
+    """
+    complaint = io.StringIO()
+    try:
+        with users_mistakes(), contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                config,
+                prog=prog,
+                description=description,
+                args=list(argv),
+                default=tyro.MISSING if default is None else default,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+            )
+    except SystemExit as end:
+        if end.code:
+            raise UsageError(_one_line(complaint.getvalue())) from None
+        raise
+
+
+def run(command: Callable[[list[str]], dict[str, Any] | None], argv: Sequence[str] | None = None) -> None:
+    """Runs a command and exits: 0 done (its result, if any, the last line as JSON), 1 failed, 2 usage, 128 + signal."""
+    code = 0
+    try:
+        result = command(list(sys.argv[1:] if argv is None else argv))
+        if result is not None:
+            print(json.dumps(result), flush=True)
+    except (UsageError, GenotypeError) as error:
+        code = _complain(error, 2)
+    except NonFiniteLossError as error:
+        code = _complain(error, 1)
+    except Stopped as stop:
+        code = 128 + stop.signal
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _one_line(box: str) -> str:
+    """The text of tyro's boxed message, without the box and without its pointer to --help."""
+    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
+    parts = [part.strip() for part in re.split(r"─{3,}", " ".join(line for line in lines if line))]
+    told = [part for part in parts[1:] if part and not part.startswith("For full helptext")]
+    # The title of the box repeats in words what the first part says.
+    return "; ".join(told[1:] if len(told) > 1 and told[0].istitle() else told) or "the command line is not valid"

@@ -1,0 +1,31 @@
+"""What ends a run on purpose, and the exit code of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UsageError(ValueError):
+    """A user's mistake: one line that says what, where and how to mend it. Exit code 2."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is no longer a number; the last good checkpoint stays as it is. Exit code 1."""
+
+
+class Stopped(Exception):  # noqa: N818 - an orderly stop, not an error
+    """SIGINT or SIGTERM came and the run is saved. Exit code 128 + signal."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
+@contextmanager
+def users_mistakes() -> Iterator[None]:
+    """Where the user's input is taken in, a ValueError is the user's mistake; elsewhere it is ours."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error

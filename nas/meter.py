@@ -1,0 +1,48 @@
+"""Loss and accuracy over the batches of an epoch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Sums of losses and of correct predictions, kept on the device until they are read.
+
+    Accuracies are in percent; top-5 counts an image as right if its label is among the five largest logits.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self.images = 0
+        self._sums = torch.zeros(3, dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch: its mean loss, logits (N, classes), labels (N,)."""
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hits = best == labels[:, None]
+        sums = torch.stack([loss.detach() * len(labels), hits[:, 0].sum(), hits.sum()])
+        self._sums = self._sums.to(sums.device) + sums.to(self._sums.dtype)
+        self.images += len(labels)
+
+    @property
+    def loss(self) -> float:
+        return float(self._sums[0]) / max(self.images, 1)
+
+    @property
+    def accuracy(self) -> float:
+        return 100 * float(self._sums[1]) / max(self.images, 1)
+
+    @property
+    def top5_accuracy(self) -> float:
+        return 100 * float(self._sums[2]) / max(self.images, 1)
+
+    def state_dict(self) -> dict[str, object]:
+        return {"images": self.images, "sums": self._sums}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.images, self._sums = state["images"], state["sums"]

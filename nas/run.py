@@ -1,0 +1,308 @@
+"""A run is its directory: configuration, environment, log, metrics, checkpoints, results.
+
+`Run` keeps the position (epoch, step) of a training loop, saves it with everything the loop tracks, and
+resumes it where it stopped, also in the middle of an epoch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from genotypes.files import write_atomically
+
+from nas import checkpoint, environment
+from nas.errors import NonFiniteLossError, Stopped, UsageError
+
+T = TypeVar("T")
+
+#: What a resumed run may have otherwise: where it computes and reads, not what.
+_MAY_CHANGE = ("run.run_dir", "run.resume", "run.device", "data.data", "data.download", "data.workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run is kept and computed; nothing here changes its results on one kind of device."""
+
+    run_dir: str | None = None
+    """Directory of the run (default: runs/ and a name made of the configuration)."""
+    resume: bool = False
+    """Go on with the run in that directory; the configuration must be the same."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ... or auto: the GPU where there is one."""
+
+
+class Stateful(Protocol):
+    """What can be tracked: modules, optimizers, schedulers, meters."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> object: ...
+
+
+class Run:
+    """An open run directory.
+
+    Args:
+        config: where it lies, and whether it goes on.
+        resolved: the whole configuration, a dataclass that has `config` as its field `run`.
+        default_name: of the directory below runs/.
+        device: for `env.json`.
+        tracked: what is saved and restored with the position, by name.
+
+    Use it as a context manager: within it SIGINT and SIGTERM save the run and raise Stopped at the next step.
+    Raises UsageError for a directory that is not empty (without `resume`), that holds no run or another
+    configuration (with it), or that cannot be written.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        resolved: object,
+        *,
+        default_name: str,
+        device: torch.device,
+        tracked: Mapping[str, Stateful],
+    ) -> None:
+        self.path = Path(config.run_dir or f"runs/{default_name}")
+        self.epoch = self.step = 0
+        self._tracked = dict(tracked)
+        self._seconds = 0.0
+        self._signal: int | None = None
+        described = _describe(resolved)
+        if config.resume:
+            self._check_same(described)
+            self._restore()
+            self._note_resumption(device)
+        else:
+            self._create(described, device)
+        self._started = time.monotonic()
+
+    # --- the directory ------------------------------------------------------------------------------------
+
+    def _create(self, described: dict[str, Any], device: torch.device) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if any(self.path.iterdir()):
+                raise UsageError(
+                    f"{self.path} is not empty; choose another --run-dir, or go on with it by --resume"
+                )
+            (self.path / "genotypes").mkdir()
+            self.write_json("config.json", described)
+            self.write_json("env.json", environment.describe(device))
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be written ({error.strerror}); choose another --run-dir") from error
+
+    def _check_same(self, described: dict[str, Any]) -> None:
+        saved = read_config(self.path)
+        before, now = (
+            {key: value for key, value in _flatten(config).items() if key not in _MAY_CHANGE}
+            for config in (saved, described)
+        )
+        changed = [
+            f"--{key.split('.')[-1].replace('_', '-')} was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
+        ]
+        if changed:
+            raise UsageError(
+                f"{self.path} was run with another configuration: {'; '.join(changed)}; "
+                "resume with the same one, or start a run in another --run-dir"
+            )
+
+    def _restore(self) -> None:
+        try:
+            state = checkpoint.load(self.path)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        if state is None:  # stopped before the first checkpoint
+            self._rewrite_metrics()
+            return
+        self.epoch, self.step, self._seconds = state["epoch"], state["step"], state["seconds"]
+        for name, tracked in self._tracked.items():
+            tracked.load_state_dict(state["tracked"][name])
+        torch.set_rng_state(state["rng"])
+        if torch.cuda.is_available() and state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self._rewrite_metrics()
+
+    def _note_resumption(self, device: torch.device) -> None:
+        path = self.path / "env.json"
+        env = json.loads(path.read_text()) if path.exists() else {}
+        here = {"epoch": self.epoch, "step": self.step, **environment.describe(device)}
+        self.write_json("env.json", {**env, "resumed": [*env.get("resumed", []), here]})
+
+    def write_json(self, name: str, value: object) -> None:
+        """Writes `value` as indented JSON to the file `name` of the directory."""
+        write_atomically(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def log(self, text: str) -> None:
+        """Prints a line and appends it to `log.txt`."""
+        tqdm.write(text)
+        with (self.path / "log.txt").open("a") as file:
+            file.write(text + "\n")
+
+    def add_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Appends the epoch's row to `metrics.csv` and its scalars to TensorBoard."""
+        row = {"epoch": self.epoch + 1, **metrics, "seconds": round(self.seconds, 3)}
+        path = self.path / "metrics.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        for name, value in metrics.items():
+            self.tensorboard.add_scalar(name, value, self.epoch + 1)
+
+    def _rewrite_metrics(self) -> None:
+        """Leaves the rows of epochs that the checkpoint has behind it; a killed run may have written more."""
+        path = self.path / "metrics.csv"
+        if not path.exists():
+            return
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if int(row["epoch"]) <= self.epoch]
+        if not rows:
+            path.unlink()
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(reader.fieldnames or ()))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(path, text.getvalue().encode())
+
+    # --- the loop -----------------------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has computed so far, earlier parts of a resumed one included."""
+        return self._seconds + time.monotonic() - self._started
+
+    def epochs(self, total: int) -> Iterator[int]:
+        """The epochs that are left of `total`, with a checkpoint after each."""
+        self._total = total
+        for self.epoch in range(self.epoch, total):
+            yield self.epoch
+            self.epoch, self.step = self.epoch + 1, 0
+            self.save()
+            self._stop_if_asked()
+
+    def steps(self, batches: Iterable[T], total: int) -> Iterator[T]:
+        """Counts the steps of an epoch of `total`; `batches` must start at `self.step`."""
+        bar = tqdm(
+            total=total,
+            initial=self.step,
+            desc=f"epoch {self.epoch + 1}/{self._total}",
+            disable=None,
+            leave=False,
+        )
+        with bar:
+            for batch in batches:
+                yield batch
+                self.step += 1
+                bar.update()
+                if self._signal is not None:
+                    self.save()
+                    self._stop_if_asked()
+
+    def interruptible(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches of an evaluation, which a signal ends; resumed, it is done again from its start."""
+        for batch in batches:
+            yield batch
+            if self._signal is not None:
+                self.save()
+                self._stop_if_asked()
+
+    def check_finite(self, loss: Tensor) -> None:
+        """Raises NonFiniteLossError, and leaves the last checkpoint, where the loss is inf or nan."""
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the loss is {loss.item()} at step {self.step + 1} of epoch {self.epoch + 1}; the last good "
+                f"checkpoint is in {self.path}; try a smaller learning rate or --precision fp32"
+            )
+
+    def eta(self) -> str:
+        """How long the epochs that are left will take at the pace so far, after the current one."""
+        left = self.seconds / (self.epoch + 1) * (self._total - self.epoch - 1)
+        return time.strftime("%H:%M:%S", time.gmtime(left)) if left < 86400 else f"{left / 86400:.1f} days"
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        state = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "tracked": {name: tracked.state_dict() for name, tracked in self._tracked.items()},
+        }
+        checkpoint.save(self.path, state)
+
+    # --- signals and files ----------------------------------------------------------------------------------
+
+    def __enter__(self) -> Run:
+        self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.tensorboard = SummaryWriter(
+            str(self.path / "tb"), purge_step=self.epoch + 1 if self.epoch or self.step else None
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for s, handler in self._handlers.items():
+            signal.signal(s, handler)
+        self.tensorboard.close()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt  # the second time at once, without saving
+        self._signal = number
+
+    def _stop_if_asked(self) -> None:
+        if self._signal is not None:
+            self.log(f"stopped by {signal.Signals(self._signal).name}; go on with --resume")
+            raise Stopped(self._signal)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of the run in a directory. Raises UsageError where there is none to be read."""
+    try:
+        config = msgspec.json.decode((path / "config.json").read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{path} holds no run (no config.json); name the directory of a run") from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise UsageError(f"{path / 'config.json'} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{path / 'config.json'} is not the configuration of a run")
+    return config
+
+
+def _describe(resolved: object) -> dict[str, Any]:
+    """The configuration as JSON data, as it will be read back."""
+    return msgspec.json.decode(msgspec.json.encode(resolved))
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= _flatten(item, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = item
+    return flat

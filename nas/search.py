@@ -1,0 +1,224 @@
+"""The search: a supernet learns its weights and its architecture in turns; a genotype comes out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+import genotypes
+import spaces
+from genotypes.draw import draw
+from nas import data, report
+from nas.bilevel import Bilevel, BilevelConfig
+from nas.data import DataConfig, ImageData, Loader
+from nas.device import Precision, resolve_device
+from nas.errors import users_mistakes
+from nas.macro import StemName
+from nas.meter import Meter
+from nas.run import Run, RunConfig
+from nas.supernet import Supernet
+from spaces import KINDS, SearchSpace, SpaceConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetConfig:
+    """The supernet; the defaults are DARTS's (Liu et al., ICLR 2019, sec. 3.1)."""
+
+    layers: int = 8
+    """Number of cells (DARTS sec. 3.1)."""
+    init_channels: int = 16
+    """Channels of the first cells (DARTS sec. A.1)."""
+    stem: StemName = "auto"
+    """First layers: cifar (stride 1), imagenet (stride 8), or auto by the image's size."""
+
+    def __post_init__(self) -> None:
+        if self.layers < 1 or self.init_channels < 2:
+            raise ValueError("a supernet needs --layers of at least 1 and --init-channels of at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Everything that decides a search; the defaults are DARTS's protocol, which is also the spaces' paper's."""
+
+    preset: Literal["paper", "smoke"] = "paper"
+    """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU."""
+    seed: int = 0
+    """Seed of the split, the weights, the architecture's random start and the order of the images."""
+    epochs: int = 50
+    """Passes over the weights' half of the training images (DARTS sec. A.1)."""
+    train_portion: float = 0.5
+    """Share of the training images for the weights; the others are the architecture's (DARTS sec. 3.1)."""
+    precision: Precision = "fp32"
+    """Forward passes in fp32, or in bf16 with weights and statistics in fp32."""
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    supernet: SupernetConfig = field(default_factory=SupernetConfig)
+    bilevel: BilevelConfig = field(default_factory=BilevelConfig)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"--epochs is {self.epochs}; it must be at least 1")
+        if not 0 < self.train_portion < 1:
+            raise ValueError(f"--train-portion is {self.train_portion}; it must lie between 0 and 1")
+
+
+def paper(dataset: str) -> SearchConfig:
+    """DARTS sec. 3.1 and A.1: on CIFAR-10 0.4 GPU-days (first order) and 1 GPU-day (second) in the paper."""
+    return SearchConfig(data=DataConfig(dataset=dataset, batch_size=64))
+
+
+def smoke(dataset: str) -> SearchConfig:
+    """Three narrow cells, 20 epochs: about a minute on two CPU cores for digits."""
+    return SearchConfig(
+        preset="smoke",
+        epochs=20,
+        data=DataConfig(dataset=dataset, batch_size=64),
+        supernet=SupernetConfig(layers=3, init_channels=8),
+        # 220 steps instead of 19,550: both levels must move faster to get anywhere.
+        bilevel=BilevelConfig(learning_rate=0.05, arch_learning_rate=3e-3),
+    )
+
+
+PRESETS = {"paper": paper, "smoke": smoke}
+
+
+def search(config: SearchConfig) -> dict[str, Any]:
+    """Runs (or resumes) a search in its run directory and returns its result, as kept in `result.json`.
+
+    Raises UsageError for a user's mistake, before anything is written; NonFiniteLossError; Stopped.
+    """
+    with users_mistakes():
+        device = resolve_device(config.run.device)
+        images = data.load(config.data)
+        torch.manual_seed(config.seed)
+        space = spaces.build(config.space, seed=config.seed).to(device)
+        supernet = Supernet(
+            space.topology,
+            space.operations,
+            in_channels=images.channels,
+            image_size=images.image_size,
+            num_classes=images.num_classes,
+            channels=config.supernet.init_channels,
+            layers=config.supernet.layers,
+            stem=config.supernet.stem,
+        ).to(device)
+        bilevel = Bilevel(supernet, space, config.bilevel, nn.CrossEntropyLoss(), config.precision)
+        weights_loader, valid_loader, held_out = _loaders(config, images, device)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        bilevel.weight_optimizer, config.epochs, eta_min=config.bilevel.learning_rate_min
+    )
+    train_meter, valid_meter, held_out_meter = Meter(), Meter(), Meter()
+    run = Run(
+        config.run,
+        config,
+        default_name=f"search-{config.data.dataset}-{config.space.space.replace(':', '.')}-seed{config.seed}",
+        device=device,
+        tracked={
+            "supernet": supernet,
+            "space": space,
+            "weight_optimizer": bilevel.weight_optimizer,
+            "architecture_optimizer": bilevel.architecture_optimizer,
+            "schedule": schedule,
+            "train_meter": train_meter,
+            "valid_meter": valid_meter,
+            "held_out_meter": held_out_meter,
+        },
+    )
+    with run:
+        steps = len(weights_loader)
+        for epoch in run.epochs(config.epochs):
+            supernet.train()
+            train_batches = weights_loader.epoch(epoch, run.step)
+            valid_batches = endless(valid_loader, epoch * steps + run.step)
+            for train, valid in run.steps(zip(train_batches, valid_batches, strict=False), steps):
+                valid_loss, valid_logits = bilevel.architecture_step(train, valid)
+                run.check_finite(valid_loss)
+                loss, logits = bilevel.weight_step(train)
+                run.check_finite(loss)
+                train_meter.update(loss, logits, train[1])
+                valid_meter.update(valid_loss, valid_logits, valid[1])
+            evaluate(bilevel, run.interruptible(held_out.epoch(epoch)), held_out_meter)
+            metrics = {
+                "train_loss": train_meter.loss,
+                "train_accuracy": train_meter.accuracy,
+                "arch_loss": valid_meter.loss,
+                "arch_accuracy": valid_meter.accuracy,
+                "valid_loss": held_out_meter.loss,
+                "valid_accuracy": held_out_meter.accuracy,
+                "learning_rate": schedule.get_last_lr()[0],
+            }
+            _report_epoch(run, space, metrics)
+            schedule.step()
+            train_meter.reset()
+            valid_meter.reset()
+        return _finish(run, config, space, held_out_meter)
+
+
+def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> tuple[Loader, Loader, Loader]:
+    """Batches for the weights, for the architecture, and the latter's images as they are, to measure on."""
+    weights_half, architecture_half = images.search_split(
+        seed=config.seed, train_portion=config.train_portion
+    )
+    return (
+        images.train_loader(seed=config.seed, indices=weights_half, device=device),
+        # Another seed: both halves must not be cropped and flipped by the same random numbers.
+        images.train_loader(seed=config.seed + 1, indices=architecture_half, device=device),
+        images.train_loader(seed=config.seed, indices=architecture_half, augment=False, device=device),
+    )
+
+
+def endless(loader: Loader, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Epoch after epoch of a loader, from its step number `start` on: one stream, wherever it is resumed."""
+    epoch, step = divmod(start, len(loader))
+    yield from loader.epoch(epoch, step)
+    for later in itertools.count(epoch + 1):
+        yield from loader.epoch(later)
+
+
+@torch.no_grad()
+def evaluate(bilevel: Bilevel, batches: Iterator[tuple[Tensor, Tensor]], meter: Meter) -> None:
+    """Fills `meter` with the supernet's figures, its BatchNorms using their running statistics."""
+    bilevel.supernet.eval()
+    mixing = bilevel.space.mixing()
+    meter.reset()
+    for batch in batches:
+        loss, logits = bilevel.loss(batch, mixing=mixing)
+        meter.update(loss, logits, batch[1])
+
+
+def _report_epoch(run: Run, space: SearchSpace, metrics: dict[str, float]) -> None:
+    genotype = space.derive(space.mixing())
+    genotypes.save(genotype, run.path / "genotypes" / f"epoch_{run.epoch + 1:03d}.json")
+    run.add_metrics(metrics)
+    report.add_architecture(run.tensorboard, space, run.epoch + 1)
+    report.add_genotype(run.tensorboard, genotype, run.epoch + 1)
+    run.log(
+        f"epoch {run.epoch + 1:3d}  train {metrics['train_loss']:.4f} {metrics['train_accuracy']:6.2f} %  "
+        f"valid {metrics['valid_loss']:.4f} {metrics['valid_accuracy']:6.2f} %  "
+        f"{run.seconds:.0f} s, {run.eta()} to go"
+    )
+
+
+def _finish(run: Run, config: SearchConfig, space: SearchSpace, held_out: Meter) -> dict[str, Any]:
+    genotype = space.derive(space.mixing())
+    genotypes.save(genotype, run.path / "genotype.json")
+    for kind in KINDS:
+        draw(getattr(genotype, kind), run.path / f"{kind}.svg", f"{config.space.space}, {kind} cell")
+    result = {
+        "run_dir": str(run.path),
+        "space": config.space.space,
+        "dataset": config.data.dataset,
+        "genotype": genotypes.to_text(genotype),
+        "valid_accuracy": held_out.accuracy,
+        "epochs": config.epochs,
+        "seconds": round(run.seconds, 3),
+    }
+    run.write_json("result.json", result)
+    run.log(genotypes.to_text(genotype))
+    return result

@@ -1,0 +1,348 @@
+"""The evaluation: a network rebuilt from a genotype is trained from scratch on all training images.
+
+The test images choose nothing: the figure of a run is that of its last epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+import genotypes
+from genotypes import Genotype
+from genotypes.draw import draw
+from nas import data, weights
+from nas.cost import Cost, network_cost
+from nas.data import DataConfig, ImageData
+from nas.device import Precision, autocast, resolve_device
+from nas.errors import UsageError, users_mistakes
+from nas.meter import Meter
+from nas.network import Network, NetworkConfig
+from nas.report import table
+from nas.run import Run, RunConfig, read_config
+from spaces import KINDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides an evaluation training; the defaults are DARTS's for CIFAR."""
+
+    arch: str = ""
+    """What to train: the name of a published genotype, a genotype file, or the directory of a search run."""
+    preset: Literal["paper", "smoke"] = "paper"
+    """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU."""
+    evaluate: str | None = None
+    """Train nothing: load the weights of this finished run's directory and measure them on the test images."""
+    seed: int = 0
+    """Seed of the weights and of the order and augmentation of the images."""
+    epochs: int = 600
+    """Passes over the training images (DARTS sec. 3.2: 600 on CIFAR, sec. 3.4: 250 on ImageNet)."""
+    learning_rate: float = 0.025
+    """Initial learning rate, SGD (DARTS sec. A.2; on ImageNet 0.1)."""
+    learning_rate_min: float = 0.0
+    """Learning rate at the end of the cosine schedule (DARTS sec. A.2)."""
+    schedule: Literal["cosine", "exponential"] = "cosine"
+    """Learning rate by epoch: cosine (DARTS on CIFAR), or times --gamma an epoch (DARTS on ImageNet)."""
+    gamma: float = 0.97
+    """Factor of the exponential schedule (DARTS sec. 3.4)."""
+    momentum: float = 0.9
+    """Momentum of SGD (DARTS sec. A.2)."""
+    weight_decay: float = 3e-4
+    """Weight decay (DARTS sec. A.2; on ImageNet 3e-5)."""
+    grad_clip: float = 5.0
+    """Largest norm of the gradient (DARTS's code)."""
+    label_smoothing: float = 0.0
+    """Label smoothing (DARTS sec. 3.4: 0.1 on ImageNet)."""
+    auxiliary_weight: float = 0.4
+    """Weight of the auxiliary head's loss (DARTS sec. 3.2)."""
+    precision: Precision = "fp32"
+    """Forward passes in fp32, or in bf16 with weights and statistics in fp32."""
+    report_best: bool = False
+    """Also report the best epoch's test accuracy, which the test images chose and which is optimistic."""
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=lambda: DataConfig(batch_size=96))
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"--epochs is {self.epochs}; it must be at least 1")
+
+
+def paper(dataset: str) -> TrainConfig:
+    """DARTS sec. 3.2 (CIFAR-10: 2.76 +- 0.09 % error, DARTS_V2) and 3.4 (ImageNet: 26.7 % top-1)."""
+    if dataset == "imagenet":
+        return TrainConfig(
+            epochs=250,
+            learning_rate=0.1,
+            schedule="exponential",
+            weight_decay=3e-5,
+            label_smoothing=0.1,
+            data=DataConfig(dataset=dataset, batch_size=128),
+            network=NetworkConfig(layers=14, init_channels=48, stem="imagenet", auxiliary=True),
+        )
+    return TrainConfig(
+        data=DataConfig(dataset=dataset, batch_size=96, cutout=True),
+        network=NetworkConfig(auxiliary=True, drop_path_prob=0.2),
+    )
+
+
+def smoke(dataset: str) -> TrainConfig:
+    """Three cells of 16 channels, 20 epochs: about a minute on two CPU cores for digits."""
+    return TrainConfig(
+        preset="smoke",
+        epochs=20,
+        learning_rate=0.05,
+        data=DataConfig(dataset=dataset, batch_size=64),
+        network=NetworkConfig(layers=3, init_channels=16, auxiliary=True),
+    )
+
+
+PRESETS = {"paper": paper, "smoke": smoke}
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Trains (or resumes) in the run directory and returns the result, as kept in `result.json`.
+
+    Raises UsageError for a user's mistake, before anything is written; NonFiniteLossError; Stopped.
+    """
+    with users_mistakes():
+        genotype, searched = resolve_architecture(config.arch)
+        device = resolve_device(config.run.device)
+        images = data.load(config.data)
+        torch.manual_seed(config.seed)
+        shape = _shape(images)
+        network = Network(genotype, config.network, **shape).to(device)
+        train_loader = images.train_loader(seed=config.seed, device=device)
+        test_loader = images.test_loader(device=device)
+    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    schedule = _schedule(config, optimizer)
+    train_meter, test_meter, best = Meter(), Meter(), Best()
+    name = Path(config.arch).stem or "genotype"
+    run = Run(
+        config.run,
+        config,
+        default_name=f"eval-{config.data.dataset}-{name}-seed{config.seed}",
+        device=device,
+        tracked={
+            "network": network,
+            "optimizer": optimizer,
+            "schedule": schedule,
+            "train_meter": train_meter,
+            "test_meter": test_meter,
+            "best": best,
+        },
+    )
+    with run:
+        for epoch in run.epochs(config.epochs):
+            network.train()
+            network.schedule_drop_path(epoch / config.epochs)
+            batches = train_loader.epoch(epoch, run.step)
+            for x, y in run.steps(batches, len(train_loader)):
+                with autocast(device, config.precision):
+                    loss, logits = _training_loss(network, criterion, config.auxiliary_weight, x, y)
+                run.check_finite(loss)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
+                optimizer.step()
+                train_meter.update(loss, logits, y)
+            measure(network, run.interruptible(test_loader.epoch(epoch)), test_meter, config.precision)
+            best.accuracy = max(best.accuracy, test_meter.accuracy)
+            _report_epoch(run, train_meter, test_meter, schedule.get_last_lr()[0])
+            schedule.step()
+            train_meter.reset()
+        return _finish(run, config, network, images, genotype, searched, test_meter, best)
+
+
+class Best:
+    """The best test accuracy of any epoch, for --report-best."""
+
+    accuracy = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"accuracy": self.accuracy}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.accuracy = state["accuracy"]
+
+
+def resolve_architecture(arch: str) -> tuple[Genotype, dict[str, Any]]:
+    """The genotype of a name, a file or a search run, and that search's result (empty without one).
+
+    Raises ValueError (GenotypeError) for anything else.
+    """
+    if not arch:
+        raise ValueError(
+            "--arch is missing; name a published genotype (optinas-genotype list), a genotype file, or the "
+            "directory of a search run"
+        )
+    directory = Path(arch)
+    if not directory.is_dir():
+        return genotypes.resolve(arch), {}
+    if not (directory / "genotype.json").exists():
+        raise ValueError(f"{arch} holds no genotype.json; is it the directory of a search that has ended?")
+    result = directory / "result.json"
+    searched = msgspec.json.decode(result.read_bytes()) if result.exists() else {}
+    return genotypes.load(directory / "genotype.json"), searched
+
+
+def _shape(images: ImageData) -> dict[str, Any]:
+    return {
+        "in_channels": images.channels,
+        "image_size": images.image_size,
+        "num_classes": images.num_classes,
+    }
+
+
+def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    if config.schedule == "exponential":
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, config.gamma)
+    return torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, config.epochs, eta_min=config.learning_rate_min
+    )
+
+
+def _training_loss(
+    network: nn.Module, criterion: nn.Module, auxiliary_weight: float, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The loss, with the weighted one of the auxiliary head where the network has it, and the logits."""
+    output = network(x)
+    if isinstance(output, Tensor):
+        return criterion(output, y), output
+    logits, auxiliary = output
+    return criterion(logits, y) + auxiliary_weight * criterion(auxiliary, y), logits
+
+
+@torch.no_grad()
+def measure(
+    network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], meter: Meter, precision: Precision
+) -> None:
+    """Fills `meter` with the network's cross entropy and accuracies on the batches."""
+    network.eval()
+    meter.reset()
+    for x, y in batches:
+        with autocast(x.device, precision):
+            logits = network(x)
+            meter.update(nn.functional.cross_entropy(logits, y), logits, y)
+
+
+def _report_epoch(run: Run, train_meter: Meter, test_meter: Meter, learning_rate: float) -> None:
+    run.add_metrics(
+        {
+            "train_loss": train_meter.loss,
+            "train_accuracy": train_meter.accuracy,
+            "test_loss": test_meter.loss,
+            "test_accuracy": test_meter.accuracy,
+            "test_top5_accuracy": test_meter.top5_accuracy,
+            "learning_rate": learning_rate,
+        }
+    )
+    run.log(
+        f"epoch {run.epoch + 1:3d}  train {train_meter.loss:.4f} {train_meter.accuracy:6.2f} %  "
+        f"test {test_meter.loss:.4f} {test_meter.accuracy:6.2f} %  "
+        f"{run.seconds:.0f} s, {run.eta()} to go"
+    )
+
+
+def _finish(
+    run: Run,
+    config: TrainConfig,
+    network: Network,
+    images: ImageData,
+    genotype: Genotype,
+    searched: dict[str, Any],
+    test_meter: Meter,
+    best: Best,
+) -> dict[str, Any]:
+    genotypes.save(genotype, run.path / "genotype.json")
+    for kind in KINDS:
+        draw(getattr(genotype, kind), run.path / f"{kind}.svg", f"{kind} cell")
+    weights.save(run.path / weights.NAME, network, genotype, config.network, images)
+    cost: Cost = network_cost(genotype, config.network, **_shape(images))
+    result = {
+        "run_dir": str(run.path),
+        "arch": config.arch,
+        "space": searched.get("space"),
+        "dataset": config.data.dataset,
+        "search_seconds": searched.get("seconds"),
+        **_figures(test_meter, images),
+        "params": cost.params,
+        "macs": cost.macs,
+        "seconds": round(run.seconds, 3),
+        "epochs": config.epochs,
+    }
+    if config.report_best:
+        result["best_test_accuracy_chosen_on_test"] = best.accuracy
+    run.write_json("result.json", result)
+    return result
+
+
+def report_table(result: Mapping[str, Any]) -> str:
+    """What a user wants to see of a result, as a table of one row."""
+    searched = result.get("search_seconds")
+    row = {
+        "space": result.get("space") or "-",
+        "architecture": result.get("arch") or result["run_dir"],
+        "parameters": result["params"],
+        "multiply-adds": result["macs"],
+        "search seconds": "-" if searched is None else f"{searched:.0f}",
+        "test accuracy %": result["test_accuracy"],
+    }
+    return table([row])
+
+
+def _figures(meter: Meter, images: ImageData) -> dict[str, float]:
+    figures = {"test_accuracy": meter.accuracy, "test_error": 100 - meter.accuracy}
+    if images.num_classes > 5:
+        figures["test_top5_error"] = 100 - meter.top5_accuracy
+    return figures
+
+
+def read_run(directory: str) -> TrainConfig:
+    """The configuration of a training run in `directory`. Raises UsageError where there is none."""
+    described = read_config(Path(directory))
+    try:
+        return msgspec.convert(described, TrainConfig)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{directory} is not the directory of a training run: {error}") from error
+
+
+def evaluate(config: TrainConfig) -> dict[str, Any]:
+    """Measures the saved weights of the run `config.evaluate` on the test images of `config.data`.
+
+    Raises UsageError for a directory without weights, or for other classes or images than it was trained on.
+    """
+    assert config.evaluate is not None
+    path = Path(config.evaluate) / weights.NAME
+    with users_mistakes():
+        device = resolve_device(config.run.device)
+        trained = weights.load(path)
+        images = data.load(config.data)
+        if tuple(images.classes) != trained.classes or images.channels != trained.in_channels:
+            raise ValueError(
+                f"{path} was trained on {len(trained.classes)} classes of images with {trained.in_channels} "
+                f"channels; {config.data.dataset} has {images.num_classes} with {images.channels}, or under "
+                "other names"
+            )
+    meter = Meter()
+    measure(trained.network.to(device), images.test_loader(device=device).epoch(0), meter, config.precision)
+    cost = network_cost(trained.genotype, trained.config, **_shape(images))
+    return {
+        "run_dir": config.evaluate,
+        "dataset": config.data.dataset,
+        **_figures(meter, images),
+        "params": cost.params,
+        "macs": cost.macs,
+    }

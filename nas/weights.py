@@ -1,0 +1,103 @@
+"""A trained network in one file: weights as safetensors, and what rebuilds the network in its header."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+import genotypes
+from genotypes import Genotype
+from genotypes.files import write_atomically
+from nas.data import ImageData
+from nas.network import Network, NetworkConfig
+
+NAME = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network as it was saved, in evaluation mode, and what it expects of images.
+
+    Images are (N, in_channels, H, W) in 0..1, normalized by `mean` and `std` of each channel; logit i is that
+    of `classes[i]`.
+    """
+
+    network: Network
+    genotype: Genotype
+    config: NetworkConfig
+    in_channels: int
+    image_size: tuple[int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class _Header(msgspec.Struct, forbid_unknown_fields=True):
+    genotype: str
+    config: NetworkConfig
+    in_channels: int
+    image_size: tuple[int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def save(
+    path: Path, network: Network, genotype: Genotype, config: NetworkConfig, images: ImageData
+) -> None:
+    """Writes the network that was trained on `images`."""
+    header = _Header(
+        genotype=genotypes.to_json(genotype),
+        config=config,
+        in_channels=images.channels,
+        image_size=images.image_size,
+        classes=tuple(images.classes),
+        mean=_numbers(images.mean),
+        std=_numbers(images.std),
+    )
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    write_atomically(path, to_safetensors(tensors, {"optinas": json.dumps(msgspec.to_builtins(header))}))
+
+
+def load(path: str | Path) -> TrainedNetwork:
+    """The network of a weights file, on the CPU and in evaluation mode.
+
+    Raises ValueError for a file that is not there, damaged, or not written by `save`.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist; a training run writes it when it ends")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = msgspec.json.decode((file.metadata() or {})["optinas"], type=_Header)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        genotype = genotypes.from_json(header.genotype, where=str(path))
+        network = Network(
+            genotype,
+            header.config,
+            in_channels=header.in_channels,
+            image_size=header.image_size,
+            num_classes=len(header.classes),
+        )
+        network.load_state_dict(tensors)
+    except (SafetensorError, msgspec.DecodeError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged or no network of this toolkit: {error}") from error
+    return TrainedNetwork(
+        network.eval(),
+        genotype,
+        header.config,
+        header.in_channels,
+        header.image_size,
+        header.classes,
+        header.mean,
+        header.std,
+    )
+
+
+def _numbers(values: Tensor) -> tuple[float, ...]:
+    return tuple(values.flatten().tolist())

@@ -1,0 +1,151 @@
+"""The literature's notation: what is read, what is refused, what is printed."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_genotype import architectures
+
+from genotypes import CellGenotype, Edge, Genotype, GenotypeError, from_text, to_text, validate
+
+DARTS = """
+# CIFAR-10, second order
+DARTS_V2 = Genotype(
+    normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1),
+            ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2),],
+    normal_concat=[2, 3, 4, 5],  # all of them
+    reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1),
+            ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)],
+    reduce_concat=range(2, 6),
+)
+"""
+ONE = "[('skip_connect', 0)]"
+
+
+def text_of(edges: str, concat: str = "[2]") -> str:
+    return f"Genotype(normal={edges}, normal_concat={concat}, reduce={ONE}, reduce_concat=[2])"
+
+
+@settings(deadline=None)
+@given(architectures())
+def test_text_round_trip(genotype: Genotype) -> None:
+    assert from_text(to_text(genotype)) == genotype
+
+
+def test_the_notation_of_darts_is_read() -> None:
+    genotype = from_text(DARTS)
+    assert genotype.name == "DARTS_V2"
+    assert genotype.normal.nodes[3] == (Edge("skip_connect", 0), Edge("dil_conv_3x3", 2))
+    assert genotype.reduce.nodes[1] == (Edge("skip_connect", 2), Edge("max_pool_3x3", 1))
+    assert genotype.normal.concat == genotype.reduce.concat == (2, 3, 4, 5)
+    assert from_text(DARTS, name="mine").name == "mine"
+
+
+@pytest.mark.parametrize("concat", ["[2, 3]", "(2, 3)", "range(2, 4)", "list(range(2, 4))", "tuple([2, 3])"])
+def test_concat_may_be_written_in_several_ways(concat: str) -> None:
+    assert from_text(text_of("[('none', 0), ('none', 2)]", concat)).normal.concat == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "edges", ["[[('none', 0)], [('none', 1), ('none', 2)]]", "[(('none', 0),), (('none', 1), ('none', 2))]"]
+)
+def test_a_list_of_lists_states_the_nodes(edges: str) -> None:
+    assert [len(node) for node in from_text(text_of(edges, "[3]")).normal.nodes] == [1, 2]
+
+
+def test_a_flat_list_is_cut_evenly_by_the_last_node() -> None:
+    edges = "[('none', 0), ('none', 1), ('none', 1), ('none', 2), ('none', 2), ('none', 1)]"
+    assert [len(node) for node in from_text(text_of(edges, "[3]")).normal.nodes] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("cell", "flat"),
+    [
+        (CellGenotype(nodes=((Edge("none", 0),), (Edge("none", 2),)), concat=(2, 3)), True),
+        (CellGenotype(nodes=((Edge("none", 0),), (Edge("none", 2),)), concat=(2,)), False),
+        (CellGenotype(nodes=((Edge("none", 0),) * 2, (Edge("none", 2),)), concat=(2, 3)), False),
+    ],
+)
+def test_nested_lists_are_printed_only_where_flat_ones_are_ambiguous(cell: CellGenotype, flat: bool) -> None:
+    assert ("[[" not in to_text(Genotype(cell, cell))) == flat
+
+
+@pytest.mark.parametrize("name", ["class", "P-DARTS", "ﬁ", "it's", None])
+def test_names_survive(name: str | None) -> None:
+    cell = CellGenotype(nodes=((Edge("none", 0),),), concat=(2,))
+    assert from_text(to_text(Genotype(cell, cell, name))).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds 0 statements"),
+        ("\x00", "null bytes"),
+        ("\udc80", "cannot be parsed"),
+        ("Genotype(", "line 1, column 9: '\\(' was never closed; expected Genotype"),
+        ("import os", "line 1, column 1: expected Genotype"),
+        ("__import__('os').system('true')", "line 1, column 1: expected Genotype"),
+        ("a = b = Genotype()", "line 1, column 1: expected Genotype"),
+        (f"{text_of(ONE)}; {text_of(ONE)}", "holds 2 statements"),
+        ("Genotype()", "lacks the argument normal"),
+        ("Genotype([], [], [], [])", "line 1, column 10: name the arguments"),
+        ("Genotype(**{})", "unknown argument"),
+        ("Genotype(colour=1)", "unknown argument"),
+        ("Genotype(normal=1, normal=2)", "states normal a second time"),
+        (text_of("1"), "line 1, column 17: expected a list of edges"),
+        (text_of("[]"), "cannot tell which of the 0 edges"),
+        (text_of("[('none', 0, 1.0)]"), "expected an edge"),
+        (text_of("[(0, 'none')]"), "expected a text in quotes"),
+        (text_of("[('none', True)]"), "expected a node number"),
+        (text_of("[('none', -1)]"), "expected a node number"),
+        (text_of("[('none', 1 + 1)]"), "expected a node number"),
+        (text_of("[('none', 0x" + "f" * 9999 + ")]"), "expected a node number"),
+        (text_of("[('none', " + "9" * 9999 + ")]"), "."),
+        (text_of("[('\\d', 0)]"), r"\$\.normal\.nodes\[0\]\[0\]\.operation: unknown operation"),
+        (text_of("[('none', 5)]"), "cannot tell which of the 1 edges"),
+        (text_of("[('none', 0)] * 3"), "expected a list of edges"),
+        (text_of("[('none', 0), ('none', 1), ('none', 0)]", "[2, 3]"), "cannot tell which of the 3 edges"),
+        (text_of("[[('none', 0)], [('none', 3)]]", "[3]"), r"nodes\[1\]\[0\]\.source"),
+        (text_of(ONE, "[]"), "cannot tell"),
+        (text_of("[[('none', 0)]]", "[]"), "concat: must name at least one"),
+        (text_of(ONE, "range(10**9)"), "expected a node number"),
+        (text_of(ONE, "range(0, 999999999)"), "expected a node number"),
+        (text_of(ONE, "range(2, 3, 1)"), "expected a list of nodes"),
+        (text_of(ONE, "open('x')"), "expected a list of nodes"),
+        (text_of(ONE, "range(stop=3)"), "expected a list of nodes"),
+    ],
+)
+def test_anything_else_is_refused(text: str, message: str) -> None:
+    with pytest.raises(GenotypeError, match=message) as caught:
+        from_text(text)
+    assert str(caught.value).startswith("<text>: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["(", "[", "-", "1+", "a.", "f()", "not ", "lambda:", "1 if 1 else ", "#\n"])
+def test_deep_and_long_texts_are_refused(part: str) -> None:
+    with pytest.raises(GenotypeError):
+        from_text(part * 30_000)
+    with pytest.raises(GenotypeError, match="longer than"):
+        from_text(part * 4_000_001)
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="Genotyp(normal=[],'0 12range_c\n\\#\"") | st.text())
+def test_any_text_gives_a_genotype_error(text: str) -> None:
+    with pytest.raises(GenotypeError):
+        from_text(text)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_change_to_a_text_gives_a_genotype_or_a_genotype_error(data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(DARTS)))
+    end = data.draw(st.integers(start, min(len(DARTS), start + 20)))
+    part = data.draw(
+        st.sampled_from(["", "(", "]", ",", "0", "'", "#", "=", "-", "*", "range(2, 5)"]) | st.text()
+    )
+    try:
+        genotype = from_text(DARTS[:start] + part + DARTS[end:])
+    except GenotypeError:
+        return
+    validate(genotype)
