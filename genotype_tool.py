@@ -1,1 +1,152 @@
-"""Stub until the loop lands."""
+#!/usr/bin/env python
+"""List, show, draw, convert and check genotypes: `python genotype_tool.py show DARTS_V2 --cost cifar`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+import genotypes
+from genotypes import ZOO, Genotype
+from nas import cli
+from nas.errors import UsageError
+
+GenotypeName = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class List:
+    """List the published genotypes: error and size as claimed, exact size as built here."""
+
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def run(self) -> dict[str, Any] | None:
+        if self.json:
+            return {name: {k: v for k, v in asdict(e).items() if k != "genotype"} for name, e in ZOO.items()}
+        print(f"{'name':20} {'data':9} {'claimed error':>13} {'parameters':>11}  paper")
+        for name, entry in ZOO.items():
+            error = "-" if entry.claimed_error is None else f"{entry.claimed_error} %"
+            print(f"{name:20} {entry.dataset:9} {error:>13} {entry.params:11,}  {entry.paper}")
+        return None
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print a genotype, and with --cost what its evaluation network costs."""
+
+    genotype: GenotypeName
+    """Name of a published genotype, or a file."""
+    cost: Literal["cifar", "imagenet"] | None = None
+    """Form of the network: cifar (20 cells, 36 channels, 32x32) or imagenet (14 cells, 48 channels, 224x224)."""
+    classes: int | None = None
+    """Number of classes (default: 10 for cifar, 1000 for imagenet)."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> dict[str, Any] | None:
+        if self.classes is not None and self.classes < 1:
+            raise UsageError(f"--classes is {self.classes}; it must be at least 1")
+        genotype = genotypes.resolve(self.genotype)
+        cost = _cost(genotype, self.cost, self.classes) if self.cost else {}
+        if self.json:
+            return {"genotype": genotypes.to_text(genotype), **cost}
+        print(genotypes.to_text(genotype))
+        for name, value in cost.items():
+            print(f"{name:21} {value:>13,}")
+        return None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw the normal and the reduction cell as SVG, PNG or DOT."""
+
+    genotype: GenotypeName
+    """Name of a published genotype, or a file."""
+    out: str = "."
+    """Directory for the pictures normal.* and reduce.*; it must exist."""
+    format: Literal["svg", "png", "dot"] = "svg"
+    """Kind of picture."""
+
+    def run(self) -> dict[str, Any]:
+        from genotypes import draw
+
+        genotype = genotypes.resolve(self.genotype)
+        directory = Path(self.out)
+        if not directory.is_dir():
+            raise UsageError(f"{directory} is not a directory; make it first, or choose another --out")
+        paths = []
+        for kind, cell in (("normal", genotype.normal), ("reduce", genotype.reduce)):
+            path = directory / f"{kind}.{self.format}"
+            title = f"{genotype.name or Path(self.genotype).stem}, {kind} cell"
+            try:
+                draw.draw(cell, path, title)
+            except OSError as error:
+                raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+            paths.append(str(path))
+        return {"pictures": paths}
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Print a genotype as JSON, or in the text notation of the literature."""
+
+    genotype: GenotypeName
+    """Name of a published genotype, or a file."""
+    to: Literal["json", "text"] = "json"
+    """The form to print."""
+
+    def run(self) -> None:
+        genotype = genotypes.resolve(self.genotype)
+        print((genotypes.to_json if self.to == "json" else genotypes.to_text)(genotype).rstrip("\n"))
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check a genotype file: exit code 0 if it is valid, 2 if not, with the path of the fault."""
+
+    file: GenotypeName
+    """A file in JSON or in the text notation of the literature."""
+
+    def run(self) -> None:
+        genotypes.load(self.file)
+        print(f"{self.file}: valid")
+
+
+def _cost(genotype: Genotype, form: Literal["cifar", "imagenet"], classes: int | None) -> dict[str, int]:
+    # Here, because it needs torch, and nothing else in this script does.
+    from nas.cost import network_cost
+    from nas.train import PRESETS
+
+    config = PRESETS["paper"]("imagenet" if form == "imagenet" else "cifar10").network
+    size, default_classes = ((224, 224), 1000) if form == "imagenet" else ((32, 32), 10)
+    return asdict(
+        network_cost(
+            genotype,
+            config,
+            in_channels=3,
+            image_size=size,
+            num_classes=default_classes if classes is None else classes,
+        )
+    )
+
+
+def command(argv: list[str]) -> dict[str, Any] | None:
+    """Parses and runs one of the subcommands."""
+    description = "List, show, draw, convert and check genotypes."
+    return cli.parse(
+        List | Show | Draw | Convert | Check, argv, prog="optinas-genotype", description=description
+    ).run()
+
+
+def main() -> None:
+    """The console command `optinas-genotype`."""
+    cli.run(command, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from spaces import SearchSpace
-
 from nas.device import Precision, autocast
 from nas.supernet import Supernet
+from spaces import SearchSpace
 
 Batch = tuple[Tensor, Tensor]
 HessianProduct = Literal["finite-difference", "exact"]
@@ -134,11 +133,9 @@ class Bilevel:
     def first_order_gradient(self, valid: Batch) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Loss, logits and the gradient of L_valid(w, alpha) in alpha (DARTS sec. 2.3, xi = 0)."""
         loss, logits = self.loss(valid)
-        return loss, logits, torch.autograd.grad(loss, self.architecture)
+        return loss, logits, self._gradient(loss)
 
-    def second_order_gradient(
-        self, train: Batch, valid: Batch
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def second_order_gradient(self, train: Batch, valid: Batch) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Loss, logits and the gradient of L_valid(w', alpha) in alpha (DARTS eq. (6)-(8)).
 
         w' = w - xi (m buf + dL_train/dw + d w) is one virtual step with the weights' own learning rate xi,
@@ -152,13 +149,22 @@ class Bilevel:
         train_gradient = torch.autograd.grad(train_loss, weights, create_graph=exact)
         virtual = self._virtual_step(train_gradient, rate)
         loss, logits = self.loss(valid, weights=virtual)
-        gradient = torch.autograd.grad(loss, [*self.architecture, *virtual.values()])
+        gradient = self._gradient(loss, *virtual.values())
         direct, v = gradient[: len(self.architecture)], gradient[len(self.architecture) :]
         if exact:
-            implicit = torch.autograd.grad(train_gradient, self.architecture, grad_outputs=v)
+            implicit = torch.autograd.grad(
+                train_gradient, self.architecture, grad_outputs=v, materialize_grads=True
+            )
         else:
             implicit = self._finite_difference_product(train, v)
         return loss, logits, tuple(d - rate * i for d, i in zip(direct, implicit, strict=True))
+
+    def _gradient(self, loss: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """The gradient in the architecture, and in other tensors behind it.
+
+        A supernet of one or two cells has no normal cell; its parameters then have the gradient zero.
+        """
+        return torch.autograd.grad(loss, [*self.architecture, *others], materialize_grads=True)
 
     @torch.no_grad()
     def _virtual_step(self, gradient: tuple[Tensor, ...], rate: float) -> dict[str, Tensor]:
@@ -173,7 +179,11 @@ class Bilevel:
         return virtual
 
     def _finite_difference_product(self, train: Batch, v: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """d2L_train/(dalpha dw) v by a central difference, eps = 0.01 / |v| (DARTS eq. (8), footnote 2)."""
+        """d2L_train/(dalpha dw) v by a central difference, eps = 0.01 / |v| (DARTS eq. (8), footnote 2).
+
+        It is a derivative's approximation only as far as the loss is smooth: where ReLUs and max pooling
+        switch within +-eps v it measures their jumps too, which many images and channels average out.
+        """
         eps = 0.01 / torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in v]))
         sides = []
         for sign in (1, -1):
@@ -183,7 +193,7 @@ class Bilevel:
                 for (name, weight), part in zip(self.weights.items(), v, strict=True)
             }
             loss, _ = self.loss(train, weights=moved)
-            sides.append(torch.autograd.grad(loss, self.architecture))
+            sides.append(self._gradient(loss))
         return tuple((plus - minus) / (2 * eps) for plus, minus in zip(*sides, strict=True))
 
 

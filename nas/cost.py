@@ -9,7 +9,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from genotypes import Genotype
-
 from nas.network import Network, NetworkConfig
 
 

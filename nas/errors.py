@@ -14,7 +14,7 @@ class NonFiniteLossError(RuntimeError):
     """The loss is no longer a number; the last good checkpoint stays as it is. Exit code 1."""
 
 
-class Stopped(Exception):  # noqa: N818 - an orderly stop, not an error
+class Stopped(Exception):
     """SIGINT or SIGTERM came and the run is saved. Exit code 128 + signal."""
 
     def __init__(self, signal: int) -> None:

@@ -15,8 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genotypes import CellGenotype, Genotype, validate
-from spaces import Kind, build_operation
-
 from nas.macro import (
     CellPlan,
     ImageNetStem,
@@ -27,6 +25,7 @@ from nas.macro import (
     plan_cells,
     resolve_stem,
 )
+from spaces import Kind, build_operation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,9 @@ def add_genotype(board: SummaryWriter, genotype: Genotype, epoch: int) -> None:
     board.add_text("genotype", f"    {to_text(genotype)}", epoch)
     for kind in KINDS:
         png = picture(getattr(genotype, kind), "png", f"{kind} cell, epoch {epoch}")
-        board.add_image(f"cell/{kind}", np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), epoch, dataformats="HWC")
+        board.add_image(
+            f"cell/{kind}", np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), epoch, dataformats="HWC"
+        )
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -24,7 +24,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from genotypes.files import write_atomically
-
 from nas import checkpoint, environment
 from nas.errors import NonFiniteLossError, Stopped, UsageError
 
@@ -101,11 +100,12 @@ class Run:
                 raise UsageError(
                     f"{self.path} is not empty; choose another --run-dir, or go on with it by --resume"
                 )
-            (self.path / "genotypes").mkdir()
             self.write_json("config.json", described)
             self.write_json("env.json", environment.describe(device))
         except OSError as error:
-            raise UsageError(f"{self.path} cannot be written ({error.strerror}); choose another --run-dir") from error
+            raise UsageError(
+                f"{self.path} cannot be written ({error.strerror}); choose another --run-dir"
+            ) from error
 
     def _check_same(self, described: dict[str, Any]) -> None:
         saved = read_config(self.path)

@@ -12,10 +12,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from nas.macro import (
+    CellPlan,
+    StemName,
+    build_preprocessing,
+    build_stem,
+    edge_stride,
+    plan_cells,
+    resolve_stem,
+)
 from spaces import Kind, Topology, build_operation
 from spaces.ops import POOLS
-
-from nas.macro import CellPlan, StemName, build_preprocessing, build_stem, edge_stride, plan_cells, resolve_stem
 
 
 class MixedOperation(nn.Module):
@@ -31,7 +38,8 @@ class MixedOperation(nn.Module):
 
     def forward(self, x: Tensor, weights_O: Tensor) -> Tensor:
         outputs = (
-            weight * candidate(x) for weight, candidate in zip(weights_O.unbind(), self.candidates, strict=True)
+            weight * candidate(x)
+            for weight, candidate in zip(weights_O.unbind(), self.candidates, strict=True)
         )
         total = next(outputs)
         for output in outputs:

@@ -48,9 +48,7 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
     std: tuple[float, ...]
 
 
-def save(
-    path: Path, network: Network, genotype: Genotype, config: NetworkConfig, images: ImageData
-) -> None:
+def save(path: Path, network: Network, genotype: Genotype, config: NetworkConfig, images: ImageData) -> None:
     """Writes the network that was trained on `images`."""
     header = _Header(
         genotype=genotypes.to_json(genotype),
@@ -58,8 +56,8 @@ def save(
         in_channels=images.channels,
         image_size=images.image_size,
         classes=tuple(images.classes),
-        mean=_numbers(images.mean),
-        std=_numbers(images.std),
+        mean=_numbers(images.mean / 255),
+        std=_numbers(images.std / 255),
     )
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     write_atomically(path, to_safetensors(tensors, {"optinas": json.dumps(msgspec.to_builtins(header))}))

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genotypes import declare_operation
 from genotypes import OPERATIONS as DECLARED
+from genotypes import declare_operation
 
 OperationBuilder = Callable[[int, int, bool], nn.Module]
 

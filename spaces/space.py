@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from genotypes import CellGenotype, Edge, Genotype
-
 from spaces.ops import OPERATIONS, TABLE_6
 
 Kind = Literal["normal", "reduce"]

@@ -38,7 +38,8 @@ def randomized(space: SearchSpace, seed: int = 0) -> SearchSpace:
 
 # The counts of the reference: 14 x 8, 12 x 9 and 14 x 9 (+ 14 betas) numbers a cell.
 @pytest.mark.parametrize(
-    ("name", "edges", "operations", "parameters"), [("darts", 14, 8, 224), ("hb", 12, 9, 216), ("agd", 14, 9, 280)]
+    ("name", "edges", "operations", "parameters"),
+    [("darts", 14, 8, 224), ("hb", 12, 9, 216), ("agd", 14, 9, 280)],
 )
 def test_sizes(name: str, edges: int, operations: int, parameters: int) -> None:
     space = build(name)
@@ -156,7 +157,11 @@ def test_unknown_initialization_is_refused() -> None:
 @pytest.mark.parametrize(
     # The peaked softmax of the reference: gap, w*, dw*/dalpha*.
     ("gap", "peak", "slope"),
-    [(5, 0.948853408205, 0.0485306179428), (10, 0.999636932428, 0.0003629357541), (2, 0.480150052832, 0.249605979597)],
+    [
+        (5, 0.948853408205, 0.0485306179428),
+        (10, 0.999636932428, 0.0003629357541),
+        (2, 0.480150052832, 0.249605979597),
+    ],
 )
 def test_hb_initialization_peaks_as_stated(gap: float, peak: float, slope: float) -> None:
     space = build("hb", init_gap=gap).double()
@@ -291,7 +296,9 @@ def test_known_spaces() -> None:
 
 
 def test_unknown_space_lists_what_exists() -> None:
-    with pytest.raises(ValueError, match=r"unknown search space 'dart'; did you mean 'darts'\? known: agd, darts, hb"):
+    with pytest.raises(
+        ValueError, match=r"unknown search space 'dart'; did you mean 'darts'\? known: agd, darts, hb"
+    ):
         spaces.get("dart")
 
 

@@ -1,0 +1,244 @@
+"""Hypergradients against a full unroll by autograd; what each step may and may not touch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import spaces
+from nas.bilevel import Batch, Bilevel, BilevelConfig, HessianProduct, frozen_statistics
+from nas.supernet import Supernet
+from spaces import SpaceConfig
+
+ALL = spaces.names()
+PRODUCTS: tuple[HessianProduct, ...] = ("exact", "finite-difference")
+
+
+def problem(space_name: str = "hb", *, smooth: bool = False, **fields: object) -> Bilevel:
+    """A supernet of three cells in float64, its momentum buffers filled by one step."""
+    operations = spaces.get(space_name).operations_default
+    if smooth:
+        operations = tuple(name for name in operations if name != "max_pool_3x3")
+    space = spaces.build(SpaceConfig(space=space_name, nodes=2, init="random", operations=operations))
+    supernet = Supernet(
+        space.topology,
+        space.operations,
+        in_channels=2,
+        image_size=(8, 8),
+        num_classes=3,
+        channels=4,
+        layers=3,
+    )
+    if smooth:
+        _without_kinks(supernet)
+    config = BilevelConfig(learning_rate=0.3, **fields)  # type: ignore[arg-type]
+    bilevel = Bilevel(supernet.double(), space.double(), config, nn.CrossEntropyLoss())
+    bilevel.weight_step(batch(9))
+    return bilevel
+
+
+def _without_kinks(module: nn.Module) -> None:
+    """ReLU becomes softplus: a difference quotient across kinks does not converge to the derivative."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(module, name, nn.Softplus())
+        else:
+            _without_kinks(child)
+
+
+def batch(seed: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(6, 2, 8, 8, generator=generator, dtype=torch.float64)
+    return images, torch.randint(3, (6,), generator=generator)
+
+
+def flat(tensors: object) -> Tensor:
+    return torch.cat([t.flatten() for t in tensors])  # type: ignore[attr-defined]
+
+
+def relative_error(value: Tensor, reference: Tensor) -> float:
+    return float((value - reference).norm() / reference.norm())
+
+
+def full_unroll(bilevel: Bilevel, train: Batch, valid: Batch) -> Tensor:
+    """d/dalpha of L_valid(w - xi (m buf + dL_train/dw + d w), alpha), all by one autograd graph."""
+
+    def loss(weights: dict[str, Tensor], data: Batch) -> Tensor:
+        logits = functional_call(bilevel.supernet, weights, (data[0], bilevel.space.mixing()))
+        return nn.functional.cross_entropy(logits, data[1])
+
+    config, weights = bilevel.config, bilevel.weights
+    gradient = torch.autograd.grad(loss(weights, train), list(weights.values()), create_graph=True)
+    moved = {}
+    for (name, w), g in zip(weights.items(), gradient, strict=True):
+        buffer = bilevel.weight_optimizer.state[w]["momentum_buffer"]
+        moved[name] = w - config.learning_rate * (config.momentum * buffer + g + config.weight_decay * w)
+    return flat(torch.autograd.grad(loss(moved, valid), bilevel.architecture))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_exact_hypergradient(name: str) -> None:
+    bilevel = problem(name, unrolled=True, hessian_product="exact")
+    expected = full_unroll(bilevel, batch(0), batch(1))
+    first_order = flat(bilevel.first_order_gradient(batch(1))[2])
+    assert relative_error(first_order, expected) > 0.1  # the second-order term is no trifle here
+    assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1))[2]), expected) <= 1e-6
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_finite_difference_hypergradient(name: str) -> None:
+    bilevel = problem(name, smooth=True, unrolled=True)
+    expected = full_unroll(bilevel, batch(0), batch(1))
+    first_order = flat(bilevel.first_order_gradient(batch(1))[2])
+    assert relative_error(first_order, expected) > 0.1
+    assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1))[2]), expected) <= 1e-3
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_first_order_hypergradient_by_differences(name: str) -> None:
+    bilevel = problem(name)
+    gradient = flat(bilevel.first_order_gradient(batch(1))[2])
+    direction = [torch.randn_like(p) for p in bilevel.architecture]
+    losses = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for p, d in zip(bilevel.architecture, direction, strict=True):
+                p += sign * 1e-5 * d
+            losses.append(bilevel.loss(batch(1))[0])
+            for p, d in zip(bilevel.architecture, direction, strict=True):
+                p -= sign * 1e-5 * d
+    slope = (losses[0] - losses[1]) / 2e-5
+    torch.testing.assert_close(gradient @ flat(direction), slope, rtol=1e-6, atol=1e-9)
+
+
+def test_a_supernet_without_normal_cells_leaves_their_architecture_alone() -> None:
+    space = spaces.build(SpaceConfig(space="hb", nodes=2))
+    supernet = Supernet(
+        space.topology,
+        space.operations,
+        in_channels=2,
+        image_size=(8, 8),
+        num_classes=3,
+        channels=4,
+        layers=2,
+    )
+    for product in PRODUCTS:
+        config = BilevelConfig(unrolled=True, hessian_product=product)
+        bilevel = Bilevel(supernet.double(), space.double(), config, nn.CrossEntropyLoss())
+        bilevel.architecture_step(batch(0), batch(1))
+        assert torch.equal(space.alpha["normal"].grad, torch.zeros(6, 9))
+        assert space.alpha["reduce"].grad.abs().max() > 0
+
+
+def test_a_virtual_step_before_any_momentum_is_a_plain_one() -> None:
+    bilevel = problem(unrolled=True, hessian_product="exact")
+    with_momentum = flat(bilevel.second_order_gradient(batch(0), batch(1))[2])
+    bilevel.weight_optimizer.state.clear()
+    without = flat(bilevel.second_order_gradient(batch(0), batch(1))[2])
+    assert relative_error(without, with_momentum) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"unrolled": True}, {"unrolled": True, "hessian_product": "exact"}],
+    ids=["first", "finite-difference", "exact"],
+)
+def test_architecture_step_moves_the_architecture_alone(fields: dict[str, object]) -> None:
+    bilevel = problem(**fields)
+    supernet = copy.deepcopy(bilevel.supernet.state_dict())
+    gradients = {n: w.grad.clone() for n, w in bilevel.weights.items() if w.grad is not None}
+    momentum = [s["momentum_buffer"].clone() for s in bilevel.weight_optimizer.state.values()]
+    before = flat(bilevel.architecture).detach().clone()
+    bilevel.architecture_step(batch(0), batch(1))
+    assert not torch.equal(flat(bilevel.architecture), before)
+    for name, value in bilevel.supernet.state_dict().items():
+        assert torch.equal(value, supernet[name]), name
+    for name, gradient in gradients.items():
+        assert torch.equal(bilevel.weights[name].grad, gradient), name
+    for state, buffer in zip(bilevel.weight_optimizer.state.values(), momentum, strict=True):
+        assert torch.equal(state["momentum_buffer"], buffer)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_weight_step_moves_the_weights_alone(name: str) -> None:
+    bilevel = problem(name)
+    before = copy.deepcopy(bilevel.space.state_dict())
+    buffers = {n: b.clone() for n, b in bilevel.supernet.named_buffers()}
+    weights = {n: w.detach().clone() for n, w in bilevel.weights.items()}
+    bilevel.weight_step(batch(0))
+    for key, value in bilevel.space.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert all(p.grad is None for p in bilevel.architecture)
+    assert all(not torch.equal(w, weights[n]) for n, w in bilevel.weights.items())
+    assert any(not torch.equal(b, buffers[n]) for n, b in bilevel.supernet.named_buffers())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_two_sets_of_parameters_are_disjoint_and_complete(name: str) -> None:
+    bilevel = problem(name)
+
+    def members(optimizer: torch.optim.Optimizer) -> set[int]:
+        return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+    weights, architecture = members(bilevel.weight_optimizer), members(bilevel.architecture_optimizer)
+    assert weights.isdisjoint(architecture)
+    assert weights == {id(p) for p in bilevel.supernet.parameters()}
+    assert architecture == {id(p) for p in bilevel.space.parameters()}
+
+
+def test_the_weights_gradient_is_clipped() -> None:
+    bilevel = problem(grad_clip=1e-3)
+    bilevel.weight_step(batch(0))
+    assert flat(w.grad for w in bilevel.weights.values()).norm() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_optimizers_are_darts() -> None:
+    bilevel = problem()
+    (sgd,), (adam,) = bilevel.weight_optimizer.param_groups, bilevel.architecture_optimizer.param_groups
+    assert (sgd["momentum"], sgd["weight_decay"], sgd["nesterov"]) == (0.9, 3e-4, False)
+    assert (adam["lr"], adam["betas"], adam["weight_decay"]) == (3e-4, (0.5, 0.999), 1e-3)
+
+
+def test_finite_differences_are_refused_under_bf16() -> None:
+    bilevel = problem()
+    config = BilevelConfig(unrolled=True)
+    with pytest.raises(ValueError, match="--hessian-product exact or --precision fp32"):
+        Bilevel(bilevel.supernet, bilevel.space, config, nn.CrossEntropyLoss(), "bf16")
+
+
+def test_bf16_steps_keep_weights_in_float32() -> None:
+    space = spaces.build(SpaceConfig(space="hb", nodes=2))
+    supernet = Supernet(
+        space.topology,
+        space.operations,
+        in_channels=2,
+        image_size=(8, 8),
+        num_classes=3,
+        channels=4,
+        layers=3,
+    )
+    config = BilevelConfig(unrolled=True, hessian_product="exact")
+    bilevel = Bilevel(supernet, space, config, nn.CrossEntropyLoss(), "bf16")
+    images, labels = batch(0)
+    data = (images.float(), labels)
+    loss, logits = bilevel.architecture_step(data, data)
+    bilevel.weight_step(data)
+    assert logits.dtype == torch.bfloat16
+    assert loss.isfinite()
+    assert all(
+        w.dtype == w.grad.dtype == torch.float32 for w in bilevel.weights.values() if w.grad is not None
+    )
+
+
+def test_frozen_statistics_still_normalize_by_the_batch() -> None:
+    norm = nn.BatchNorm2d(3)
+    x = torch.randn(4, 3, 2, 2) + 5
+    with frozen_statistics(norm):
+        y = norm(x)
+    assert torch.equal(norm.running_mean, torch.zeros(3))  # type: ignore[arg-type]
+    assert norm.track_running_stats
+    torch.testing.assert_close(y, norm(x))

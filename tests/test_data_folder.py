@@ -1,0 +1,285 @@
+"""Image folders: layouts, sizes, kinds of files, and what is wrong with them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nas.data import DataConfig, DataError, ImageData, load
+from nas.data import datasets as registry
+from nas.data.folder import decode, read_image, survey
+from nas.data.stream import eval_transform, train_transform
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+
+def write(path: Path, *, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:
+    """Write an image of the given width and height."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, 100).save(path)
+    return path
+
+
+def write_classes(root: Path, counts: dict[str, int], *, size: tuple[int, int] = (8, 8)) -> None:
+    for name, count in counts.items():
+        for number in range(count):
+            write(root / name / f"{number}.png", size=size)
+
+
+def load_folder(root: Path, **fields: object) -> ImageData:
+    return load(DataConfig(dataset="folder", data=str(root), **fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("test_name", ["test", "val"])
+def test_given_split_is_kept(tmp_path: Path, test_name: str) -> None:
+    write_classes(tmp_path / "train", {"bee": 3, "ant": 2})
+    write_classes(tmp_path / test_name, {"bee": 1})
+    data = load_folder(tmp_path)
+    assert data.classes == ("ant", "bee")
+    assert data.num_classes == 2
+    assert data.train_labels.tolist() == [0, 0, 1, 1, 1]
+    assert data.test_labels.tolist() == [1]
+
+
+def test_test_folder_without_labels_is_passed_over_for_val(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", {"ant": 2, "bee": 2})
+    write(tmp_path / "test" / "unlabelled.png")
+    write_classes(tmp_path / "val", {"ant": 1, "bee": 1})
+    assert load_folder(tmp_path).test_labels.tolist() == [0, 1]
+
+
+def test_one_tree_is_split_by_its_own_seed(tmp_path: Path) -> None:
+    for number in range(20):
+        # The size tells the images apart after they are read.
+        write(tmp_path / ("ant" if number < 10 else "bee") / f"{number:02}.png", size=(8, 8))
+        Image.new("L", (8, 8), number).save(tmp_path / ("ant" if number < 10 else "bee") / f"{number:02}.png")
+
+    def test_images(**fields: object) -> list[int]:
+        data = load_folder(tmp_path, **fields)
+        assert torch.bincount(data.test_labels).tolist() == [2, 2]
+        batch = torch.cat([images for images, _ in data.test_loader().epoch(0)])
+        return [round(float(value)) for value in batch[:, 0, 0, 0] * 1000]
+
+    assert test_images() == test_images(split_seed=0)
+    assert test_images() != test_images(split_seed=1)
+
+
+def test_class_called_train_is_a_class(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"car": 5, "train": 5})
+    assert load_folder(tmp_path).classes == ("car", "train")
+
+
+def test_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"ant": 5, "bee": 5})
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "ant" / "._0.png").write_bytes(b"not an image")
+    (tmp_path / "ant" / "notes.txt").write_text("not an image")
+    assert len(load_folder(tmp_path).train_labels) == 8
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(7, 5), (7, 5), (7, 5)], (5, 7)),  # PIL's width x height; ours is height x width
+        ([(7, 5), (5, 7), (9, 9)], (5, 5)),
+        ([(30, 20), (11, 40), (9, 9)], (11, 11)),
+    ],
+)
+def test_size_is_the_common_one_or_the_median_short_side(
+    tmp_path: Path, sizes: list[tuple[int, int]], expected: tuple[int, int]
+) -> None:
+    paths = [str(write(tmp_path / f"{number}.png", size=size)) for number, size in enumerate(sizes)]
+    assert survey(paths)[0] == expected
+    assert decode(paths, expected, 3).shape == (3, 3, *expected)
+
+
+def test_image_size_overrides(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"ant": 5, "bee": 5}, size=(9, 13))
+    assert load_folder(tmp_path).image_size == (13, 9)
+    data = load_folder(tmp_path, image_size=6)
+    assert data.image_size == (6, 6)
+    assert next(data.test_loader().epoch(0))[0].shape == (2, 3, 6, 6)
+
+
+def test_larger_image_is_scaled_and_its_centre_kept(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 24), dtype=np.uint8)
+    pixels[:, 8:16] = 200
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert (decode([str(tmp_path / "wide.png")], (4, 4), 1) == 200).all()
+
+
+@pytest.mark.parametrize(
+    ("modes", "channels"), [(["L", "1", "LA", "I;16"], 1), (["L", "RGB"], 3), (["P", "L"], 3)]
+)
+def test_channels(tmp_path: Path, modes: list[str], channels: int) -> None:
+    paths = [str(write(tmp_path / f"{number}.png", mode=mode)) for number, mode in enumerate(modes)]
+    assert survey(paths)[1] == channels
+    assert decode(paths, (8, 8), channels).shape == (len(modes), channels, 8, 8)
+
+
+def image_of(mode: str, color: object) -> Image.Image:
+    return Image.new(mode, (4, 4), color)  # type: ignore[arg-type]
+
+
+def palette_image(**info: object) -> Image.Image:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.info.update(info)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "expected"),
+    [
+        (image_of("RGB", (1, 2, 3)), "png", (1, 2, 3)),
+        (image_of("RGBA", (1, 2, 3, 255)), "png", (1, 2, 3)),
+        (image_of("RGBA", (1, 2, 3, 0)), "png", (255, 255, 255)),
+        (image_of("LA", (0, 0)), "png", (255, 255, 255)),
+        (palette_image(), "png", (10, 20, 30)),
+        (palette_image(transparency=1), "png", (255, 255, 255)),
+        (image_of("CMYK", (255, 0, 0, 0)), "tiff", (0, 255, 255)),
+        (image_of("1", 1), "png", (255, 255, 255)),
+        (image_of("L", 77), "webp", (77, 77, 77)),
+        (Image.fromarray(np.full((4, 4), 0x80FF, dtype=np.uint16)), "png", (128, 128, 128)),
+        (Image.fromarray(np.full((4, 4), 0x80FF, dtype=np.int32)), "tiff", (128, 128, 128)),
+    ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else None,
+)
+def test_every_kind_of_image_is_brought_to_eight_bits(
+    tmp_path: Path, image: Image.Image, kind: str, expected: tuple[int, int, int]
+) -> None:
+    path = tmp_path / f"image.{kind}"
+    image.save(path, **image.info)
+    assert np.abs(np.array(read_image(str(path), 3)).astype(int) - expected).max() <= 1
+    grey = np.array(read_image(str(path), 1))
+    assert grey.shape == (4, 4)
+    if len(set(expected)) == 1:
+        assert np.abs(grey.astype(int) - expected[0]).max() <= 1
+
+
+def test_orientation_of_the_camera_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (16, 8))
+    image.paste((255, 255, 255), (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter: what was left is above
+    path = str(tmp_path / "turned.jpg")
+    image.save(path, exif=exif)
+    assert survey([path])[0] == (16, 8)
+    pixels = decode([path], (16, 8), 1)[0, 0]
+    assert pixels[:7].min() > 200
+    assert pixels[9:].max() < 50
+
+
+def test_large_jpeg_is_decoded_smaller_but_never_too_small(tmp_path: Path) -> None:
+    path = write(tmp_path / "large.jpg", size=(640, 400))
+    assert read_image(str(path), 3, cover=32).size == (160, 100)
+    assert read_image(str(path), 3, cover=300).size == (640, 400)
+
+
+def test_folder_beyond_the_memory_limit_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path, {"ant": 5, "bee": 5})
+    assert not load_folder(tmp_path).streamed
+    monkeypatch.setattr(registry, "MEMORY_LIMIT", 10 * 3 * 8 * 8 - 1)
+    assert load_folder(tmp_path).streamed
+    with pytest.raises(DataError, match="--crop-padding is for data in memory"):
+        load_folder(tmp_path, crop_padding=1)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("size", [(16, 16), (12, 20)])
+def test_streamed_views_have_the_size_asked_for(mode: str, size: tuple[int, int]) -> None:
+    image = Image.new(mode, (2 * size[1], 2 * size[0]), 100)
+    for transform in (train_transform(size, flip=True), eval_transform(size)):
+        view = transform(image)
+        assert (view.height, view.width, view.mode) == (*size, mode)
+
+
+def test_test_view_is_the_centre_of_the_image() -> None:
+    pixels = np.zeros((256, 512), dtype=np.uint8)
+    pixels[16:240, 144:368] = 200
+    assert (np.array(eval_transform((224, 224))(Image.fromarray(pixels))) == 200).all()
+
+
+# What a user can get wrong: one line that names the place.
+
+
+def expect_error(root: Path, message: str, **fields: object) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        load_folder(root, **fields)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    expect_error(tmp_path / "nowhere", "cannot read the folder .*nowhere.*No such file.*--data must name")
+
+
+def test_file_instead_of_a_folder(tmp_path: Path) -> None:
+    expect_error(write(tmp_path / "image.png"), "cannot read the folder .*image.png.*--data must name")
+
+
+def test_folder_without_classes(tmp_path: Path) -> None:
+    write(tmp_path / "image.png")
+    expect_error(tmp_path, "has no class folders; two or more")
+
+
+def test_single_class(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"ant": 3})
+    expect_error(tmp_path, "only one class folder, 'ant'")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_class_without_images(tmp_path: Path, part: str) -> None:
+    for each in ("train", "test"):
+        write_classes(tmp_path / each, {"ant": 2, "bee": 2})
+    for image in (tmp_path / part / "bee").iterdir():
+        image.unlink()
+    expect_error(tmp_path, f"{part}.bee has no images")
+
+
+def test_class_that_only_the_test_images_have(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", {"ant": 2, "bee": 2})
+    write_classes(tmp_path / "test", {"ant": 2, "wasp": 2})
+    expect_error(tmp_path, r"test.wasp is a class that the training images lack.*\(known: ant, bee\)")
+
+
+def test_train_without_test(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", {"ant": 2, "bee": 2})
+    expect_error(tmp_path, "neither test/ nor val/")
+
+
+def test_class_of_one_image_in_one_tree(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"ant": 9, "bee": 1})
+    expect_error(tmp_path, "class 'bee' has 1 image")
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "float"])
+@pytest.mark.parametrize("workers", [None, 0, 1], ids=["memory", "streamed", "worker"])
+def test_unreadable_image_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, workers: int | None
+) -> None:
+    write_classes(tmp_path / "train", {"ant": 4, "bee": 4})
+    write_classes(tmp_path / "test", {"ant": 1, "bee": 1})
+    bad = tmp_path / "train" / "bee" / "3.png"
+    if damage == "text":
+        bad.write_text("not an image")
+    elif damage == "truncated":
+        noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(bad)
+        bad.write_bytes(bad.read_bytes()[:-60])
+    else:
+        bad.unlink()
+        bad = bad.with_suffix(".tiff")
+        Image.new("F", (8, 8)).save(bad)
+    if workers is None:
+        expect_error(tmp_path, "cannot read the image .*bee.3")
+        return
+    if damage == "text":
+        return  # the header tells before anything is streamed
+    monkeypatch.setattr(registry, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(registry, "STATISTICS_SAMPLE", 4)  # every other image: not the bad one
+    loader = load_folder(tmp_path, workers=workers, batch_size=2).train_loader(seed=0)
+    with pytest.raises(DataError, match="cannot read the image .*bee.3") as caught:
+        list(loader.epoch(0))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,243 @@
+"""The evaluation network: published sizes, auxiliary head, drop path, any genotype, any image size."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from conftest import random_genotype
+from torch import nn
+
+import genotypes
+from genotypes import ZOO, CellGenotype, Edge, Genotype, GenotypeError
+from nas.cost import count_parameters, network_cost
+from nas.network import DropPath, Network, NetworkConfig, _pool_to_2x2, from_darts_state_dict
+
+CIFAR = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
+IMAGENET = {"in_channels": 3, "image_size": (224, 224), "num_classes": 1000}
+IMAGENET_FORM = NetworkConfig(layers=14, init_channels=48, stem="imagenet")
+SMALL = NetworkConfig(layers=3, init_channels=4)
+
+
+def small(genotype: Genotype, config: NetworkConfig = SMALL, **shape: object) -> Network:
+    return Network(genotype, config, **{**CIFAR, **shape})  # type: ignore[arg-type]
+
+
+# Counted by the authors' code (auxiliary head apart).
+@pytest.mark.parametrize(
+    ("name", "params"), [("DARTS_V1", 3_169_414), ("DARTS_V2", 3_349_342), ("PC_DARTS_CIFAR", 3_634_678)]
+)
+def test_published_sizes_on_cifar(name: str, params: int) -> None:
+    assert network_cost(ZOO[name].genotype, NetworkConfig(), **CIFAR).params == params  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "params"), [("DARTS_V2", 4_718_752), ("PC_DARTS_IMAGENET", 5_342_464)])
+def test_published_sizes_on_imagenet(name: str, params: int) -> None:
+    assert network_cost(ZOO[name].genotype, IMAGENET_FORM, **IMAGENET).params == params  # type: ignore[arg-type]
+
+
+def test_published_multiply_adds() -> None:
+    cost = network_cost(ZOO["DARTS_V2"].genotype, NetworkConfig(), **CIFAR)  # type: ignore[arg-type]
+    assert cost.macs == 528_359_040
+    # 128 C + 2*128 + 4*128*768 + 2*768 + (768 + 1) * 10 with C = 4 * 144
+    assert cost.params_with_auxiliary - cost.params == 476_426
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_published_genotype_in_both_forms(name: str) -> None:
+    entry = ZOO[name]
+    if entry.dataset == "cifar10":
+        cost = network_cost(entry.genotype, NetworkConfig(), **CIFAR)  # type: ignore[arg-type]
+    else:
+        cost = network_cost(entry.genotype, IMAGENET_FORM, **IMAGENET)  # type: ignore[arg-type]
+    assert cost.params == entry.params
+
+
+def independent_macs(network: Network, x: torch.Tensor) -> int:
+    """Counted by hooks: output places x channels x inputs of each, and the linear layers."""
+    total = 0
+
+    def count(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            total += output.numel() * module.in_channels // module.groups * module.weight[0, 0].numel()
+        elif isinstance(module, nn.Linear):
+            total += output.numel() * module.in_features
+
+    for module in network.modules():
+        module.register_forward_hook(count)
+    network.eval()(x)
+    return total
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_multiply_adds_against_hooks(seed: int) -> None:
+    genotype = random_genotype(seed, edges=3)
+    shape = {"in_channels": 1, "image_size": (9, 11), "num_classes": 7}
+    network = Network(genotype, SMALL, **shape)  # type: ignore[arg-type]
+    cost = network_cost(genotype, SMALL, **shape)  # type: ignore[arg-type]
+    assert cost.macs == independent_macs(network, torch.randn(1, 1, 9, 11))
+    assert cost.params == sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_published_genotype_trains(name: str) -> None:
+    network = small(ZOO[name].genotype, NetworkConfig(layers=3, init_channels=4, auxiliary=True))
+    logits, auxiliary = network(torch.randn(2, 3, 32, 32))
+    (logits.sum() + auxiliary.sum()).backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+@pytest.mark.parametrize("edges", [1, 2, 3, 5])
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_any_number_of_edges_and_nodes(nodes: int, edges: int) -> None:
+    network = small(random_genotype(nodes + edges, nodes=nodes, edges=edges))
+    assert network(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+
+
+def test_cells_of_unlike_width_follow_each_other() -> None:
+    normal = CellGenotype(nodes=((Edge("skip_connect", 0),), (Edge("skip_connect", 1),)), concat=(2, 3))
+    reduce = CellGenotype(nodes=((Edge("max_pool_3x3", 0),),), concat=(2,))
+    assert small(Genotype(normal, reduce)).eval()(torch.randn(1, 3, 8, 8)).shape == (1, 10)
+
+
+def test_cell_against_the_sum_over_edges() -> None:
+    genotype = random_genotype(4, edges=3)
+    cell = small(genotype).double().eval().cells[0]
+    s0, s1 = torch.randn(2, 2, 12, 8, 8, dtype=torch.float64)
+    states = [cell.preprocess0(s0), cell.preprocess1(s1)]
+    index = 0
+    for node in genotype.normal.nodes:
+        total = torch.zeros_like(states[0])
+        for edge in node:
+            total = total + cell.edges[index](states[edge.source])
+            index += 1
+        states.append(total)
+    torch.testing.assert_close(cell(s0, s1, None), torch.cat(states[2:], dim=1))
+
+
+def test_a_faulty_genotype_is_refused_with_its_path() -> None:
+    cell = CellGenotype(nodes=((Edge("sep", 0),),), concat=(2,))
+    with pytest.raises(GenotypeError, match=re.escape("$.normal.nodes[0][0].operation")):
+        small(Genotype(cell, cell))
+
+
+# --- auxiliary head ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 13), (16, 16), (28, 28), (32, 32), (64, 48)])
+def test_the_auxiliary_head_fires_at_any_size(size: tuple[int, int]) -> None:
+    network = small(
+        ZOO["DARTS_V2"].genotype,
+        NetworkConfig(layers=6, init_channels=4, stem="cifar", auxiliary=True),
+        image_size=size,
+    )
+    logits, auxiliary = network(torch.randn(3, 3, *size))
+    assert auxiliary.shape == logits.shape == (3, 10)
+    auxiliary.square().sum().backward()
+    assert network.auxiliary_head is not None
+    for parameter in network.auxiliary_head.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() > 0
+    # It stands after the cell at 2/3 of the depth: cells behind it see nothing of its loss.
+    assert network.cells[4].preprocess1.op[1].weight.grad.abs().max() > 0
+    assert network.cells[5].preprocess1.op[1].weight.grad is None
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+def test_the_auxiliary_head_fires_after_the_imagenet_stem(size: int) -> None:
+    config = NetworkConfig(layers=3, init_channels=4, stem="imagenet", auxiliary=True)
+    _, auxiliary = small(ZOO["DARTS_V1"].genotype, config)(torch.randn(2, 3, size, size))
+    assert auxiliary.shape == (2, 10)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(8, 3), (7, 2)])
+def test_the_auxiliary_pooling_is_darts_at_its_sizes(side: int, stride: int) -> None:
+    x = torch.randn(2, 3, side, side)
+    torch.testing.assert_close(_pool_to_2x2(x), nn.functional.avg_pool2d(x, 5, stride))
+
+
+@pytest.mark.parametrize("side", range(1, 30))
+def test_the_auxiliary_pooling_gives_2x2_and_reaches_both_borders(side: int) -> None:
+    x = torch.zeros(1, 1, side, side)
+    x[..., 0, 0] = x[..., -1, -1] = 1.0
+    pooled = _pool_to_2x2(x)
+    assert pooled.shape == (1, 1, 2, 2)
+    assert pooled[0, 0, 0, 0] > 0
+    assert pooled[0, 0, 1, 1] > 0
+
+
+def test_no_auxiliary_output_in_evaluation() -> None:
+    network = small(ZOO["DARTS_V2"].genotype, NetworkConfig(layers=3, init_channels=4, auxiliary=True))
+    assert network.eval()(torch.randn(1, 3, 32, 32)).shape == (1, 10)
+    assert count_parameters(network) < count_parameters(network, auxiliary=True)
+
+
+# --- drop path --------------------------------------------------------------------------------------------
+
+
+def test_drop_path_drops_samples_and_keeps_the_mean() -> None:
+    x = torch.ones(20_000, 2, 1, 1)
+    y = DropPath()(x, torch.tensor(0.2))
+    assert set(y.unique().tolist()) == {0.0, 1.25}
+    assert torch.equal(y[:, 0], y[:, 1])
+    # The mean of n samples has the standard deviation sqrt(p / (1 - p) / n) = 0.0035.
+    assert y.mean().item() == pytest.approx(1, abs=0.015)
+
+
+def test_drop_path_is_scheduled_and_rests_in_evaluation() -> None:
+    config = NetworkConfig(layers=2, init_channels=4, drop_path_prob=0.5)
+    network = small(random_genotype(1), config)
+    assert network.drop_path_prob == 0
+    network.schedule_drop_path(0.5)
+    assert network.drop_path_prob == 0.25
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(network.eval()(x), network(x))
+    assert "drop_path_prob" not in network.state_dict()
+
+
+def test_identities_are_never_dropped() -> None:
+    edges = (Edge("skip_connect", 0), Edge("neg_skip_connect", 1), Edge("sep_conv_3x3", 1))
+    cell = CellGenotype(nodes=(edges,), concat=(2,))
+    network = small(Genotype(cell, cell), NetworkConfig(layers=3, init_channels=4, drop_path_prob=0.1))
+    assert network.cells[0].drops == [False, False, True]
+    assert network.cells[1].drops == [True, True, True]  # at stride 2 they are operations like any other
+
+
+# --- DARTS's weights --------------------------------------------------------------------------------------
+
+
+def as_darts_names(network: Network) -> dict[str, torch.Tensor]:
+    """The names DARTS's own modules give to the same weights."""
+    named = {}
+    for name, value in network.state_dict().items():
+        name = (
+            name.replace(".edges.", "._ops.").removeprefix("stem.")
+            if "stem.stem" in name
+            else name.replace(".edges.", "._ops.")
+        )
+        if match := re.match(r"auxiliary_head\.features\.(\d)\.(.*)", name):
+            name = f"auxiliary_head.features.{int(match[1]) + 2}.{match[2]}"
+        named[name] = value
+    return named
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+@pytest.mark.parametrize("auxiliary", [True, False])
+def test_weights_of_darts_code_load(stem: str, auxiliary: bool) -> None:
+    genotype = ZOO["DARTS_V2"].genotype
+    full = NetworkConfig(layers=3, init_channels=4, stem=stem, auxiliary=True)  # type: ignore[arg-type]
+    trained = small(genotype, full).eval()
+    theirs = as_darts_names(trained)
+    assert "cells.0._ops.0.op.1.weight" in theirs
+    assert "auxiliary_head.features.2.weight" in theirs
+    assert ("stem.0.weight" if stem == "cifar" else "stem0.0.weight") in theirs
+    ours = small(genotype, NetworkConfig(layers=3, init_channels=4, stem=stem, auxiliary=auxiliary)).eval()  # type: ignore[arg-type]
+    ours.load_state_dict(from_darts_state_dict(theirs, ours))
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(ours(x), trained(x))
+
+
+def test_names_of_published_genotypes_resolve() -> None:
+    assert genotypes.resolve("DARTS_V2") == ZOO["DARTS_V2"].genotype
