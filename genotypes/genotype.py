@@ -97,9 +97,7 @@ def from_json(text: str, where: str = "<text>") -> Genotype:
     """
     header = _decode(text, _Header, "$", where)
     if header.format != FORMAT:
-        _fail(
-            where, "$.format", f"must be {FORMAT!r}, is {_show(header.format)}; is this another kind of file?"
-        )
+        _fail(where, "$.format", f"must be {FORMAT!r}, is {_show(header.format)}; is this another kind of file?")
     if header.version != VERSION:
         _fail(where, "$.version", f"{_show(header.version)} is unknown; this release reads version {VERSION}")
     document = _decode(text, _Document, "$", where)

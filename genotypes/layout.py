@@ -81,9 +81,7 @@ def _state_width(index: int, nodes: int) -> float:
     return STATE_HEIGHT if 2 <= index < nodes + 2 else 1.5 * STATE_HEIGHT
 
 
-def _graph(
-    cell: CellGenotype, labels: dict[str, str], operation_width: float
-) -> tuple[list[list[Item]], list[Link]]:
+def _graph(cell: CellGenotype, labels: dict[str, str], operation_width: float) -> tuple[list[list[Item]], list[Link]]:
     count = len(cell.nodes)
     depths = [0, 0]
     for node in cell.nodes:
@@ -183,10 +181,7 @@ def _swap_neighbours(layers: list[list[Item]]) -> None:
 def _pair_crossings(upper: Item, lower: Item, sides: list[dict[Item, int]]) -> int:
     pairs = [(upper.sources, lower.sources), (upper.targets, lower.targets)]
     return sum(
-        side[a] > side[b]
-        for side, (above, below) in zip(sides, pairs, strict=False)
-        for a in above
-        for b in below
+        side[a] > side[b] for side, (above, below) in zip(sides, pairs, strict=False) for a in above for b in below
     )
 
 

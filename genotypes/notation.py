@@ -108,9 +108,7 @@ def _cell(edges: ast.expr, concat: ast.expr, where: str) -> CellGenotype:
     outputs = _concat(concat, where)
     items = _items(edges, where)
     if items and all(_is_node(item) for item in items):
-        nodes: Nodes | None = tuple(
-            tuple(_edge(edge, where) for edge in _items(item, where)) for item in items
-        )
+        nodes: Nodes | None = tuple(tuple(_edge(edge, where) for edge in _items(item, where)) for item in items)
     else:
         nodes = _cut(tuple(_edge(item, where) for item in items), outputs)
     if nodes is None:

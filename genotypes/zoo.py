@@ -61,13 +61,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Genotype:
     raise GenotypeError(f"no such file, and {unknown_name('architecture', text, ZOO)}")
 
 
-_NASNET = (
-    "Zoph, Vasudevan, Shlens, Le: Learning Transferable Architectures for Scalable Image Recognition, "
-    "CVPR 2018"
-)
-_AMOEBANET = (
-    "Real, Aggarwal, Huang, Le: Regularized Evolution for Image Classifier Architecture Search, AAAI 2019"
-)
+_NASNET = "Zoph, Vasudevan, Shlens, Le: Learning Transferable Architectures for Scalable Image Recognition, CVPR 2018"
+_AMOEBANET = "Real, Aggarwal, Huang, Le: Regularized Evolution for Image Classifier Architecture Search, AAAI 2019"
 _DARTS = "Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019"
 _SNAS = "Xie, Zheng, Liu, Lin: SNAS: Stochastic Neural Architecture Search, ICLR 2019"
 _GDAS = "Dong, Yang: Searching for a Robust Neural Architecture in Four GPU Hours, CVPR 2019"

@@ -152,9 +152,7 @@ class Bilevel:
         gradient = self._gradient(loss, *virtual.values())
         direct, v = gradient[: len(self.architecture)], gradient[len(self.architecture) :]
         if exact:
-            implicit = torch.autograd.grad(
-                train_gradient, self.architecture, grad_outputs=v, materialize_grads=True
-            )
+            implicit = torch.autograd.grad(train_gradient, self.architecture, grad_outputs=v, materialize_grads=True)
         else:
             implicit = self._finite_difference_product(train, v)
         return loss, logits, tuple(d - rate * i for d, i in zip(direct, implicit, strict=True))

@@ -40,7 +40,5 @@ def load(directory: Path) -> dict[str, Any] | None:
         except Exception as error:  # torch raises many kinds for a damaged file
             failures.append(f"{path}: {type(error).__name__}")
     if failures:
-        raise ValueError(
-            f"no checkpoint can be read ({'; '.join(failures)}); start anew with another --run-dir"
-        )
+        raise ValueError(f"no checkpoint can be read ({'; '.join(failures)}); start anew with another --run-dir")
     return None

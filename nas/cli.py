@@ -97,7 +97,4 @@ def _one_line(box: str) -> str:
     parts = [part.strip() for part in re.split(r"─{3,}", " ".join(line for line in lines if line))]
     told = [part for part in parts[1:] if part and not part.startswith("For full helptext")]
     # The title of the box repeats in words what the first part says.
-    return (
-        "; ".join(told[1:] if len(told) > 1 and told[0].istitle() else told)
-        or "the command line is not valid"
-    )
+    return "; ".join(told[1:] if len(told) > 1 and told[0].istitle() else told) or "the command line is not valid"

@@ -27,9 +27,7 @@ class Cost:
 def count_parameters(module: nn.Module, *, auxiliary: bool = False) -> int:
     """The number of weights; those of an auxiliary head only where asked for."""
     return sum(
-        p.numel()
-        for name, p in module.named_parameters()
-        if auxiliary or not name.startswith("auxiliary_head.")
+        p.numel() for name, p in module.named_parameters() if auxiliary or not name.startswith("auxiliary_head.")
     )
 
 
@@ -60,9 +58,7 @@ def network_cost(
         layers=config.layers, init_channels=config.init_channels, stem=config.stem, auxiliary=True
     )
     with torch.device("meta"):
-        network = Network(
-            genotype, auxiliary, in_channels=in_channels, image_size=image_size, num_classes=num_classes
-        )
+        network = Network(genotype, auxiliary, in_channels=in_channels, image_size=image_size, num_classes=num_classes)
     return Cost(
         params=count_parameters(network),
         macs=count_macs(network, in_channels, image_size),

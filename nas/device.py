@@ -22,9 +22,7 @@ def resolve_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device {name!r} cannot be used here ({reason}); --device cpu always works"
-        ) from error
+        raise ValueError(f"device {name!r} cannot be used here ({reason}); --device cpu always works") from error
     return device
 
 

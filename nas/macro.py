@@ -75,9 +75,7 @@ def resolve_stem(stem: StemName, image_size: tuple[int, int]) -> Literal["cifar"
     return "imagenet" if min(image_size) >= IMAGENET_STEM_FROM else "cifar"
 
 
-def build_stem(
-    stem: Literal["cifar", "imagenet"], in_channels: int, channels: int
-) -> CifarStem | ImageNetStem:
+def build_stem(stem: Literal["cifar", "imagenet"], in_channels: int, channels: int) -> CifarStem | ImageNetStem:
     """The stem for images of `in_channels` and first cells of `channels` channels."""
     return (ImageNetStem if stem == "imagenet" else CifarStem)(in_channels, channels)
 

@@ -97,15 +97,11 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if any(self.path.iterdir()):
-                raise UsageError(
-                    f"{self.path} is not empty; choose another --run-dir, or go on with it by --resume"
-                )
+                raise UsageError(f"{self.path} is not empty; choose another --run-dir, or go on with it by --resume")
             self.write_json("config.json", described)
             self.write_json("env.json", environment.describe(device))
         except OSError as error:
-            raise UsageError(
-                f"{self.path} cannot be written ({error.strerror}); choose another --run-dir"
-            ) from error
+            raise UsageError(f"{self.path} cannot be written ({error.strerror}); choose another --run-dir") from error
 
     def _check_same(self, described: dict[str, Any]) -> None:
         saved = read_config(self.path)
@@ -196,7 +192,7 @@ class Run:
     def epochs(self, total: int) -> Iterator[int]:
         """The epochs that are left of `total`, with a checkpoint after each."""
         self._total = total
-        for self.epoch in range(self.epoch, total):
+        while self.epoch < total:
             yield self.epoch
             self.epoch, self.step = self.epoch + 1, 0
             self.save()

@@ -151,7 +151,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
                 "arch_accuracy": valid_meter.accuracy,
                 "valid_loss": held_out_meter.loss,
                 "valid_accuracy": held_out_meter.accuracy,
-                "learning_rate": schedule.get_last_lr()[0],
+                "learning_rate": bilevel.weight_optimizer.param_groups[0]["lr"],
             }
             _report_epoch(run, space, metrics)
             schedule.step()
@@ -162,9 +162,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
 
 def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> tuple[Loader, Loader, Loader]:
     """Batches for the weights, for the architecture, and the latter's images as they are, to measure on."""
-    weights_half, architecture_half = images.search_split(
-        seed=config.seed, train_portion=config.train_portion
-    )
+    weights_half, architecture_half = images.search_split(seed=config.seed, train_portion=config.train_portion)
     return (
         images.train_loader(seed=config.seed, indices=weights_half, device=device),
         # Another seed: both halves must not be cropped and flipped by the same random numbers.

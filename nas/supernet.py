@@ -37,10 +37,7 @@ class MixedOperation(nn.Module):
         self.candidates = nn.ModuleList(_candidate(name, channels, stride) for name in operations)
 
     def forward(self, x: Tensor, weights_O: Tensor) -> Tensor:
-        outputs = (
-            weight * candidate(x)
-            for weight, candidate in zip(weights_O.unbind(), self.candidates, strict=True)
-        )
+        outputs = (weight * candidate(x) for weight, candidate in zip(weights_O.unbind(), self.candidates, strict=True))
         total = next(outputs)
         for output in outputs:
             total = total + output
@@ -57,14 +54,15 @@ def _candidate(name: str, channels: int, stride: int) -> nn.Module:
 class SearchCell(nn.Module):
     """A cell of mixed operations; (N, nodes * C, H, W), half the size for a reduction cell."""
 
+    kind: Kind
+
     def __init__(self, topology: Topology, operations: Sequence[str], plan: CellPlan) -> None:
         super().__init__()
         self.topology = topology
         self.kind = plan.kind
         self.preprocess0, self.preprocess1 = build_preprocessing(plan, affine=False)
         self.edges = nn.ModuleList(
-            MixedOperation(operations, plan.channels, edge_stride(plan, source))
-            for source, _ in topology.edges
+            MixedOperation(operations, plan.channels, edge_stride(plan, source)) for source, _ in topology.edges
         )
 
     def forward(self, s0: Tensor, s1: Tensor, weights_EO: Tensor) -> Tensor:
@@ -72,8 +70,7 @@ class SearchCell(nn.Module):
         weights = weights_EO.unbind()
         for target in range(2, 2 + self.topology.nodes):
             arriving = [
-                self.edges[e](states[self.topology.edges[e][0]], weights[e])
-                for e in self.topology.entering(target)
+                self.edges[e](states[self.topology.edges[e][0]], weights[e]) for e in self.topology.entering(target)
             ]
             states.append(sum(arriving[1:], start=arriving[0]))
         return torch.cat(states[2:], dim=1)
@@ -116,5 +113,6 @@ class Supernet(nn.Module):
     def forward(self, x: Tensor, mixing: Mapping[Kind, Tensor]) -> Tensor:
         s0, s1 = self.stem(x)
         for cell in self.cells:
+            assert isinstance(cell, SearchCell)
             s0, s1 = s1, cell(s0, s1, mixing[cell.kind])
         return self.classifier(self.global_pooling(s1).flatten(1))

@@ -160,7 +160,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 train_meter.update(loss, logits, y)
             measure(network, run.interruptible(test_loader.epoch(epoch)), test_meter, config.precision)
             best.accuracy = max(best.accuracy, test_meter.accuracy)
-            _report_epoch(run, train_meter, test_meter, schedule.get_last_lr()[0])
+            _report_epoch(run, train_meter, test_meter, optimizer.param_groups[0]["lr"])
             schedule.step()
             train_meter.reset()
         return _finish(run, config, network, images, genotype, searched, test_meter, best)
@@ -209,9 +209,7 @@ def _shape(images: ImageData) -> dict[str, Any]:
 def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
     if config.schedule == "exponential":
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, config.gamma)
-    return torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, config.epochs, eta_min=config.learning_rate_min
-    )
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs, eta_min=config.learning_rate_min)
 
 
 def _training_loss(
@@ -226,9 +224,7 @@ def _training_loss(
 
 
 @torch.no_grad()
-def measure(
-    network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], meter: Meter, precision: Precision
-) -> None:
+def measure(network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], meter: Meter, precision: Precision) -> None:
     """Fills `meter` with the network's cross entropy and accuracies on the batches."""
     network.eval()
     meter.reset()

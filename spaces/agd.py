@@ -23,6 +23,8 @@ class AGDSpace(SearchSpace):
         beta: logits of the edges, (E,) for each cell kind.
     """
 
+    _same_target: Tensor
+
     def __init__(self, *, nodes: int = 4, operations: Sequence[str] = ()) -> None:
         super().__init__(nodes=nodes, operations=operations)
         targets = torch.tensor([target for _, target in self.topology.edges])

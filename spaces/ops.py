@@ -71,9 +71,7 @@ def build_operation(name: str, channels: int, stride: int, affine: bool = True) 
 class ReLUConvBN(nn.Module):
     """ReLU - convolution - BatchNorm."""
 
-    def __init__(
-        self, c_in: int, c_out: int, kernel: int, stride: int, padding: int, affine: bool = True
-    ) -> None:
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, padding: int, affine: bool = True) -> None:
         super().__init__()
         self.op = nn.Sequential(
             nn.ReLU(),
@@ -155,9 +153,7 @@ class SepConv(nn.Module):
         return self.op(x)
 
 
-def _depthwise_separable(
-    channels: int, kernel: int, stride: int, dilation: int, affine: bool
-) -> list[nn.Module]:
+def _depthwise_separable(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
     padding = dilation * (kernel - 1) // 2
     return [
         nn.ReLU(),

@@ -72,9 +72,7 @@ def get(name: str) -> type[SearchSpace]:
         return _checked(point.load(), name)
     close = difflib.get_close_matches(name, names(), n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise ValueError(
-        f'unknown search space {name!r}; {hint}known: {", ".join(names())}, or "package.module:Class"'
-    )
+    raise ValueError(f'unknown search space {name!r}; {hint}known: {", ".join(names())}, or "package.module:Class"')
 
 
 def build(config: SpaceConfig, *, seed: int = 0) -> SearchSpace:

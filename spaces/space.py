@@ -114,8 +114,7 @@ class SearchSpace(nn.Module):
         init = init or self.initializations[0]
         if init not in self.initializations:
             raise ValueError(
-                f"{type(self).__name__} has no initialization {init!r}; it has: "
-                f"{', '.join(self.initializations)}"
+                f"{type(self).__name__} has no initialization {init!r}; it has: {', '.join(self.initializations)}"
             )
         self._initialize(init, gap, generator)
 
@@ -165,9 +164,7 @@ class SearchSpace(nn.Module):
 
 def fully_connected(nodes: int) -> list[tuple[int, int]]:
     """DARTS's edges: every earlier node feeds every later one."""
-    return [
-        (source, target) for target in range(CELL_INPUTS, CELL_INPUTS + nodes) for source in range(target)
-    ]
+    return [(source, target) for target in range(CELL_INPUTS, CELL_INPUTS + nodes) for source in range(target)]
 
 
 def _checked_operations(names: Sequence[str]) -> tuple[str, ...]:

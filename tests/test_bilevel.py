@@ -229,9 +229,7 @@ def test_bf16_steps_keep_weights_in_float32() -> None:
     bilevel.weight_step(data)
     assert logits.dtype == torch.bfloat16
     assert loss.isfinite()
-    assert all(
-        w.dtype == w.grad.dtype == torch.float32 for w in bilevel.weights.values() if w.grad is not None
-    )
+    assert all(w.dtype == w.grad.dtype == torch.float32 for w in bilevel.weights.values() if w.grad is not None)
 
 
 def test_frozen_statistics_still_normalize_by_the_batch() -> None:

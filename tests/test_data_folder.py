@@ -15,10 +15,10 @@ from nas.data.stream import eval_transform, train_transform
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
 
-def write(path: Path, *, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:
+def write(path: Path, *, size: tuple[int, int] = (8, 8), mode: str = "RGB", color: int = 100) -> Path:
     """Write an image of the given width and height."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, 100).save(path)
+    Image.new(mode, size, color).save(path)
     return path
 
 
@@ -52,9 +52,8 @@ def test_test_folder_without_labels_is_passed_over_for_val(tmp_path: Path) -> No
 
 def test_one_tree_is_split_by_its_own_seed(tmp_path: Path) -> None:
     for number in range(20):
-        # The size tells the images apart after they are read.
-        write(tmp_path / ("ant" if number < 10 else "bee") / f"{number:02}.png", size=(8, 8))
-        Image.new("L", (8, 8), number).save(tmp_path / ("ant" if number < 10 else "bee") / f"{number:02}.png")
+        # The grey level tells the images apart.
+        write(tmp_path / ("ant" if number < 10 else "bee") / f"{number:02}.png", mode="L", color=number)
 
     def test_images(**fields: object) -> list[int]:
         data = load_folder(tmp_path, **fields)
@@ -104,15 +103,13 @@ def test_image_size_overrides(tmp_path: Path) -> None:
 
 
 def test_larger_image_is_scaled_and_its_centre_kept(tmp_path: Path) -> None:
-    pixels = np.zeros((8, 24), dtype=np.uint8)
-    pixels[:, 8:16] = 200
+    pixels = np.zeros((16, 48), dtype=np.uint8)
+    pixels[:, 14:34] = 200  # the middle 16 columns, and two more on either side for the scaling to blend in
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    assert (decode([str(tmp_path / "wide.png")], (4, 4), 1) == 200).all()
+    assert (decode([str(tmp_path / "wide.png")], (8, 8), 1) == 200).all()
 
 
-@pytest.mark.parametrize(
-    ("modes", "channels"), [(["L", "1", "LA", "I;16"], 1), (["L", "RGB"], 3), (["P", "L"], 3)]
-)
+@pytest.mark.parametrize(("modes", "channels"), [(["L", "1", "LA", "I;16"], 1), (["L", "RGB"], 3), (["P", "L"], 3)])
 def test_channels(tmp_path: Path, modes: list[str], channels: int) -> None:
     paths = [str(write(tmp_path / f"{number}.png", mode=mode)) for number, mode in enumerate(modes)]
     assert survey(paths)[1] == channels
@@ -151,7 +148,7 @@ def test_every_kind_of_image_is_brought_to_eight_bits(
     tmp_path: Path, image: Image.Image, kind: str, expected: tuple[int, int, int]
 ) -> None:
     path = tmp_path / f"image.{kind}"
-    image.save(path, **image.info)
+    image.save(path, **image.info)  # type: ignore[arg-type]
     assert np.abs(np.array(read_image(str(path), 3)).astype(int) - expected).max() <= 1
     grey = np.array(read_image(str(path), 1))
     assert grey.shape == (4, 4)
@@ -254,11 +251,14 @@ def test_class_of_one_image_in_one_tree(tmp_path: Path) -> None:
     expect_error(tmp_path, "class 'bee' has 1 image")
 
 
-@pytest.mark.parametrize("damage", ["text", "truncated", "float"])
-@pytest.mark.parametrize("workers", [None, 0, 1], ids=["memory", "streamed", "worker"])
+@pytest.mark.parametrize(
+    ("damage", "workers"),
+    [("text", None), ("truncated", None), ("float", None), ("truncated", 0), ("truncated", 1)],
+)
 def test_unreadable_image_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, workers: int | None
 ) -> None:
+    """In memory (`workers` is None) and streamed."""
     write_classes(tmp_path / "train", {"ant": 4, "bee": 4})
     write_classes(tmp_path / "test", {"ant": 1, "bee": 1})
     bad = tmp_path / "train" / "bee" / "3.png"
@@ -275,11 +275,14 @@ def test_unreadable_image_is_named(
     if workers is None:
         expect_error(tmp_path, "cannot read the image .*bee.3")
         return
-    if damage == "text":
-        return  # the header tells before anything is streamed
     monkeypatch.setattr(registry, "MEMORY_LIMIT", 0)
     monkeypatch.setattr(registry, "STATISTICS_SAMPLE", 4)  # every other image: not the bad one
     loader = load_folder(tmp_path, workers=workers, batch_size=2).train_loader(seed=0)
-    with pytest.raises(DataError, match="cannot read the image .*bee.3") as caught:
+    message = ""
+    # Not pytest.raises, which would keep the loader and its workers alive with the error.
+    try:
         list(loader.epoch(0))
-    assert "\n" not in str(caught.value)
+    except DataError as error:
+        message = str(error)
+    assert message.startswith(f"cannot read the image {bad}")
+    assert "\n" not in message

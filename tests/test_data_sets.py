@@ -3,7 +3,7 @@
 import dataclasses
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from nas.data import datasets as registry
 
 def test_unknown_data_set_lists_what_there_is() -> None:
     with pytest.raises(
-        DataError, match="no data set 'cifr10'; did you mean cifar10.*digits, cifar10, cifar100, imagenet"
+        DataError, match=r"no data set 'cifr10'; did you mean cifar10.*digits, cifar10, cifar100, imagenet"
     ):
         load(DataConfig(dataset="cifr10"))
 
@@ -127,10 +127,10 @@ def test_imagenet_is_streamed_from_train_and_val(tmp_path: Path) -> None:
 def tiny(source: type[CIFAR10]) -> type[CIFAR10]:
     """Return the data set with few images and without checksums."""
 
-    class Tiny(source):  # type: ignore[misc, valid-type]
-        train_list = [["train_file", None]]
-        test_list = [["test_file", None]]
-        meta = {"filename": "meta_file", "key": source.meta["key"], "md5": None}
+    class Tiny(source):
+        train_list: ClassVar = [["train_file", None]]
+        test_list: ClassVar = [["test_file", None]]
+        meta: ClassVar = {"filename": "meta_file", "key": source.meta["key"], "md5": None}
 
         def download(self) -> None:
             write_tiny(source, Path(self.root))
@@ -173,7 +173,7 @@ def test_cifar(cifar: str, tmp_path: Path) -> None:
 
 
 def test_cifar_that_is_not_there(cifar: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not in .*; pass --download") as caught:
+    with pytest.raises(DataError, match=r"is not in .*; pass --download") as caught:
         load(DataConfig(dataset=cifar, data=str(tmp_path)))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -182,9 +182,7 @@ def test_cifar_that_is_not_there(cifar: str, tmp_path: Path) -> None:
 def test_download_leaves_the_data_set_and_nothing_else(cifar: str, tmp_path: Path) -> None:
     config = DataConfig(dataset=cifar, data=str(tmp_path / "data"), download=True)
     load(dataclasses.replace(config, batch_size=2))
-    assert [entry.name for entry in (tmp_path / "data").iterdir()] == [
-        getattr(registry, cifar.upper()).base_folder
-    ]
+    assert [entry.name for entry in (tmp_path / "data").iterdir()] == [getattr(registry, cifar.upper()).base_folder]
 
 
 def test_failed_download_leaves_nothing_half_written(

@@ -25,8 +25,7 @@ def wide_cell(edges: int) -> CellGenotype:
 
 HEAVY_BALL = CellGenotype(
     nodes=tuple(
-        (Edge("sep_conv_3x3", i - 1), Edge("skip_connect", i - 1), Edge("neg_skip_connect", i - 2))
-        for i in range(2, 6)
+        (Edge("sep_conv_3x3", i - 1), Edge("skip_connect", i - 1), Edge("neg_skip_connect", i - 2)) for i in range(2, 6)
     ),
     concat=(2, 3, 4, 5),
 )

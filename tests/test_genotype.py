@@ -179,9 +179,7 @@ def test_files_round_trip_in_both_notations(tmp_path: Path) -> None:
     assert load(tmp_path / "genotype.txt") == EXAMPLE
 
 
-def test_a_failed_save_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "genotype.json"
     save(EXAMPLE, path)
 
@@ -206,9 +204,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(
         (b" " * 4_000_001, "more than 4000000 bytes"),
     ],
 )
-def test_faulty_files_are_reported_with_their_path(
-    content: bytes | None, message: str, tmp_path: Path
-) -> None:
+def test_faulty_files_are_reported_with_their_path(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "faulty.json"
     if content is not None:
         path.write_bytes(content)
@@ -228,9 +224,7 @@ def test_a_declared_operation_can_be_used(monkeypatch: pytest.MonkeyPatch) -> No
         declare_operation("declared", "again")
 
 
-@pytest.mark.parametrize(
-    ("name", "label"), [("", "x"), ("a\nb", "x"), ("é", "x"), ("a" * 41, "x"), ("a", "")]
-)
+@pytest.mark.parametrize(("name", "label"), [("", "x"), ("a\nb", "x"), ("é", "x"), ("a" * 41, "x"), ("a", "")])
 def test_unusable_operations_are_refused(name: str, label: str) -> None:
     with pytest.raises(ValueError, match="must be"):
         declare_operation(name, label)

@@ -212,11 +212,7 @@ def as_darts_names(network: Network) -> dict[str, torch.Tensor]:
     """The names DARTS's own modules give to the same weights."""
     named = {}
     for name, value in network.state_dict().items():
-        name = (
-            name.replace(".edges.", "._ops.").removeprefix("stem.")
-            if "stem.stem" in name
-            else name.replace(".edges.", "._ops.")
-        )
+        name = name.replace(".edges.", "._ops.").replace("stem.stem", "stem")
         if match := re.match(r"auxiliary_head\.features\.(\d)\.(.*)", name):
             name = f"auxiliary_head.features.{int(match[1]) + 2}.{match[2]}"
         named[name] = value

@@ -141,9 +141,7 @@ def test_any_text_gives_a_genotype_error(text: str) -> None:
 def test_any_change_to_a_text_gives_a_genotype_or_a_genotype_error(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(DARTS)))
     end = data.draw(st.integers(start, min(len(DARTS), start + 20)))
-    part = data.draw(
-        st.sampled_from(["", "(", "]", ",", "0", "'", "#", "=", "-", "*", "range(2, 5)"]) | st.text()
-    )
+    part = data.draw(st.sampled_from(["", "(", "]", ",", "0", "'", "#", "=", "-", "*", "range(2, 5)"]) | st.text())
     try:
         genotype = from_text(DARTS[:start] + part + DARTS[end:])
     except GenotypeError:

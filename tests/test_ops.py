@@ -52,9 +52,7 @@ def test_parameters(name: str) -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_affine_reaches_every_batchnorm(name: str, stride: int) -> None:
     for affine in (True, False):
-        norms = [
-            m for m in build_operation(name, 4, stride, affine).modules() if isinstance(m, nn.BatchNorm2d)
-        ]
+        norms = [m for m in build_operation(name, 4, stride, affine).modules() if isinstance(m, nn.BatchNorm2d)]
         assert all(m.affine is affine for m in norms)
 
 

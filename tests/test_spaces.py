@@ -296,9 +296,7 @@ def test_known_spaces() -> None:
 
 
 def test_unknown_space_lists_what_exists() -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown search space 'dart'; did you mean 'darts'\? known: agd, darts, hb"
-    ):
+    with pytest.raises(ValueError, match=r"unknown search space 'dart'; did you mean 'darts'\? known: agd, darts, hb"):
         spaces.get("dart")
 
 

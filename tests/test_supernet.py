@@ -42,9 +42,9 @@ def test_size_of_the_published_supernet() -> None:
 
 def test_reductions_at_one_and_two_thirds() -> None:
     _, supernet = build("darts", channels=2, layers=8)
-    assert [cell.kind for cell in supernet.cells] == ["normal"] * 2 + ["reduce"] + ["normal"] * 2 + [
-        "reduce"
-    ] + ["normal"] * 2
+    assert [cell.kind for cell in supernet.cells] == ["normal"] * 2 + ["reduce"] + ["normal"] * 2 + ["reduce"] + [
+        "normal"
+    ] * 2
 
 
 def test_batchnorms_of_the_cells_are_not_affine() -> None:
@@ -85,9 +85,8 @@ def test_cell_against_the_formula(name: str, layer: int) -> None:
     space, supernet = build(name, channels=4, layers=3, image_size=(8, 8))
     cell = supernet.double().cells[layer]
     weights = space.double().mixing_weights(cell.kind)
-    s0, s1 = torch.randn(2, 2, 12 if layer == 0 else 12, 8, 8, dtype=torch.float64)
-    if layer == 1:
-        s1 = torch.randn(2, 16, 8, 8, dtype=torch.float64)
+    s0 = torch.randn(2, 12, 8, 8, dtype=torch.float64)
+    s1 = torch.randn(2, 12 if layer == 0 else 16, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(cell(s0, s1, weights), independent_cell(cell, s0, s1, weights))
 
 

@@ -97,9 +97,7 @@ def test_known_counts() -> None:
 
 
 def test_an_unknown_name_lists_what_exists() -> None:
-    with pytest.raises(
-        GenotypeError, match=r"unknown architecture 'DARTS_V3'; did you mean DARTS_V2"
-    ) as caught:
+    with pytest.raises(GenotypeError, match=r"unknown architecture 'DARTS_V3'; did you mean DARTS_V2") as caught:
         get("DARTS_V3")
     assert all(name in str(caught.value) for name in ZOO)
 
@@ -114,9 +112,7 @@ def test_resolve_reads_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["no/such.json", "", "\x00", "x" * 5000, "pdarts"])
 def test_resolve_says_that_it_is_neither_name_nor_file(text: str) -> None:
-    with pytest.raises(
-        GenotypeError, match=r"no such file, and unknown architecture .* known: NASNet, "
-    ) as caught:
+    with pytest.raises(GenotypeError, match=r"no such file, and unknown architecture .* known: NASNet, ") as caught:
         resolve(text)
     assert len(str(caught.value)) < 600
 
