@@ -38,7 +38,14 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def build(kind: str, image_folder: Path, monkeypatch: pytest.MonkeyPatch, *, workers: int = 0) -> ImageData:
+def build(
+    kind: str,
+    image_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    workers: int = 0,
+    cutout: bool = True,
+) -> ImageData:
     """Return 21 training and 6 test images of three classes."""
     if kind == "memory":
         return load(
@@ -49,11 +56,11 @@ def build(kind: str, image_folder: Path, monkeypatch: pytest.MonkeyPatch, *, wor
                 fake_classes=3,
                 image_size=8,
                 batch_size=4,
-                cutout=True,
+                cutout=cutout,
             )
         )
     monkeypatch.setattr(registry, "MEMORY_LIMIT", 0)
-    return load(DataConfig(dataset="folder", data=str(image_folder), batch_size=4, cutout=True, workers=workers))
+    return load(DataConfig(dataset="folder", data=str(image_folder), batch_size=4, cutout=cutout, workers=workers))
 
 
 @pytest.fixture(params=["memory", "streamed"])
@@ -85,14 +92,23 @@ def test_epoch_can_be_resumed_at_any_step(data: ImageData) -> None:
         assert equal(list(data.train_loader(seed=5).epoch(3, step)), batches[step:])
 
 
-def test_seed_and_epoch_change_order_and_augmentation(data: ImageData) -> None:
+def test_seed_and_epoch_change_the_order(data: ImageData) -> None:
     first = list(data.train_loader(seed=5).epoch(0))
     for seed, epoch in ((5, 1), (6, 0)):
         other = list(data.train_loader(seed=seed).epoch(epoch))
         assert [y.tolist() for _, y in other] != [y.tolist() for _, y in first]
+
+
+@pytest.mark.parametrize("kind", ["memory", "streamed"])
+def test_seed_and_epoch_change_how_an_image_is_seen(
+    kind: str, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = build(kind, image_folder, monkeypatch, cutout=False)
     # One image only, so that the order plays no part.
-    loader = data.train_loader(seed=5, indices=torch.tensor([2] * 4))
-    assert not equal(list(loader.epoch(0)), list(loader.epoch(1)))
+    loaders = [data.train_loader(seed=seed, indices=torch.tensor([2] * 4)) for seed in (5, 6)]
+    first = list(loaders[0].epoch(0))
+    assert not equal(first, list(loaders[0].epoch(1)))
+    assert not equal(first, list(loaders[1].epoch(0)))
 
 
 def test_unaugmented_training_images_come_in_order_and_complete(data: ImageData) -> None:
@@ -235,6 +251,7 @@ def test_random_streams_differ_in_every_part_of_the_key() -> None:
     keys = [("a", 0, 1), ("a", 1, 0), ("a", 0), ("b", 0, 1), ("a", 2**32, 1), ("a", -1, 1), ("a", 0, 1, 0)]
     seeds = {generator(*key).initial_seed() for key in keys}
     assert len(seeds) == len(keys)
+    assert len({generator("a", 0, epoch).initial_seed() for epoch in range(1000)}) == 1000
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,0 +1,8 @@
+"""Data sets, augmentation and loaders."""
+
+from nas.data.config import DataConfig
+from nas.data.datasets import dataset, load
+from nas.data.errors import DataError
+from nas.data.images import ImageData, Loader
+
+__all__ = ["DataConfig", "DataError", "ImageData", "Loader", "dataset", "load"]

@@ -1,0 +1,252 @@
+"""The data sets, one function each. A new one is a function under `@dataset("name")`."""
+
+import difflib
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from nas.data import folder as folders
+from nas.data.config import DataConfig
+from nas.data.errors import DataError
+from nas.data.images import ImageData, generator, stratified_split
+from nas.data.memory import MemoryData, channel_statistics
+from nas.data.stream import StreamedData
+
+Builder = Callable[[DataConfig], ImageData]
+BUILDERS: dict[str, Builder] = {}
+
+TRAIN_PORTION = 0.8
+"""Share of the images to train on where a data set comes without a test split."""
+
+MEMORY_LIMIT = 2 * 2**30
+"""Bytes of decoded images up to which a folder is held in memory."""
+
+STATISTICS_SAMPLE = 2000
+"""Training images from which the mean and deviation of a folder too large for memory are taken."""
+
+
+def dataset(name: str) -> Callable[[Builder], Builder]:
+    """Register a function that builds the data set `name` from the flags."""
+
+    def register(builder: Builder) -> Builder:
+        assert name not in BUILDERS, f"two data sets are called {name}"
+        BUILDERS[name] = builder
+        return builder
+
+    return register
+
+
+def load(config: DataConfig) -> ImageData:
+    """Load the data set that the flags name.
+
+    Raises:
+        DataError: there is no such data set, or its images are missing or faulty.
+    """
+    if config.dataset not in BUILDERS:
+        close = difflib.get_close_matches(config.dataset, BUILDERS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise DataError(
+            f"there is no data set '{config.dataset}'; {hint}--dataset is one of {', '.join(BUILDERS)}"
+        )
+    return BUILDERS[config.dataset](config)
+
+
+@dataset("digits")
+def digits(config: DataConfig) -> ImageData:
+    """scikit-learn's 1,797 handwritten digits of 8x8 grey pixels: 1,437 to train, 360 to test."""
+    _refuse_folder(config)
+    pixels, labels = load_digits(return_X_y=True)
+    # The values 0..16 become 0..255.
+    images = torch.from_numpy(pixels).reshape(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)
+    targets = torch.from_numpy(labels).long()
+    classes = [str(digit) for digit in range(10)]
+    train, test = stratified_split(targets, first=TRAIN_PORTION, seed=config.split_seed, classes=classes)
+    return MemoryData(
+        "digits",
+        classes=classes,
+        train_images=images[train],
+        train_labels=targets[train],
+        test_images=images[test],
+        test_labels=targets[test],
+        config=config,
+        flip=False,
+    )
+
+
+@dataset("cifar10")
+def cifar10(config: DataConfig) -> ImageData:
+    """CIFAR-10 (Krizhevsky 2009): 60,000 colour images of 32x32, ten classes."""
+    return _cifar(CIFAR10, config)
+
+
+@dataset("cifar100")
+def cifar100(config: DataConfig) -> ImageData:
+    """CIFAR-100 (Krizhevsky 2009): 60,000 colour images of 32x32, a hundred classes."""
+    return _cifar(CIFAR100, config)
+
+
+@dataset("imagenet")
+def imagenet(config: DataConfig) -> ImageData:
+    """ImageNet (Russakovsky et al. 2015) from train/ and val/ with one folder a class, streamed."""
+    root = _folder_of(config)
+    classes = folders.find_classes(root / "train")
+    side = config.image_size or 224
+    return StreamedData(
+        "imagenet",
+        classes=classes,
+        channels=3,
+        image_size=(side, side),
+        train=folders.find_images(root / "train", classes),
+        test=folders.find_images(root / "val", classes),
+        # The constants of DARTS's train_imagenet.py, in units of 0..255.
+        mean=torch.tensor([0.485, 0.456, 0.406]) * 255,
+        std=torch.tensor([0.229, 0.224, 0.225]) * 255,
+        config=config,
+    )
+
+
+@dataset("folder")
+def folder(config: DataConfig) -> ImageData:
+    """Your own images: train/ and test/ (or val/) of class folders, or class folders to be split here."""
+    classes, train, test = _train_and_test(_folder_of(config), config.split_seed)
+    image_size, channels = folders.survey(train.paths + test.paths)
+    if config.image_size is not None:
+        image_size = (config.image_size, config.image_size)
+    num_images = len(train.paths) + len(test.paths)
+    if num_images * channels * image_size[0] * image_size[1] <= MEMORY_LIMIT:
+        return MemoryData(
+            "folder",
+            classes=classes,
+            train_images=folders.decode(train.paths, image_size, channels),
+            train_labels=train.labels,
+            test_images=folders.decode(test.paths, image_size, channels),
+            test_labels=test.labels,
+            config=config,
+        )
+    sample = train.paths[:: -(-len(train.paths) // STATISTICS_SAMPLE)]
+    mean, std = channel_statistics(folders.decode(sample, image_size, channels))
+    return StreamedData(
+        "folder",
+        classes=classes,
+        channels=channels,
+        image_size=image_size,
+        train=train,
+        test=test,
+        mean=mean,
+        std=std,
+        config=config,
+    )
+
+
+@dataset("fake")
+def fake(config: DataConfig) -> ImageData:
+    """Random pixels with balanced labels, for benchmarks and tests; the same for the same `split_seed`."""
+    _refuse_folder(config)
+    stream = generator("fake", config.split_seed)
+    side = config.image_size or 32
+    sizes = (config.fake_train, config.fake_test)
+    train, test = (
+        torch.randint(256, (n, config.fake_channels, side, side), generator=stream, dtype=torch.uint8)
+        for n in sizes
+    )
+    train_labels, test_labels = (torch.arange(n) % config.fake_classes for n in sizes)
+    return MemoryData(
+        "fake",
+        classes=[str(label) for label in range(config.fake_classes)],
+        train_images=train,
+        train_labels=train_labels,
+        test_images=test,
+        test_labels=test_labels,
+        config=config,
+    )
+
+
+def _refuse_folder(config: DataConfig) -> None:
+    # Training on 8x8 digits is not what someone wants who names a folder.
+    if config.data is not None:
+        raise DataError(
+            f"--dataset {config.dataset} reads no folder, but --data is {config.data}; "
+            "for your own images pass --dataset folder"
+        )
+
+
+def _folder_of(config: DataConfig) -> Path:
+    if config.data is None:
+        raise DataError(f"--dataset {config.dataset} needs --data FOLDER, the folder with the images")
+    if config.download:
+        raise DataError(f"--download fetches cifar10 and cifar100 only, not {config.dataset}; leave it out")
+    return Path(config.data)
+
+
+def _train_and_test(root: Path, split_seed: int) -> tuple[list[str], folders.ImageFiles, folders.ImageFiles]:
+    """Return classes, training files and test files of an image folder of either layout."""
+    parts = folders.subfolders(root)
+    # A class may happen to be called "train"; then it holds images, not folders.
+    if "train" in parts and folders.subfolders(root / "train"):
+        tests = [part for part in ("test", "val") if part in parts and folders.subfolders(root / part)]
+        if not tests:
+            raise DataError(
+                f"{root} has train/ but neither test/ nor val/ with class folders; add one, "
+                f"or pass --data {root / 'train'} to keep a fifth of it for testing"
+            )
+        classes = folders.find_classes(root / "train")
+        train = folders.find_images(root / "train", classes)
+        return classes, train, folders.find_images(root / tests[0], classes)
+    classes = folders.find_classes(root)
+    files = folders.find_images(root, classes)
+    first, second = stratified_split(files.labels, first=TRAIN_PORTION, seed=split_seed, classes=classes)
+    return classes, files[first], files[second]
+
+
+def _cifar(source: type[CIFAR10], config: DataConfig) -> ImageData:
+    root = Path(config.data or "data")
+    if config.download:
+        _download(source, root)
+    train, test = (_read_cifar(source, root, train=part) for part in (True, False))
+    (train_images, test_images) = (torch.from_numpy(part.data).permute(0, 3, 1, 2) for part in (train, test))
+    return MemoryData(
+        config.dataset,
+        classes=train.classes,
+        train_images=train_images.contiguous(),
+        train_labels=torch.tensor(train.targets),
+        test_images=test_images.contiguous(),
+        test_labels=torch.tensor(test.targets),
+        config=config,
+    )
+
+
+def _read_cifar(source: type[CIFAR10], root: Path, *, train: bool) -> CIFAR10:
+    with warnings.catch_warnings():
+        # The files were written by a numpy of 2009; numpy 2.4.0 to 2.4.4 warn of how it spelt a flag.
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align")
+        try:
+            return source(str(root), train=train)
+        except RuntimeError as error:
+            raise DataError(
+                f"{source.__name__} is not in {root / source.base_folder}, or not whole; pass --download "
+                f"to fetch it, or --data FOLDER if {source.base_folder} lies in another folder"
+            ) from error
+
+
+def _download(source: type[CIFAR10], root: Path) -> None:
+    """Fetch what is not there yet; it appears under its name only when it is whole."""
+    try:
+        _read_cifar(source, root, train=True)
+    except DataError:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=root) as scratch:
+                source(scratch, download=True)
+                shutil.rmtree(root / source.base_folder, ignore_errors=True)
+                (Path(scratch) / source.base_folder).rename(root / source.base_folder)
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"could not fetch {source.__name__} into {root} ({error}); check the network, "
+                f"or put {source.base_folder} there yourself"
+            ) from error

@@ -1,0 +1,238 @@
+"""What every data set offers, wherever its images live: labels, splits and loaders.
+
+Shape letters: N images, C channels, H height, W width.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from nas.data.config import DataConfig
+from nas.data.errors import DataError
+
+
+def generator(*key: str | int) -> torch.Generator:
+    """Return a CPU generator whose stream depends on `key` alone, such as `("order", seed, epoch)`.
+
+    The key is hashed: torch's CPU generator keeps only 32 bits of a seed, so that numbers packed
+    into its higher bits would be lost.
+    """
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def stratified_split(
+    labels: Tensor, *, first: float, seed: int, classes: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Split images in two so that each class is divided in the same proportion.
+
+    Args:
+        labels: (N,) int64.
+        first: share of the first part, between 0 and 1; its size is rounded down.
+        seed: any integer; the same seed always gives the same split.
+        classes: names of the classes, for the error.
+
+    Returns:
+        Two ascending int64 index tensors, disjoint, which together hold 0..N-1.
+
+    Raises:
+        DataError: a class has fewer than two images, or there are too few images for both parts.
+    """
+    counts = torch.bincount(labels, minlength=len(classes))
+    if (smallest := int(counts.min())) < 2:
+        raise DataError(
+            f"class '{classes[int(counts.argmin())]}' has {smallest} image(s) to split in two; "
+            "give it two or more"
+        )
+    try:
+        parts = train_test_split(
+            torch.arange(len(labels)).numpy(),
+            train_size=first,
+            stratify=labels.numpy(),
+            # scikit-learn takes 32 bits and no negative numbers.
+            random_state=generator("split", seed).initial_seed(),
+        )
+    except ValueError as error:
+        raise DataError(
+            f"{len(labels)} images of {len(classes)} classes cannot be split "
+            f"{first:g} to {1 - first:g}: {error}"
+        ) from error
+    chosen, others = (torch.from_numpy(part).sort().values for part in parts)
+    return chosen, others
+
+
+class Loader(ABC):
+    """Batches of labelled images, epoch after epoch.
+
+    A batch is a function of (seed, epoch, step) and of nothing else, so that a run can go on in the
+    middle of an epoch. Torch's global random state is neither read nor changed.
+
+    Args:
+        indices: (N,) int64, the images to serve.
+        batch_size: images a batch; the last batch of an epoch may be smaller.
+        seed: of the order and the augmentation. Without one the images come in the order of
+            `indices`, each once and as they are.
+        device: where the batches are wanted.
+
+    Attributes:
+        num_images: images that one epoch serves. A training epoch leaves out a last batch of a
+            single image, because BatchNorm cannot train on one value a channel.
+    """
+
+    def __init__(self, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device) -> None:
+        lone = seed is not None and len(indices) % batch_size == 1
+        self.num_images = len(indices) - int(lone)
+        self.device = device
+        self._indices = indices
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        return -(-self.num_images // self._batch_size)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over one epoch, from `start_step` on.
+
+        Only one epoch of a loader may be under way at a time; the next one may begin before the
+        last has been read to its end.
+
+        Yields:
+            Normalized images (N, C, H, W), float32, and labels (N,), int64, both on the device.
+        """
+        if not 0 <= start_step <= len(self):
+            raise ValueError(f"an epoch has {len(self)} steps; cannot start at step {start_step}")
+        return self._batches(epoch, self._order(epoch), start_step)
+
+    def _order(self, epoch: int) -> Tensor:
+        """Return the images of an epoch in their order, (num_images,) int64."""
+        if self._seed is None:
+            return self._indices
+        shuffled = torch.randperm(len(self._indices), generator=generator("order", self._seed, epoch))
+        return self._indices[shuffled[: self.num_images]]
+
+    def _rows(self, start_step: int) -> Iterator[slice]:
+        """Say for each step which part of the epoch's order is its batch."""
+        for step in range(start_step, len(self)):
+            first = step * self._batch_size
+            yield slice(first, min(first + self._batch_size, self.num_images))
+
+    @abstractmethod
+    def _batches(self, epoch: int, order: Tensor, start_step: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class ImageData(ABC):
+    """A labelled image data set with its training and its test images.
+
+    Attributes:
+        name: of the data set.
+        classes: names of the classes; label i means `classes[i]`.
+        channels: of an image.
+        image_size: (H, W) in pixels.
+        train_labels: (N,) int64.
+        test_labels: (N,) int64.
+        mean: (C,) float32 of the training pixels, in units of 0..255.
+        std: (C,) float32 likewise.
+        streamed: whether images are read from disk as they are needed, rather than held in memory.
+    """
+
+    streamed: bool
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        classes: Sequence[str],
+        channels: int,
+        image_size: tuple[int, int],
+        train_labels: Tensor,
+        test_labels: Tensor,
+        config: DataConfig,
+    ) -> None:
+        self.name = name
+        self.classes = tuple(classes)
+        self.channels = channels
+        self.image_size = image_size
+        self.train_labels = train_labels
+        self.test_labels = test_labels
+        self._config = config
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def train_loader(
+        self,
+        *,
+        seed: int,
+        indices: Tensor | None = None,
+        augment: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> Loader:
+        """Serve training images.
+
+        Args:
+            seed: of the order and the augmentation.
+            indices: (N,) int64, which training images; default: all.
+            augment: shuffle and augment. If not, the images come in the order of `indices`, each
+                once and as they are.
+            device: where the batches are wanted.
+
+        Raises:
+            DataError: a batch is larger than the split to shuffle.
+        """
+        chosen = torch.arange(len(self.train_labels)) if indices is None else indices.cpu()
+        batch_size = self._config.batch_size
+        if augment and batch_size > len(chosen):
+            raise DataError(
+                f"a batch of {batch_size} images is larger than the {len(chosen)} training images of "
+                f"{self.name} to draw it from; pass --batch-size {len(chosen)} or less"
+            )
+        return self._loader(
+            "train",
+            chosen,
+            batch_size=batch_size,
+            seed=seed if augment else None,
+            device=torch.device(device),
+        )
+
+    def test_loader(self, *, device: torch.device | str = "cpu", batch_size: int | None = None) -> Loader:
+        """Serve every test image once, in order, as it is; `batch_size` defaults to the configured one."""
+        return self._loader(
+            "test",
+            torch.arange(len(self.test_labels)),
+            batch_size=batch_size or self._config.batch_size,
+            seed=None,
+            device=torch.device(device),
+        )
+
+    def search_split(self, *, seed: int, train_portion: float = 0.5) -> tuple[Tensor, Tensor]:
+        """Split the training images for the search, each class in the same proportion.
+
+        Returns:
+            Ascending int64 indices of the images for the weights (`train_portion` of all) and of
+            those for the architecture; they are disjoint and together hold every training image.
+
+        Raises:
+            DataError: `train_portion` is not between 0 and 1, or a class is too small to split.
+        """
+        if not 0 < train_portion < 1:
+            raise DataError(f"--train-portion is {train_portion:g}; it must lie between 0 and 1")
+        return stratified_split(self.train_labels, first=train_portion, seed=seed, classes=self.classes)
+
+    def _cutout_length(self) -> int | None:
+        """Return the side of the square to blank out: 16 on images of 32 as in DARTS; none without cutout."""
+        if not self._config.cutout:
+            return None
+        return self._config.cutout_length or max(1, min(self.image_size) // 2)
+
+    @abstractmethod
+    def _loader(
+        self, part: str, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device
+    ) -> Loader: ...

@@ -1,0 +1,146 @@
+"""Data sets small enough to live in memory, on the device that trains on them.
+
+Shape letters: N images, C channels, H height, W width.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+
+from nas.data.augment import Augmentation, normalize
+from nas.data.config import DataConfig
+from nas.data.images import ImageData, Loader
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (C,) float32 of uint8 images (N, C, H, W), in units of 0..255."""
+    # Counting how often each of the 256 values occurs is exact and needs no float copy of the images.
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for chunk in images.split(1024):
+        counts += torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in chunk.unbind(1)])
+    values = torch.arange(256, dtype=torch.float64)
+    share = counts.double() / counts.sum(dim=1, keepdim=True)
+    mean = share @ values
+    variance = (share * (values - mean[:, None]).square()).sum(dim=1)
+    # A channel that never changes must not be divided by zero; one grey level is the finest there is.
+    return mean.float(), variance.sqrt().clamp(min=1).float()
+
+
+def brought_to(images: Tensor, side: int | None) -> Tensor:
+    """Scale uint8 images (N, C, H, W) to squares of the given side, if one is given."""
+    if side is None or images.shape[-2:] == (side, side):
+        return images
+    return torch.cat([resize(chunk, [side, side], antialias=True) for chunk in images.split(1024)])
+
+
+class MemoryLoader(Loader):
+    """Batches cut from one tensor, augmented as a whole."""
+
+    def __init__(
+        self,
+        indices: Tensor,
+        *,
+        batch_size: int,
+        seed: int | None,
+        device: torch.device,
+        images: Tensor,
+        labels: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        augmentation: Augmentation,
+    ) -> None:
+        super().__init__(indices, batch_size=batch_size, seed=seed, device=device)
+        self._images = images
+        self._labels = labels
+        self._mean = mean.to(device)
+        self._std = std.to(device)
+        self._augmentation = augmentation
+
+    def _batches(self, epoch: int, order: Tensor, start_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = order.to(self.device)
+        draws = None
+        if self._seed is not None:
+            draws = self._augmentation.draw(len(order), seed=self._seed, epoch=epoch).to(self.device)
+        for rows in self._rows(start_step):
+            images = self._images[order[rows]]
+            if draws is None:
+                images = normalize(images, self._mean, self._std)
+            else:
+                images = self._augmentation.apply(images, draws.rows(rows), self._mean, self._std)
+            yield images, self._labels[order[rows]]
+
+
+class MemoryData(ImageData):
+    """Images held in memory as uint8.
+
+    Args:
+        name: of the data set.
+        classes: names of the classes.
+        train_images: (N, C, H, W) uint8.
+        train_labels: (N,) int64.
+        test_images: (N, C, H, W) uint8.
+        test_labels: (N,) int64.
+        config: the flags.
+        flip: whether to mirror training images unless the flags say otherwise.
+    """
+
+    streamed = False
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        classes: Sequence[str],
+        train_images: Tensor,
+        train_labels: Tensor,
+        test_images: Tensor,
+        test_labels: Tensor,
+        config: DataConfig,
+        flip: bool = True,
+    ) -> None:
+        train_images = brought_to(train_images, config.image_size)
+        test_images = brought_to(test_images, config.image_size)
+        _, C, H, W = train_images.shape
+        super().__init__(
+            name,
+            classes=classes,
+            channels=C,
+            image_size=(H, W),
+            train_labels=train_labels,
+            test_labels=test_labels,
+            config=config,
+        )
+        self._augmentation = Augmentation(
+            image_size=(H, W),
+            crop_padding=min(H, W) // 8 if config.crop_padding is None else config.crop_padding,
+            flip=flip if config.flip is None else config.flip,
+            cutout_length=self._cutout_length(),
+        )
+        self.mean, self.std = channel_statistics(train_images)
+        self._parts = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
+        self._resident: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def _loader(
+        self, part: str, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device
+    ) -> Loader:
+        images, labels = self._on(device, part)
+        return MemoryLoader(
+            indices,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            images=images,
+            labels=labels,
+            mean=self.mean,
+            std=self.std,
+            augmentation=self._augmentation,
+        )
+
+    def _on(self, device: torch.device, part: str) -> tuple[Tensor, Tensor]:
+        """Return images and labels on the device; all loaders there share one copy."""
+        if (part, device) not in self._resident:
+            images, labels = self._parts[part]
+            self._resident[part, device] = (images.to(device), labels.to(device))
+        return self._resident[part, device]

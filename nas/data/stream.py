@@ -1,0 +1,205 @@
+"""Data sets too large for memory: images are read from disk by worker processes as they are needed.
+
+Shape letters: N images, C channels, H height, W width.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from nas.data.augment import Augmentation, cutout, normalize
+from nas.data.config import DataConfig
+from nas.data.errors import DataError
+from nas.data.folder import ImageFiles, read_image
+from nas.data.images import ImageData, Loader, generator
+
+# One batch to read: the epoch, and the images by their position in the data set.
+Request = tuple[int, list[int]]
+
+
+def train_transform(image_size: tuple[int, int], *, flip: bool) -> v2.Transform:
+    """Return the augmentation of DARTS (Liu et al. 2019, `train_imagenet.py`), PIL image to PIL image."""
+    H, W = image_size
+    aspect = W / H  # 1 in DARTS
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(image_size, ratio=(3 / 4 * aspect, 4 / 3 * aspect)),
+            v2.RandomHorizontalFlip(0.5 if flip else 0.0),
+            v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2),
+        ]
+    )
+
+
+def eval_transform(image_size: tuple[int, int]) -> v2.Transform:
+    """Return the usual test view of ImageNet (scale to 256, keep the centre 224), PIL image to PIL image."""
+    return v2.Compose([v2.Resize(round(min(image_size) * 256 / 224)), v2.CenterCrop(image_size)])
+
+
+class BatchReader(Dataset[Tensor | str]):
+    """Reads the batches that a loader asks for: (N, C, H, W) uint8, or what is wrong with one of the images.
+
+    The randomness of an image comes from (seed, epoch, position), so that it does not matter which worker
+    reads it.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], channels: int, transform: v2.Transform, seed: int | None
+    ) -> None:
+        self._paths = paths
+        self._channels = channels
+        self._transform = transform
+        self._seed = seed
+
+    def __getitem__(self, request: Request) -> Tensor | str:
+        epoch, positions = request
+        try:
+            return torch.stack([self._image(position, epoch) for position in positions])
+        except DataError as error:
+            # As text, because an error raised here would reach the user wrapped in the worker's traceback.
+            return str(error)
+
+    def _image(self, position: int, epoch: int) -> Tensor:
+        image = read_image(self._paths[position], self._channels)
+        if self._seed is None:
+            return _pixels(self._transform(image))
+        # The transforms draw from torch's global state, which is the caller's own without workers.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.set_state(generator("image", self._seed, epoch, position).get_state())
+            return _pixels(self._transform(image))
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    pixels: Tensor = v2.functional.pil_to_tensor(image)
+    return pixels
+
+
+class StreamLoader(Loader):
+    """Batches read by worker processes, which stay alive from epoch to epoch."""
+
+    def __init__(
+        self,
+        indices: Tensor,
+        *,
+        batch_size: int,
+        seed: int | None,
+        device: torch.device,
+        reader: BatchReader,
+        labels: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        augmentation: Augmentation,
+        workers: int,
+    ) -> None:
+        super().__init__(indices, batch_size=batch_size, seed=seed, device=device)
+        self._labels = labels
+        self._mean = mean.to(device)
+        self._std = std.to(device)
+        self._augmentation = augmentation
+        # The list is refilled for each epoch; the workers that read it stay.
+        self._requests: list[Request] = []
+        self._reading: DataLoader[Any] = DataLoader(
+            reader,
+            batch_size=None,  # a request is a batch already
+            sampler=self._requests,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else it would draw from the global state
+        )
+
+    def _batches(self, epoch: int, order: Tensor, start_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        steps = list(self._rows(start_step))
+        self._requests[:] = [(epoch, order[rows].tolist()) for rows in steps]
+        length = self._augmentation.cutout_length
+        draws = None
+        if self._seed is not None:
+            draws = self._augmentation.draw(len(order), seed=self._seed, epoch=epoch).to(self.device)
+        for rows, images in zip(steps, self._reading, strict=True):
+            if isinstance(images, str):
+                raise DataError(images)
+            batch = normalize(images.to(self.device, non_blocking=True), self._mean, self._std)
+            if draws is not None and length is not None:
+                batch = cutout(batch, draws.centers[rows], length)
+            yield batch, self._labels[order[rows]].to(self.device)
+
+
+class StreamedData(ImageData):
+    """Images read from files whenever they are needed.
+
+    Args:
+        name: of the data set.
+        classes: names of the classes.
+        channels: 1 or 3.
+        image_size: (H, W) of what the network sees.
+        train: the training files.
+        test: the test files.
+        mean: (C,) of the pixels, in units of 0..255.
+        std: (C,) likewise.
+        config: the flags.
+
+    Raises:
+        DataError: a flag is set that streamed data have no use for.
+    """
+
+    streamed = True
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        classes: Sequence[str],
+        channels: int,
+        image_size: tuple[int, int],
+        train: ImageFiles,
+        test: ImageFiles,
+        mean: Tensor,
+        std: Tensor,
+        config: DataConfig,
+    ) -> None:
+        if config.crop_padding is not None:
+            raise DataError(
+                f"--crop-padding is for data in memory, but {name} is read from disk, where crops are "
+                "also scaled; leave it out"
+            )
+        super().__init__(
+            name,
+            classes=classes,
+            channels=channels,
+            image_size=image_size,
+            train_labels=train.labels,
+            test_labels=test.labels,
+            config=config,
+        )
+        self._parts = {"train": train, "test": test}
+        self.mean = mean
+        self.std = std
+        self._flip = True if config.flip is None else config.flip
+        self._augmentation = Augmentation(
+            image_size=image_size, crop_padding=0, flip=False, cutout_length=self._cutout_length()
+        )
+
+    def _loader(
+        self, part: str, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device
+    ) -> Loader:
+        files = self._parts[part]
+        if seed is None:
+            transform = eval_transform(self.image_size)
+        else:
+            transform = train_transform(self.image_size, flip=self._flip)
+        return StreamLoader(
+            indices,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            reader=BatchReader(files.paths, self.channels, transform, seed),
+            labels=files.labels,
+            mean=self.mean,
+            std=self.std,
+            augmentation=self._augmentation,
+            workers=self._config.workers,
+        )

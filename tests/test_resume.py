@@ -1,0 +1,187 @@
+"""Interrupted and resumed runs equal uninterrupted ones bit for bit, for the search and for the training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import train_eval
+import train_search
+from nas import checkpoint
+from nas.errors import NonFiniteLossError, Stopped
+from nas.meter import Meter
+from nas.run import Run
+from tiny import OPERATIONS, SEARCH, TRAIN, assert_same, final_state
+
+ROOT = Path(__file__).resolve().parent.parent
+EPOCHS = ("--epochs", "4")
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]]] = {
+    "search-agd": (train_search.command, (*SEARCH, *OPERATIONS, *EPOCHS, "--space", "agd", "--init", "random")),
+    "search-unrolled": (train_search.command, (*SEARCH, *OPERATIONS, *EPOCHS, "--unrolled")),
+    "train": (train_eval.command, (*TRAIN, *EPOCHS, "--auxiliary", "--drop-path-prob", "0.3", "--cutout")),
+}
+
+
+@pytest.fixture(params=COMMANDS)
+def job(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
+    command, flags = COMMANDS[request.param]
+
+    def run(directory: Path, *more: str) -> dict[str, Any]:
+        return command([*flags, "--run-dir", str(directory), *more])
+
+    return run
+
+
+class Killed(Exception):
+    """Stands for a process that is gone: nothing is saved when it comes."""
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:
+    """Calls `action` at the given training step, counted over all epochs from 1."""
+    steps = 0
+    check = Run.check_finite
+
+    def counting(self: Run, loss: Tensor) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == step:
+            action()
+        check(self, loss)
+
+    monkeypatch.setattr(Run, "check_finite", counting)
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("step", [3, 4, 7])
+def test_killed_and_resumed(
+    job: Callable[..., dict[str, Any]], step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = job(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, kill)
+        with pytest.raises(Killed):
+            job(tmp_path / "parts")
+    resumed = job(tmp_path / "parts", "--resume")
+    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+    for volatile in ("run_dir", "seconds"):
+        del whole[volatile], resumed[volatile]
+    assert resumed == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signalled_in_the_middle_of_an_epoch_and_resumed(
+    job: Callable[..., dict[str, Any]], number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(Stopped) as stopped:
+            job(tmp_path / "parts")
+    assert stopped.value.signal == number
+    state = checkpoint.load(tmp_path / "parts")
+    assert state is not None
+    assert state["step"] > 0  # saved where it stood, not at the last epoch's end
+    job(tmp_path / "parts", "--resume")
+    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+
+
+def test_signalled_in_an_evaluation_and_resumed(
+    job: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        reset = Meter.reset
+
+        def signalling(self: Meter) -> None:
+            if self.images:  # the first evaluation of the second epoch, or between the first two epochs
+                os.kill(os.getpid(), signal.SIGTERM)
+            reset(self)
+
+        patch.setattr(Meter, "reset", signalling)
+        with pytest.raises(Stopped):
+            job(tmp_path / "parts")
+    job(tmp_path / "parts", "--resume")
+    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+
+
+def test_resuming_a_finished_run_changes_nothing(job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    first = job(tmp_path / "run")
+    before = final_state(tmp_path / "run")
+    again = job(tmp_path / "run", "--resume")
+    assert_same(final_state(tmp_path / "run"), before)
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in first.items() if k != "seconds"}
+
+
+def test_a_damaged_checkpoint_falls_back_on_the_one_before(
+    job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    job(tmp_path / "whole")
+    job(tmp_path / "parts")
+    path = tmp_path / "parts" / checkpoint.NAME
+    path.write_bytes(path.read_bytes()[:1000])
+    job(tmp_path / "parts", "--resume")
+    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(
+    job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"at step \d+ of epoch \d+; the last good checkpoint is in"):
+        job(tmp_path / "run", "--learning-rate", "1e30")
+    state = checkpoint.load(tmp_path / "run")
+    if state is not None:  # it may have come in the first epoch already
+        weights = state["tracked"].get("supernet") or state["tracked"]["network"]
+        assert all(w.isfinite().all() for w in weights.values())
+        assert state["step"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [("train_search.py", (*SEARCH, *OPERATIONS)), ("train_eval.py", TRAIN)],
+)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_gets_a_signal(
+    script: str, flags: tuple[str, ...], number: signal.Signals, tmp_path: Path
+) -> None:
+    """The whole command, killed when its first epoch is told: it is then in the middle of a later one."""
+
+    def command(directory: str, *more: str) -> list[str]:
+        epochs = ("--epochs", "6", "--run-dir", str(tmp_path / directory))
+        return [sys.executable, str(ROOT / script), *flags, *epochs, *more]
+
+    subprocess.run(command("whole"), check=True, capture_output=True, cwd=tmp_path)
+    with subprocess.Popen(command("parts"), stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch   1"):
+                process.send_signal(number)
+                break
+        process.communicate()
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    subprocess.run(command("parts", "--resume"), check=True, capture_output=True, cwd=tmp_path)
+    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+
+
+def test_checkpoints_hold_tensors_and_primitives_only(tmp_path: Path) -> None:
+    good = {"a": torch.ones(2), "b": [1, 2.0, "c", None]}
+    checkpoint.save(tmp_path, good)
+    assert_same(checkpoint.load(tmp_path), good)
+    checkpoint.save(tmp_path, {"a": Path("an object, which must not be unpickled")})
+    assert_same(checkpoint.load(tmp_path), good)
+    checkpoint.save(tmp_path, {"a": Path("and another")})
+    with pytest.raises(ValueError, match="no checkpoint can be read"):
+        checkpoint.load(tmp_path)

@@ -1,0 +1,51 @@
+"""Searches and trainings of a second, for the tests of the loops and the commands."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas import checkpoint
+
+#: 24 random images of 8x8 pixels: two steps an epoch in the search, three in the training.
+DATA = ("--dataset", "fake", "--fake-train", "24", "--fake-test", "10", "--image-size", "8", "--batch-size", "8")
+DATA += ("--fake-classes", "3", "--device", "cpu")
+SEARCH = (*DATA, "--layers", "3", "--init-channels", "2", "--nodes", "2")
+OPERATIONS = ("--operations", "sep_conv_3x3", "avg_pool_3x3", "skip_connect", "neg_skip_connect", "none")
+TRAIN = (*DATA, "--layers", "3", "--init-channels", "4", "--arch", "DARTS_V2")
+
+
+def final_state(run: Path) -> dict[str, Any]:
+    """What must be the same however often a run was interrupted: all but the seconds."""
+    state = checkpoint.load(run)
+    assert state is not None
+    with (run / "metrics.csv").open() as file:
+        metrics = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+    files = [run / "genotype.json", *sorted((run / "genotypes").glob("*.json"))]
+    return {
+        "position": (state["epoch"], state["step"]),
+        "rng": state["rng"],
+        "tracked": state["tracked"],
+        "metrics": metrics,
+        "genotypes": {path.name: path.read_text() for path in files},
+    }
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal bit for bit, tensors in nested containers included."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
