@@ -12,6 +12,7 @@ import tyro
 
 import genotypes
 from genotypes import ZOO, Genotype
+from genotypes.files import write_atomically
 from nas import cli
 from nas.errors import UsageError
 
@@ -84,7 +85,10 @@ class Draw:
             path = directory / f"{kind}.{self.format}"
             title = f"{genotype.name or Path(self.genotype).stem}, {kind} cell"
             try:
-                draw.draw(cell, path, title)
+                if self.format == "dot":
+                    write_atomically(path, draw.to_dot(cell, title).encode())
+                else:
+                    draw.draw(cell, path, title)
             except OSError as error:
                 raise UsageError(f"{path} cannot be written: {error.strerror}") from error
             paths.append(str(path))

@@ -92,9 +92,9 @@ def _complain(error: Exception, code: int) -> int:
 
 
 def _one_line(box: str) -> str:
-    """The text of tyro's boxed message, without the box and without its pointer to --help."""
+    """The text of tyro's boxed message, without the box, its title, and its pointer to --help."""
     lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
-    parts = [part.strip() for part in re.split(r"─{3,}", " ".join(line for line in lines if line))]
-    told = [part for part in parts[1:] if part and not part.startswith("For full helptext")]
-    # The title of the box repeats in words what the first part says.
-    return "; ".join(told[1:] if len(told) > 1 and told[0].istitle() else told) or "the command line is not valid"
+    # Rules are drawn in ASCII where the output is not in UTF-8.
+    parts = re.split(r"[─-]{10,}", " ".join(line for line in lines if line))
+    told = [part.strip() for part in parts[1:]]
+    return "; ".join(part for part in told if part and not part.startswith("For full helptext"))

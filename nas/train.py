@@ -310,8 +310,10 @@ def read_run(directory: str) -> TrainConfig:
     """The configuration of a training run in `directory`. Raises UsageError where there is none."""
     described = read_config(Path(directory))
     try:
+        if "network" not in described:  # every field has a default: a search's configuration would do
+            raise ValueError("its configuration has no network")
         return msgspec.convert(described, TrainConfig)
-    except msgspec.ValidationError as error:
+    except ValueError as error:
         raise UsageError(f"{directory} is not the directory of a training run: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -9,6 +10,11 @@ import torch
 
 from genotypes import CellGenotype, Edge, Genotype
 from spaces import TABLE_6
+
+# The tests run side by side and their tensors are tiny: threads would only wait for each other. The variable
+# is for the commands that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -6,21 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny import OPERATIONS, SEARCH, TRAIN, assert_same, final_state
 from torch import Tensor
 
 import train_eval
 import train_search
 from nas import checkpoint
 from nas.errors import NonFiniteLossError, Stopped
-from nas.meter import Meter
 from nas.run import Run
-from tiny import OPERATIONS, SEARCH, TRAIN, assert_same, final_state
 
 ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = ("--epochs", "4")
@@ -32,7 +31,9 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]
 }
 
 
-@pytest.fixture(params=COMMANDS)
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow if name == "search-unrolled" else ()) for name in COMMANDS]
+)
 def job(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
     command, flags = COMMANDS[request.param]
 
@@ -103,14 +104,14 @@ def test_signalled_in_an_evaluation_and_resumed(
 ) -> None:
     job(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        reset = Meter.reset
+        interruptible = Run.interruptible
 
-        def signalling(self: Meter) -> None:
-            if self.images:  # the first evaluation of the second epoch, or between the first two epochs
+        def signalling(self: Run, batches: Iterator[Any]) -> Iterator[Any]:
+            if self.epoch == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
-            reset(self)
+            return interruptible(self, batches)
 
-        patch.setattr(Meter, "reset", signalling)
+        patch.setattr(Run, "interruptible", signalling)
         with pytest.raises(Stopped):
             job(tmp_path / "parts")
     job(tmp_path / "parts", "--resume")
@@ -125,9 +126,7 @@ def test_resuming_a_finished_run_changes_nothing(job: Callable[..., dict[str, An
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in first.items() if k != "seconds"}
 
 
-def test_a_damaged_checkpoint_falls_back_on_the_one_before(
-    job: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_damaged_checkpoint_falls_back_on_the_one_before(job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     job(tmp_path / "whole")
     job(tmp_path / "parts")
     path = tmp_path / "parts" / checkpoint.NAME

@@ -51,9 +51,7 @@ def load(config: DataConfig) -> ImageData:
     if config.dataset not in BUILDERS:
         close = difflib.get_close_matches(config.dataset, BUILDERS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise DataError(
-            f"there is no data set '{config.dataset}'; {hint}--dataset is one of {', '.join(BUILDERS)}"
-        )
+        raise DataError(f"there is no data set '{config.dataset}'; {hint}--dataset is one of {', '.join(BUILDERS)}")
     return BUILDERS[config.dataset](config)
 
 
@@ -152,8 +150,7 @@ def fake(config: DataConfig) -> ImageData:
     side = config.image_size or 32
     sizes = (config.fake_train, config.fake_test)
     train, test = (
-        torch.randint(256, (n, config.fake_channels, side, side), generator=stream, dtype=torch.uint8)
-        for n in sizes
+        torch.randint(256, (n, config.fake_channels, side, side), generator=stream, dtype=torch.uint8) for n in sizes
     )
     train_labels, test_labels = (torch.arange(n) % config.fake_classes for n in sizes)
     return MemoryData(

@@ -46,9 +46,7 @@ def subfolders(folder: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
     except OSError as error:
-        raise DataError(
-            f"cannot read the folder {folder} ({error.strerror}); --data must name {LAYOUT}"
-        ) from error
+        raise DataError(f"cannot read the folder {folder} ({error.strerror}); --data must name {LAYOUT}") from error
 
 
 def find_classes(folder: Path) -> list[str]:

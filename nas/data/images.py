@@ -25,9 +25,7 @@ def generator(*key: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
-def stratified_split(
-    labels: Tensor, *, first: float, seed: int, classes: Sequence[str]
-) -> tuple[Tensor, Tensor]:
+def stratified_split(labels: Tensor, *, first: float, seed: int, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Split images in two so that each class is divided in the same proportion.
 
     Args:
@@ -45,8 +43,7 @@ def stratified_split(
     counts = torch.bincount(labels, minlength=len(classes))
     if (smallest := int(counts.min())) < 2:
         raise DataError(
-            f"class '{classes[int(counts.argmin())]}' has {smallest} image(s) to split in two; "
-            "give it two or more"
+            f"class '{classes[int(counts.argmin())]}' has {smallest} image(s) to split in two; give it two or more"
         )
     try:
         parts = train_test_split(
@@ -58,8 +55,7 @@ def stratified_split(
         )
     except ValueError as error:
         raise DataError(
-            f"{len(labels)} images of {len(classes)} classes cannot be split "
-            f"{first:g} to {1 - first:g}: {error}"
+            f"{len(labels)} images of {len(classes)} classes cannot be split {first:g} to {1 - first:g}: {error}"
         ) from error
     chosen, others = (torch.from_numpy(part).sort().values for part in parts)
     return chosen, others

@@ -122,9 +122,7 @@ class MemoryData(ImageData):
         self._parts = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
         self._resident: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
 
-    def _loader(
-        self, part: str, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device
-    ) -> Loader:
+    def _loader(self, part: str, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device) -> Loader:
         images, labels = self._on(device, part)
         return MemoryLoader(
             indices,

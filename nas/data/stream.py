@@ -47,9 +47,7 @@ class BatchReader(Dataset[Tensor | str]):
     reads it.
     """
 
-    def __init__(
-        self, paths: Sequence[str], channels: int, transform: v2.Transform, seed: int | None
-    ) -> None:
+    def __init__(self, paths: Sequence[str], channels: int, transform: v2.Transform, seed: int | None) -> None:
         self._paths = paths
         self._channels = channels
         self._transform = transform
@@ -183,9 +181,7 @@ class StreamedData(ImageData):
             image_size=image_size, crop_padding=0, flip=False, cutout_length=self._cutout_length()
         )
 
-    def _loader(
-        self, part: str, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device
-    ) -> Loader:
+    def _loader(self, part: str, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device) -> Loader:
         files = self._parts[part]
         if seed is None:
             transform = eval_transform(self.image_size)

@@ -1,0 +1,281 @@
+"""The commands as a user meets them: one clear line and exit code 2 for bad input, and nothing written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tiny import OPERATIONS, SEARCH, TRAIN
+
+import genotype_tool
+import genotypes
+import train_eval
+import train_search
+from genotypes import ZOO
+from nas import cli
+
+Command = Callable[[list[str]], dict[str, Any] | None]
+
+
+def call(command: Command, *argv: str) -> int:
+    """The exit code."""
+    with pytest.raises(SystemExit) as end:
+        cli.run(command, argv)
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def complaint(capsys: pytest.CaptureFixture[str], command: Command, *argv: str) -> str:
+    """The one line of a refused call."""
+    assert call(command, *argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def image_folder(root: Path, **counts: int) -> Path:
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (8, 8), (i, i, i)).save(root / name / f"{i}.png")
+    root.mkdir(exist_ok=True)
+    return root
+
+
+# --- bad input --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--dataset", "cifr10"], "did you mean cifar10"),
+        (["--space", "hbb"], "did you mean 'hb'? known: agd, darts, hb"),
+        (["--space", "no_module:Space"], "could not be imported"),
+        (["--operations", "sep_conv"], "unknown operation 'sep_conv'; known: sep_conv_3x3"),
+        (["--init", "hb"], "DARTSSpace has no initialization 'hb'; it has: zero, random"),
+        (["--preset", "papr"], "--preset takes paper or smoke"),
+        (["--preset"], "expected one argument"),
+        (["--layers", "0"], "--layers of at least 1"),
+        (["--layers", "three"], "--layers"),
+        (["--layer", "3"], "--layers"),
+        (["--nodes", "0"], "at least 1 intermediate node"),
+        (["--epochs", "0"], "--epochs is 0"),
+        (["--batch-size", "13"], "a batch of 13 images is larger than the 12"),
+        (["--train-portion", "1"], "--train-portion"),
+        (["--device", "gpu"], "--device cpu always works"),
+        (["--unrolled", "--precision", "bf16"], "--hessian-product exact"),
+        (["--precision", "fp8"], "invalid choice 'fp8'"),
+        (["--dataset", "folder", "--data", "nowhere"], "nowhere"),
+        (["--dataset", "cifar10", "--data", "nowhere"], "--download"),
+        (["surplus"], "surplus"),
+    ],
+)
+def test_a_search_refuses(
+    flags: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert told in complaint(capsys, train_search.command, *SEARCH, *flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--arch", "DARTS"], "did you mean"),
+        (["--arch", ""], "--arch is missing"),
+        (["--arch", "."], "holds no genotype.json"),
+        (["--evaluate", "."], "holds no run"),
+        (["--drop-path-prob", "1"], "--drop-path-prob must lie in [0, 1)"),
+        (["--batch-size", "25"], "a batch of 25 images is larger than the 24"),
+        (["--init-channels", "1"], "--init-channels of at least 2"),
+    ],
+)
+def test_a_training_refuses(
+    flags: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert told in complaint(capsys, train_eval.command, *TRAIN, *flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ({}, "folder"),
+        ({"ant": 6}, "ant"),
+        ({"ant": 6, "bee": 0}, "bee"),
+    ],
+)
+def test_faulty_image_folders_are_refused(
+    counts: dict[str, int], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = image_folder(tmp_path / "folder", **counts)
+    run = tmp_path / "run"
+    flags = ("--dataset", "folder", "--data", str(root), "--run-dir", str(run), "--epochs", "1")
+    assert told in complaint(capsys, train_search.command, *flags)
+    assert not run.exists()
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = image_folder(tmp_path / "images", ant=6, bee=6)
+    (root / "bee" / "3.png").write_bytes(b"no image")
+    flags = ("--dataset", "folder", "--data", str(root), "--run-dir", str(tmp_path / "run"), "--batch-size", "2")
+    assert str(root / "bee" / "3.png") in complaint(capsys, train_search.command, *flags)
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda d: d["normal"]["nodes"][1][0].update(source=9), "$.normal.nodes[1][0].source"),
+        (lambda d: d["reduce"]["nodes"][0][1].update(operation="sep"), "$.reduce.nodes[0][1].operation"),
+        (lambda d: d["reduce"]["nodes"][0][1].pop("source"), "$.reduce.nodes[0][1]"),
+        (lambda d: d.update(version=99), "version"),
+    ],
+)
+def test_a_malformed_genotype_is_told_with_its_path(
+    change: Callable[[Any], object], path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(genotypes.to_json(ZOO["DARTS_V2"].genotype))
+    change(document)
+    file = tmp_path / "genotype.json"
+    file.write_text(json.dumps(document))
+    for command, argv in (
+        (genotype_tool.command, ("check", str(file))),
+        (train_eval.command, (*TRAIN, "--arch", str(file), "--run-dir", str(tmp_path / "run"))),
+    ):
+        told = complaint(capsys, command, *argv)
+        assert path in told
+        assert str(file) in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_in_use_is_refused_and_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    flags = (*SEARCH, "--run-dir", str(tmp_path))
+    assert "is not empty; choose another --run-dir" in complaint(capsys, train_search.command, *flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    flags = (*SEARCH, "--run-dir", str(tmp_path / "file" / "run"))
+    assert "cannot be written" in complaint(capsys, train_search.command, *flags)
+
+
+def test_resuming_with_another_configuration_lists_the_fields(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = (*SEARCH, *OPERATIONS, "--epochs", "1", "--run-dir", str(tmp_path / "run"))
+    train_search.command(list(flags))
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    capsys.readouterr()
+    told = complaint(capsys, train_search.command, *flags, "--resume", "--epochs", "3", "--unrolled")
+    assert "--epochs was 1, is 3" in told
+    assert "--unrolled was False, is True" in told
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_resuming_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = (*SEARCH, "--run-dir", str(tmp_path / "run"), "--resume")
+    assert "holds no run" in complaint(capsys, train_search.command, *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_run_is_no_training_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    train_search.command([*SEARCH, *OPERATIONS, "--epochs", "1", "--run-dir", str(run)])
+    capsys.readouterr()
+    assert "not the directory of a training run" in complaint(capsys, train_eval.command, "--evaluate", str(run))
+
+
+# --- output -----------------------------------------------------------------------------------------------
+
+
+def test_the_last_line_is_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search = (*SEARCH, *OPERATIONS, "--epochs", "1", "--run-dir", str(tmp_path / "search"))
+    assert call(train_search.command, *search) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"run_dir", "genotype", "space", "seconds", "valid_accuracy"} <= set(result)
+    assert call(train_eval.command, *TRAIN, "--epochs", "1", "--run-dir", str(tmp_path / "eval")) == 0
+    *_, header, _, row, last = capsys.readouterr().out.splitlines()
+    result = json.loads(last)
+    keys = {"run_dir", "test_accuracy", "test_error", "params", "macs", "seconds", "epochs"}
+    assert keys <= set(result)
+    for word in ("space", "parameters", "multiply-adds", "search seconds", "test accuracy"):
+        assert word in header
+    assert f"{result['params']:,}" in row
+
+
+def test_a_loss_that_is_not_finite_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = (*TRAIN, "--learning-rate", "1e30", "--epochs", "3", "--run-dir", str(tmp_path / "run"))
+    assert call(train_eval.command, *flags) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "the loss is" in err
+
+
+@pytest.mark.parametrize("command", [train_search.command, train_eval.command, genotype_tool.command])
+def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(command, "--help") == 0
+    assert "usage: " in capsys.readouterr().out
+
+
+def test_help_shows_the_presets_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    call(train_eval.command, "--dataset", "imagenet", "--help")
+    assert "(default: 250)" in capsys.readouterr().out
+
+
+# --- the genotype tool ------------------------------------------------------------------------------------
+
+
+def test_show_costs_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(genotype_tool.command, "show", "DARTS_V2", "--cost", "cifar", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["params"], shown["macs"], shown["params_with_auxiliary"]) == (3_349_342, 528_359_040, 3_825_768)
+    call(genotype_tool.command, "show", "DARTS_V2", "--cost", "cifar", "--classes", "100", "--json")
+    # 90 more classes on 576 features and a bias.
+    assert json.loads(capsys.readouterr().out)["params"] == 3_349_342 + 90 * 577
+    call(genotype_tool.command, "show", "DARTS_V2", "--cost", "imagenet", "--json")
+    assert json.loads(capsys.readouterr().out)["params"] == 4_718_752
+
+
+def test_show_refuses_no_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("show", "DARTS_V2", "--cost", "cifar", "--classes", "0")
+    assert "--classes is 0" in complaint(capsys, genotype_tool.command, *flags)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_convert_there_and_back(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(genotype_tool.command, "convert", name, "--to", "text")
+    (tmp_path / "g.txt").write_text(capsys.readouterr().out)
+    call(genotype_tool.command, "convert", str(tmp_path / "g.txt"), "--to", "json")
+    (tmp_path / "g.json").write_text(capsys.readouterr().out)
+    assert genotypes.load(tmp_path / "g.json") == ZOO[name].genotype
+    assert call(genotype_tool.command, "check", str(tmp_path / "g.json")) == 0
+
+
+def test_list_names_every_published_genotype(capsys: pytest.CaptureFixture[str]) -> None:
+    call(genotype_tool.command, "list")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(ZOO)
+    call(genotype_tool.command, "list", "--json")
+    assert set(json.loads(capsys.readouterr().out)) == set(ZOO)
+
+
+@pytest.mark.parametrize("form", ["svg", "png", "dot"])
+def test_draw(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(genotype_tool.command, "draw", "NASNet", "--out", str(tmp_path), "--format", form) == 0
+    pictures = json.loads(capsys.readouterr().out)["pictures"]
+    assert pictures == [str(tmp_path / f"{kind}.{form}") for kind in ("normal", "reduce")]
+    assert all(Path(path).stat().st_size > 500 for path in pictures)
+
+
+def test_draw_refuses_a_directory_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("draw", "NASNet", "--out", str(tmp_path / "no"))
+    assert "is not a directory" in complaint(capsys, genotype_tool.command, *flags)

@@ -1,0 +1,247 @@
+"""What the documents promise is run as it stands there; long runs are shortened by `SHORTER`, nothing else."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import spaces
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+README = DOCUMENTS[0].read_text()
+
+FAKE = "--dataset fake --fake-train 24 --fake-test 10 --image-size 8 --batch-size 12"
+TINY = "--epochs 1 --layers 2 --init-channels 2"
+
+#: How a command that trains is made short: every one must hold exactly one of these texts.
+SHORTER = {
+    "--dataset cifar10 --data data --download": f"{FAKE} {TINY}",
+    "--dataset cifar10 --data data": f"{FAKE} {TINY}",
+    "--dataset imagenet --data imagenet --workers 8": f"--dataset imagenet --data imagenet --workers 0 "
+    f"--image-size 32 --batch-size 6 {TINY}",
+    "--dataset folder --data my_images --image-size 32": f"--dataset folder --data my_images --image-size 8 "
+    f"--batch-size 6 {TINY}",
+    "--dataset digits --preset smoke": f"--dataset digits --preset smoke --batch-size 359 {TINY}",
+    "--dataset npz --data arrays.npz": f"--dataset npz --data arrays.npz --batch-size 6 {TINY}",
+    "--evaluate runs/hb-eval": "--evaluate runs/hb-eval",
+}
+#: This one has the edited checkout of "Add an operation or a data set" around it.
+NEEDS_EDITS = "--space ladder"
+#: What this prints is quoted.
+COST = "python genotype_tool.py show DARTS_V2 --cost cifar"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def result(self) -> dict:
+        return json.loads(self.stdout.splitlines()[-1])
+
+
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for path in DOCUMENTS for block in blocks("bash", path.read_text()) for line in block.splitlines()]
+PROGRAMS = [c for c in COMMANDS if re.match(r"python |optinas-", c)]
+PYTHON = [block for path in DOCUMENTS for block in blocks("python", path.read_text())]
+FILES = {block.splitlines()[0].removeprefix("# "): block for block in PYTHON if block.startswith("# ")}
+SNIPPETS = [block for block in PYTHON if not block.startswith("# ")]
+
+
+def entry_points() -> dict[str, str]:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options.entry_points"]["console_scripts"].strip().splitlines()
+    return dict(line.split(" = ") for line in lines)
+
+
+def shorter(command: str) -> str:
+    if re.match(r"python genotype_tool\.py |optinas-genotype ", command):
+        return command
+    rules = [text for text in SHORTER if text in command]
+    assert rules, f"no rule of SHORTER makes this command of a document short enough to be tested: {command}"
+    # The longest: it may hold a shorter one.
+    rule = max(rules, key=len)
+    return command.replace(rule, SHORTER[rule]).replace("--device cuda", "--device cpu")
+
+
+def arguments(command: str, checkout: Path) -> list[str]:
+    """How the command is started: a script of the checkout, or what setup.cfg says of an installed command."""
+    program, *rest = shlex.split(shorter(command))
+    if program == "python":
+        return [sys.executable, str(checkout / rest[0]), *rest[1:]]
+    module, function = entry_points()[program].split(":")
+    return [sys.executable, "-c", f"import {module}; {module}.{function}()", *rest]
+
+
+def start(argv: list[str], folder: Path) -> Outcome:
+    # A warning must not reach a user either. The path is that of an installed copy; a script's own folder wins.
+    environment = os.environ | {"PYTHONWARNINGS": "error", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def make_images(folder: Path) -> None:
+    pixels = np.random.default_rng(0)
+    for label in range(6):
+        (folder / f"class_{label}").mkdir(parents=True)
+        for number in range(3):
+            image = Image.fromarray(pixels.integers(256, size=(36, 40, 3), dtype=np.uint8))
+            image.save(folder / f"class_{label}" / f"{number}.png")
+
+
+def make_workplace(folder: Path) -> Path:
+    """A folder with what the commands read: images, arrays, and the space of the example."""
+    (folder / "pictures").mkdir(parents=True)
+    for part in ("my_images/train", "my_images/test", "imagenet/train", "imagenet/val"):
+        make_images(folder / part)
+    shutil.copy(folder / "my_images/test/class_0/0.png", folder / "photo.png")
+    (folder / "my_space.py").write_text(FILES["my_space.py"])
+    images, labels = np.zeros((24, 1, 8, 8), np.uint8), np.arange(24) % 3
+    np.savez(folder / "arrays.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    return folder
+
+
+def edited_checkout(checkout: Path) -> Path:
+    """A checkout with the README's space, operation and data set in the files where it says they go."""
+    for package in ("genotypes", "spaces", "nas"):
+        shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "train_search.py", checkout)
+    (checkout / "spaces" / "my_space.py").write_text(FILES["my_space.py"])
+    for name in ("spaces/ops.py", "nas/data/datasets.py"):
+        with (checkout / name).open("a") as file:
+            file.write("\n\n" + FILES[name])
+    (label,) = re.findall(r"its label in pictures: `(.*)`", README)
+    vocabulary = checkout / "genotypes" / "operations.py"
+    first = "OPERATIONS: dict[str, str] = {\n"
+    assert first in vocabulary.read_text()
+    vocabulary.write_text(vocabulary.read_text().replace(first, f"{first}    {label}\n"))
+    return checkout
+
+
+def test_documents_hold_commands_and_programs() -> None:
+    assert len(PROGRAMS) > 20
+    assert set(FILES) == {"my_space.py", "spaces/ops.py", "nas/data/datasets.py"}
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in PROGRAMS])
+def test_a_command_that_starts_no_program_of_ours_exists(command: str) -> None:
+    program, *rest = shlex.split(command)
+    if program == "make":
+        planned = subprocess.run(["make", "-n", *rest], cwd=ROOT, capture_output=True, text=True)
+        assert planned.returncode == 0, planned.stderr
+        for script in re.findall(r"\w+\.py", planned.stdout):
+            assert (ROOT / script).exists()
+    elif program == "source":
+        assert rest == [".venv/bin/activate"]
+        assert "-m venv .venv\n" in (ROOT / "Makefile").read_text()
+    elif program == "pip":
+        assert rest == ["install", "."]
+        assert "build-backend" in (ROOT / "pyproject.toml").read_text()
+        for target in entry_points().values():
+            module, function = target.split(":")
+            assert f"def {function}()" in (ROOT / f"{module}.py").read_text()
+    else:
+        assert program == "mkdir", f"nothing here tests {command!r}"
+
+
+@pytest.mark.parametrize("command", PROGRAMS)
+def test_every_program_can_be_tested(command: str) -> None:
+    assert shorter(command)
+
+
+def stories() -> list[list[str]]:
+    """The programs and snippets of Python, in their order, each together with those that share a folder with it."""
+    told: list[tuple[set[str], list[str]]] = []
+    for item in [*PROGRAMS, *SNIPPETS]:
+        folders, items = set(re.findall(r"runs/[\w-]+", item)), [item]
+        for other in [other for other in told if other[0] & folders]:
+            told.remove(other)
+            folders, items = other[0] | folders, other[1] + items
+        told.append((folders, items))
+    return [items for _, items in told]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("story", stories(), ids=" ".join)
+def test_programs_do_what_the_documents_say(story: list[str], tmp_path: Path) -> None:
+    folder = make_workplace(tmp_path / "workplace")
+    for item in story:
+        if item in SNIPPETS:
+            outcome = start([sys.executable, "-c", item], folder)
+        else:
+            checkout = edited_checkout(tmp_path / "checkout") if NEEDS_EDITS in item else ROOT
+            outcome = start(arguments(item, checkout), folder)
+        assert outcome.code == 0, f"{item}\n{outcome.stderr}"
+        assert not outcome.stderr
+        assert outcome.stdout.strip()
+        documented = documented_keys(item)
+        assert not documented or set(outcome.result) == documented
+        if item == COST:
+            assert "\n".join(outcome.stdout.splitlines()[1:]) + "\n" in blocks("text", README)
+    if (folder / "runs" / "hb-eval").exists():
+        assert files_of(folder / "runs" / "hb") | files_of(folder / "runs" / "hb-eval") == documented_files()
+
+
+def documented_keys(command: str) -> set[str]:
+    """The keys that the README's table states for the result of a command; none where it states none."""
+    rows = re.findall(r"^\| `(.*?)` \| (.*) \|$", README, re.MULTILINE)
+    keys = {row: set(re.findall(r"`(\w+)`", cells)) for row, cells in rows}
+    if command in SNIPPETS or not command.startswith("python "):
+        return set()
+    program, *flags = shlex.split(command)[1:]
+    if program == "genotype_tool.py":
+        return keys["genotype_tool.py show --json"] if "--json" in flags else set()
+    return keys[f"{program} --evaluate" if "--evaluate" in flags else program]
+
+
+def files_of(run: Path) -> set[str]:
+    """The files of a run; `tb` stands for those below it, whose names are TensorBoard's affair."""
+    files = {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
+    return {path.parts[0] if path.parts[0] == "tb" else str(path) for path in files}
+
+
+def documented_files() -> set[str]:
+    """The files that the README says a run leaves."""
+    section = README.split("## What a run leaves")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    names = {name for cell in cells for name in re.findall(r"`(.*?)`", cell)}
+    return {name.replace("NNN", "001").rstrip("/") for name in names}
+
+
+@pytest.mark.parametrize("name", [name for name in spaces.names() if spaces.get(name).__module__.startswith("spaces.")])
+def test_the_table_of_spaces_is_right(name: str) -> None:
+    (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", README, re.MULTILINE)
+    _, edges, operations, parameters, kept, initializations, _ = row.split(" | ")
+    space = spaces.build(spaces.SpaceConfig(space=name))
+    assert int(edges) == len(space.topology.edges)
+    assert int(operations) == len(space.operations)
+    assert int(parameters) == sum(p.numel() for p in space.parameters())
+    assert ("2 strongest" in kept) == (space.edges_kept == 2)
+    assert tuple(re.findall(r"`(\w+)`", initializations)) == space.initializations
+
+
+LINKS = [(path, target) for path in DOCUMENTS for target in re.findall(r"\]\(([^)#]+)", path.read_text())]
+
+
+@pytest.mark.parametrize(("path", "target"), LINKS)
+def test_links_lead_to_files_of_the_repository(path: Path, target: str) -> None:
+    assert (path.parent / target).exists()

@@ -1,0 +1,137 @@
+"""The search: what it learns from, what it leaves in its run directory, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import OPERATIONS, SEARCH
+
+import genotypes
+import spaces
+import train_search
+from nas import data
+from nas.data import DataConfig
+from nas.search import PRESETS, SearchConfig, endless, search
+
+
+def run(directory: Path, *more: str) -> dict[str, object]:
+    return train_search.command([*SEARCH, "--epochs", "2", "--run-dir", str(directory), *more])
+
+
+@pytest.mark.parametrize("space", spaces.names())
+@pytest.mark.parametrize("order", [(), ("--unrolled", "--hessian-product", "exact")], ids=["first", "second"])
+def test_every_space_searches(space: str, order: tuple[str, ...], tmp_path: Path) -> None:
+    result = run(tmp_path / "run", "--space", space, *order)
+    assert result["space"] == space
+    assert isinstance(result["genotype"], str)
+    text = genotypes.from_text(result["genotype"])
+    assert text == genotypes.load(tmp_path / "run" / "genotype.json")
+    edges = 3 if space == "hb" else 2
+    assert [len(node) for node in text.normal.nodes] == [edges, edges]
+
+
+def test_bf16_search(tmp_path: Path) -> None:
+    assert math.isfinite(float(str(run(tmp_path / "run", "--precision", "bf16")["valid_accuracy"])))
+
+
+def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    result = run(directory, "--space", "agd", "--seed", "3")
+    assert {path.name for path in directory.iterdir()} == {
+        *("config.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt", "checkpoint.previous.pt"),
+        *("genotype.json", "genotypes", "normal.svg", "reduce.svg", "result.json"),
+    }
+    assert [p.name for p in sorted((directory / "genotypes").iterdir())] == ["epoch_001.json", "epoch_002.json"]
+    assert json.loads((directory / "result.json").read_text()) == result
+    config = json.loads((directory / "config.json").read_text())
+    assert (config["seed"], config["space"]["space"], config["supernet"]["init_channels"]) == (3, "agd", 2)
+    assert json.loads((directory / "env.json").read_text())["packages"]["torch"]
+    with (directory / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[-1]["valid_accuracy"]) == result["valid_accuracy"]
+    assert (directory / "log.txt").read_text().startswith("epoch   1  train ")
+
+
+def test_tensorboard_shows_the_architecture(tmp_path: Path) -> None:
+    run(tmp_path / "run", "--space", "agd", *OPERATIONS)
+    (events,) = (tmp_path / "run" / "tb").iterdir()  # no stray sub-runs
+    board = EventAccumulator(str(events)).Reload()
+    scalars = set(board.Tags()["scalars"])
+    assert {"train_loss", "valid_accuracy", "learning_rate"} <= scalars
+    assert "alpha/normal/00_0-2/sep_conv_3x3" in scalars
+    assert "beta/reduce/04_2-3" in scalars
+    assert sum(tag.startswith("alpha/") for tag in scalars) == 2 * 5 * 5
+    assert set(board.Tags()["images"]) == {"cell/normal", "cell/reduce"}
+    assert "genotype/text_summary" in board.Tags()["tensors"]
+
+
+def test_the_test_images_are_never_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("the search asked for test images")
+
+    monkeypatch.setattr(data.ImageData, "test_loader", forbidden)
+    run(tmp_path / "run")
+
+
+def test_the_halves_are_disjoint_and_stratified() -> None:
+    images = data.load(DataConfig())
+    weights, architecture = images.search_split(seed=1)
+    assert set(weights.tolist()).isdisjoint(architecture.tolist())
+    assert len(weights) + len(architecture) == len(images.train_labels) == 1437
+    counts = [torch.bincount(images.train_labels[half]) for half in (weights, architecture)]
+    assert (counts[0] - counts[1]).abs().max() <= 1
+
+
+def test_one_stream_of_batches_wherever_it_is_resumed() -> None:
+    loader = data.load(DataConfig(batch_size=400)).train_loader(seed=0)
+    assert len(loader) == 4
+    whole = [labels for _, labels in islice(endless(loader, 0), 10)]
+    for start in (1, 4, 7):
+        resumed = [labels for _, labels in islice(endless(loader, start), 10 - start)]
+        assert all(torch.equal(a, b) for a, b in zip(whole[start:], resumed, strict=True))
+
+
+def test_runs_are_reproducible_and_seeded(tmp_path: Path) -> None:
+    flags = ("--space", "hb", *OPERATIONS)
+    results = [run(tmp_path / name, "--seed", seed, *flags) for name, seed in (("a", "0"), ("b", "0"), ("c", "1"))]
+    metrics = []
+    for name in "abc":
+        with (tmp_path / name / "metrics.csv").open() as file:
+            metrics.append([row["train_loss"] for row in csv.DictReader(file)])
+    assert metrics[0] == metrics[1] != metrics[2]
+    assert results[0]["valid_accuracy"] == results[1]["valid_accuracy"]
+
+
+def test_the_paper_preset_is_the_papers_protocol() -> None:
+    config = PRESETS["paper"]("cifar10")
+    assert (config.epochs, config.data.batch_size, config.train_portion) == (50, 64, 0.5)
+    assert (config.supernet.layers, config.supernet.init_channels) == (8, 16)
+    bilevel = config.bilevel
+    assert (bilevel.learning_rate, bilevel.learning_rate_min, bilevel.momentum) == (0.025, 0.0, 0.9)
+    assert (bilevel.weight_decay, bilevel.grad_clip, bilevel.unrolled) == (3e-4, 5.0, False)
+    assert (bilevel.arch_learning_rate, bilevel.arch_weight_decay) == (3e-4, 1e-3)
+    assert config == SearchConfig(data=DataConfig(dataset="cifar10"))
+
+
+def test_learning_rate_follows_the_cosine(tmp_path: Path) -> None:
+    train_search.command([*SEARCH, *OPERATIONS, "--epochs", "4", "--run-dir", str(tmp_path / "run")])
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+    assert rates == pytest.approx([0.025 * (1 + math.cos(math.pi * e / 4)) / 2 for e in range(4)])
+
+
+@pytest.mark.slow
+def test_the_supernet_learns_digits(tmp_path: Path) -> None:
+    config = PRESETS["smoke"]("digits")
+    short = {"epochs": 3, "run": type(config.run)(run_dir=str(tmp_path / "run"), device="cpu")}
+    fields = {name: getattr(config, name) for name in ("preset", "data", "space", "supernet", "bilevel")}
+    result = search(SearchConfig(**{**fields, **short}))  # type: ignore[arg-type]
+    assert result["valid_accuracy"] > 60  # chance is 10

@@ -1,0 +1,96 @@
+"""The plan of the house: imports run downwards only, and what the package installs is there."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+#: From the ground up; a module may import from its own floor and those below.
+FLOORS = {"genotypes": 0, "spaces": 1, "nas": 2, "train_search": 3, "train_eval": 3, "genotype_tool": 3}
+FILES = [p for name in FLOORS for p in [*(ROOT / name).rglob("*.py"), ROOT / f"{name}.py"] if p.is_file()]
+
+
+def imported(path: Path) -> set[str]:
+    """The modules a file imports anywhere in it, by absolute name."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            assert node.module is not None
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_run_downwards(path: Path) -> None:
+    floor = FLOORS[module_name(path).split(".")[0]]
+    for name in imported(path):
+        assert FLOORS.get(name.split(".")[0], 0) <= floor, f"{path} imports {name}"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    modules = {module_name(path): path for path in FILES}
+    below = {
+        name: {other for other in imported(path) & modules.keys() if other != name and not name.startswith(f"{other}.")}
+        for name, path in modules.items()
+    }
+    while below:
+        free = {name for name, others in below.items() if not others & below.keys()}
+        assert free, f"a circle among {sorted(below)}"
+        below = {name: others for name, others in below.items() if name not in free}
+
+
+@pytest.mark.parametrize("package", ["genotypes", "genotypes.draw", "genotype_tool"])
+def test_the_ground_floor_needs_no_torch(package: str) -> None:
+    code = f"import sys, {package}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def setup() -> configparser.ConfigParser:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    return config
+
+
+def test_every_console_command_is_installed() -> None:
+    entries = [line.split(" = ") for line in setup()["options.entry_points"]["console_scripts"].split("\n") if line]
+    assert {name for name, _ in entries} == {"optinas-search", "optinas-eval", "optinas-genotype"}
+    for _, target in entries:
+        module, function = target.split(":")
+        assert module in setup()["options"]["py_modules"].split()
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_every_third_party_import_is_declared() -> None:
+    declared = {"PIL", "torch", "typing_extensions"}  # Pillow and typing_extensions come with torchvision and torch
+    for line in setup()["options"]["install_requires"].split():
+        name = line.split(">=")[0].split("[")[0]
+        declared.add({"scikit-learn": "sklearn"}.get(name, name))
+    own = set(FLOORS) | set(sys.stdlib_module_names)
+    for path in FILES:
+        roots = {name.split(".")[0] for name in imported(path)}
+        assert roots <= own | declared, f"{path} imports {roots - own - declared}"
+
+
+def test_neither_eval_nor_pickle() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec"), path
+            if isinstance(node, ast.keyword) and node.arg == "weights_only":
+                assert isinstance(node.value, ast.Constant), path
+                assert node.value.value is True, path
+        assert not {"pickle", "marshal", "shelve"} & imported(path), path

@@ -1,0 +1,194 @@
+"""The evaluation training: its run directory, its figures, saved weights, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import DATA, OPERATIONS, SEARCH, TRAIN
+
+import train_eval
+import train_search
+from nas import data, weights
+from nas.cost import network_cost
+from nas.data import DataConfig
+from nas.network import Network, NetworkConfig
+from nas.train import PRESETS, TrainConfig
+
+
+def run(directory: Path, *more: str) -> dict[str, Any]:
+    return train_eval.command([*TRAIN, "--epochs", "2", "--run-dir", str(directory), *more])
+
+
+def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    result = run(directory, "--auxiliary")
+    assert {path.name for path in directory.iterdir()} == {
+        *("config.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt", "checkpoint.previous.pt"),
+        *("genotype.json", "normal.svg", "reduce.svg", "result.json", "weights.safetensors"),
+    }
+    assert json.loads((directory / "result.json").read_text()) == result
+    assert result["test_accuracy"] + result["test_error"] == 100
+    assert result["epochs"] == 2
+    assert "best_test_accuracy_chosen_on_test" not in result
+
+
+def test_parameters_and_multiply_adds_leave_the_auxiliary_head_out(tmp_path: Path) -> None:
+    plain, auxiliary = run(tmp_path / "a"), run(tmp_path / "b", "--auxiliary")
+    network = weights.load(tmp_path / "a" / weights.NAME)
+    expected = network_cost(
+        network.genotype, network.config, in_channels=3, image_size=network.image_size, num_classes=3
+    )
+    for result in (plain, auxiliary):
+        assert (result["params"], result["macs"]) == (expected.params, expected.macs)
+
+
+def test_the_figure_is_the_last_epochs_and_the_best_only_if_asked(tmp_path: Path) -> None:
+    result = run(tmp_path / "run", "--report-best", "--epochs", "3")
+    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("test_accuracy")
+    accuracies = [float(line.split(",")[column]) for line in lines[1:]]
+    assert result["test_accuracy"] == accuracies[-1]
+    assert result["best_test_accuracy_chosen_on_test"] == max(accuracies)
+
+
+@pytest.mark.parametrize("flags", [(), ("--auxiliary", "--drop-path-prob", "0.2", "--precision", "bf16")])
+def test_saved_weights_give_identical_logits(flags: tuple[str, ...], tmp_path: Path, monkeypatch: Any) -> None:
+    """The network at the end of training and the one loaded from its file, on the test images."""
+    trained: list[Network] = []
+    save = weights.save
+
+    def keeping(path: Path, network: Network, *rest: Any) -> None:
+        trained.append(network)
+        save(path, network, *rest)
+
+    monkeypatch.setattr(weights, "save", keeping)
+    result = run(tmp_path / "run", *flags)
+    loaded = weights.load(tmp_path / "run" / weights.NAME)
+    config = DataConfig(dataset="fake", fake_train=24, fake_test=10, image_size=8, batch_size=8, fake_classes=3)
+    images = data.load(config)
+    for x, _ in images.test_loader().epoch(0):
+        assert torch.equal(loaded.network(x), trained[0].eval()(x))
+    evaluated = train_eval.command(["--evaluate", str(tmp_path / "run"), "--device", "cpu"])
+    for key in ("test_accuracy", "test_error", "params", "macs"):
+        assert evaluated[key] == result[key]
+
+
+def test_the_weights_file_says_what_it_expects_of_images(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    loaded = weights.load(tmp_path / "run" / weights.NAME)
+    assert (loaded.in_channels, loaded.image_size, loaded.classes) == (3, (8, 8), ("0", "1", "2"))
+    # Uniform pixels: mean 1/2, deviation 1/sqrt(12).
+    assert loaded.mean == pytest.approx([0.5] * 3, abs=0.02)
+    assert loaded.std == pytest.approx([12**-0.5] * 3, abs=0.02)
+    assert not loaded.network.training
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other"])
+def test_a_damaged_weights_file_is_refused(damage: str, tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    path = tmp_path / "run" / weights.NAME
+    content = path.read_bytes()
+    path.write_bytes({"truncated": content[:-100], "empty": b"", "other": b"not a network" * 10}[damage])
+    with pytest.raises(ValueError, match="is damaged or no network of this toolkit"):
+        weights.load(path)
+
+
+def test_other_classes_are_refused(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    with pytest.raises(ValueError, match="was trained on 3 classes"):
+        train_eval.command(["--evaluate", str(tmp_path / "run"), "--fake-classes", "4"])
+
+
+def test_a_search_run_is_an_architecture(tmp_path: Path) -> None:
+    searched = train_search.command(
+        [*SEARCH, *OPERATIONS, "--space", "agd", "--epochs", "1", "--run-dir", str(tmp_path / "search")]
+    )
+    result = train_eval.command(
+        [
+            *(*DATA, "--layers", "3", "--init-channels", "4", "--epochs", "1"),
+            *("--arch", str(tmp_path / "search"), "--run-dir", str(tmp_path / "eval")),
+        ]
+    )
+    assert result["space"] == "agd"
+    assert result["search_seconds"] == searched["seconds"]
+
+
+def test_drop_path_grows_with_the_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    schedule = Network.schedule_drop_path
+    monkeypatch.setattr(
+        Network, "schedule_drop_path", lambda self, progress: (seen.append(progress), schedule(self, progress))
+    )
+    run(tmp_path / "run", "--epochs", "4", "--drop-path-prob", "0.2")
+    assert seen == [0, 0.25, 0.5, 0.75]
+
+
+def test_every_training_image_is_used_and_no_test_image_trains(tmp_path: Path, monkeypatch: Any) -> None:
+    loaders = []
+    train_loader = data.ImageData.train_loader
+    monkeypatch.setattr(
+        data.ImageData,
+        "train_loader",
+        lambda self, **kw: loaders.append(train_loader(self, **kw)) or loaders[-1],
+    )
+    run(tmp_path / "run")
+    assert [loader.num_images for loader in loaders] == [24]
+
+
+def test_the_presets_are_the_papers_protocols() -> None:
+    cifar, imagenet = PRESETS["paper"]("cifar10"), PRESETS["paper"]("imagenet")
+    assert (cifar.epochs, cifar.data.batch_size, cifar.data.cutout) == (600, 96, True)
+    assert (cifar.learning_rate, cifar.momentum, cifar.weight_decay, cifar.grad_clip) == (0.025, 0.9, 3e-4, 5.0)
+    assert (cifar.auxiliary_weight, cifar.schedule, cifar.label_smoothing) == (0.4, "cosine", 0.0)
+    assert cifar.network == NetworkConfig(layers=20, init_channels=36, auxiliary=True, drop_path_prob=0.2)
+    assert (imagenet.epochs, imagenet.learning_rate, imagenet.schedule) == (250, 0.1, "exponential")
+    assert (imagenet.gamma, imagenet.weight_decay, imagenet.label_smoothing) == (0.97, 3e-5, 0.1)
+    assert imagenet.network == NetworkConfig(layers=14, init_channels=48, stem="imagenet", auxiliary=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "rates"),
+    [
+        ((), [0.025 * (1 + math.cos(math.pi * e / 3)) / 2 for e in range(3)]),
+        (("--schedule", "exponential"), [0.025 * 0.97**e for e in range(3)]),
+    ],
+)
+def test_learning_rate_schedules(flags: tuple[str, ...], rates: list[float], tmp_path: Path) -> None:
+    run(tmp_path / "run", "--epochs", "3", *flags)
+    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("learning_rate")
+    assert [float(line.split(",")[column]) for line in lines[1:]] == pytest.approx(rates)
+
+
+def test_the_auxiliary_loss_is_weighted(tmp_path: Path) -> None:
+    """With weight 0 its head stays as it was initialized but for the weight decay; with 0.4 it learns."""
+    states = {}
+    for weight in ("0", "0.4"):
+        directory = tmp_path / weight
+        run(directory, "--auxiliary", "--auxiliary-weight", weight, "--weight-decay", "0", "--epochs", "1")
+        states[weight] = weights.load(directory / weights.NAME).network.state_dict()
+    torch.manual_seed(0)
+    loaded = weights.load(tmp_path / "0" / weights.NAME)
+    torch.manual_seed(0)
+    initial = Network(loaded.genotype, loaded.config, in_channels=3, image_size=(8, 8), num_classes=3).state_dict()
+    key = "auxiliary_head.classifier.weight"
+    assert torch.equal(states["0"][key], initial[key])
+    assert not torch.equal(states["0.4"][key], initial[key])
+
+
+def test_a_config_file_is_the_whole_configuration(tmp_path: Path) -> None:
+    run(tmp_path / "run", "--label-smoothing", "0.05")
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["label_smoothing"] == 0.05
+    assert set(saved) == set(TrainConfig.__dataclass_fields__)
+
+
+def test_the_run_directory_is_named_after_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = train_eval.command([*TRAIN, "--epochs", "1"])
+    assert result["run_dir"] == "runs/eval-fake-DARTS_V2-seed0"
