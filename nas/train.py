@@ -22,6 +22,7 @@ from nas.cost import Cost, network_cost
 from nas.data import DataConfig, ImageData
 from nas.device import Precision, autocast, resolve_device
 from nas.errors import UsageError, users_mistakes
+from nas.export import to_onnx
 from nas.meter import Meter
 from nas.network import Network, NetworkConfig
 from nas.report import table
@@ -39,6 +40,8 @@ class TrainConfig:
     """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU."""
     evaluate: str | None = None
     """Train nothing: load the weights of this finished run's directory and measure them on the test images."""
+    onnx: str | None = None
+    """With --evaluate: also write the network, with its normalization, to this ONNX file."""
     seed: int = 0
     """Seed of the weights and of the order and augmentation of the images."""
     epochs: int = 600
@@ -70,6 +73,8 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
     def __post_init__(self) -> None:
+        if self.onnx and not self.evaluate:
+            raise ValueError("--onnx goes with --evaluate RUN, the run whose network is to be written")
         if self.epochs < 1:
             raise ValueError(f"--epochs is {self.epochs}; it must be at least 1")
 
@@ -320,7 +325,8 @@ def read_run(directory: str) -> TrainConfig:
 def evaluate(config: TrainConfig) -> dict[str, Any]:
     """Measures the saved weights of the run `config.evaluate` on the test images of `config.data`.
 
-    Raises UsageError for a directory without weights, or for other classes or images than it was trained on.
+    Raises UsageError for a directory without weights, for other classes or images than it was trained on, or
+    an ONNX file that cannot be written.
     """
     assert config.evaluate is not None
     path = Path(config.evaluate) / weights.NAME
@@ -334,6 +340,8 @@ def evaluate(config: TrainConfig) -> dict[str, Any]:
                 f"channels; {config.data.dataset} has {images.num_classes} with {images.channels}, or under "
                 "other names"
             )
+        if config.onnx:
+            to_onnx(trained, config.onnx)
     meter = Meter()
     measure(trained.network.to(device), images.test_loader(device=device).epoch(0), meter, config.precision)
     cost = network_cost(trained.genotype, trained.config, **_shape(images))
