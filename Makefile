@@ -10,6 +10,7 @@ RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 .PHONY: demo test test-fast lint format bench clean
 
 $(INSTALLED): setup.cfg pyproject.toml
+	@echo "Installing into .venv (torch and its libraries: about 5 GB, one to three minutes) ..."
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@

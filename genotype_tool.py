@@ -41,7 +41,7 @@ class Show:
     """Print a genotype, and with --cost what its evaluation network costs."""
 
     genotype: GenotypeName
-    """Name of a published genotype, or a file."""
+    """Name of a published genotype, a file, or the directory of a run."""
     cost: Literal["cifar", "imagenet"] | None = None
     """Form of the network: cifar (20 cells, 36 channels, 32x32) or imagenet (14 cells, 48 channels, 224x224)."""
     classes: int | None = None
@@ -67,7 +67,7 @@ class Draw:
     """Draw the normal and the reduction cell as SVG, PNG or DOT."""
 
     genotype: GenotypeName
-    """Name of a published genotype, or a file."""
+    """Name of a published genotype, a file, or the directory of a run."""
     out: str = "."
     """Directory for the pictures normal.* and reduce.*; it must exist."""
     format: Literal["svg", "png", "dot"] = "svg"
@@ -100,7 +100,7 @@ class Convert:
     """Print a genotype as JSON, or in the text notation of the literature."""
 
     genotype: GenotypeName
-    """Name of a published genotype, or a file."""
+    """Name of a published genotype, a file, or the directory of a run."""
     to: Literal["json", "text"] = "json"
     """The form to print."""
 
@@ -111,14 +111,14 @@ class Convert:
 
 @dataclass(frozen=True)
 class Check:
-    """Check a genotype file: exit code 0 if it is valid, 2 if not, with the path of the fault."""
+    """Check a genotype: exit code 0 if it is valid, 2 if not, with the path of the fault."""
 
-    file: GenotypeName
-    """A file in JSON or in the text notation of the literature."""
+    genotype: GenotypeName
+    """A file in JSON or in the text notation of the literature, or whatever else show takes."""
 
     def run(self) -> None:
-        genotypes.load(self.file)
-        print(f"{self.file}: valid")
+        genotypes.resolve(self.genotype)
+        print(f"{self.genotype}: valid")
 
 
 def _cost(genotype: Genotype, form: Literal["cifar", "imagenet"], classes: int | None) -> dict[str, int]:

@@ -49,13 +49,18 @@ def get(name: str) -> ZooEntry:
 
 
 def resolve(name_or_path: str | os.PathLike[str]) -> Genotype:
-    """The genotype of a published architecture, or else of a file (see `load`).
+    """The genotype of a published architecture, or else of a file (see `load`) or the directory of a run.
 
-    Raises GenotypeError if it is neither, or if the file is faulty.
+    Raises GenotypeError if it is none of them, or if the file is faulty.
     """
     text = os.fspath(name_or_path)
     if text in ZOO:
         return ZOO[text].genotype
+    if os.path.isdir(text):
+        file = os.path.join(text, "genotype.json")
+        if not os.path.exists(file):
+            raise GenotypeError(f"{text}: holds no genotype.json; name the directory of a run that has ended")
+        return load(file)
     if os.path.exists(text):
         return load(text)
     raise GenotypeError(f"no such file, and {unknown_name('architecture', text, ZOO)}")

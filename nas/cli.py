@@ -97,4 +97,6 @@ def _one_line(box: str) -> str:
     # Rules are drawn in ASCII where the output is not in UTF-8.
     parts = re.split(r"[─-]{10,}", " ".join(line for line in lines if line))
     told = [part.strip() for part in parts[1:]]
-    return "; ".join(part for part in told if part and not part.startswith("For full helptext"))
+    line = "; ".join(part for part in told if part and not part.startswith(("For full", "Argument helptext")))
+    line = re.sub(r"^Error parsing [^-:]\S*: ", "", line)  # the name of a class of ours, or of a part of it
+    return line if re.search("you meant|subcommands", line) else f"{line.rstrip('.')}; --help tells all flags"

@@ -7,6 +7,7 @@ resumes it where it stopped, also in the middle of an epoch.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import signal
@@ -59,7 +60,7 @@ class Run:
     Args:
         config: where it lies, and whether it goes on.
         resolved: the whole configuration, a dataclass that has `config` as its field `run`.
-        default_name: of the directory below runs/.
+        default_name: of the directory below runs/, to which a few digits made of the configuration are added.
         device: for `env.json`.
         tracked: what is saved and restored with the position, by name.
 
@@ -77,12 +78,13 @@ class Run:
         device: torch.device,
         tracked: Mapping[str, Stateful],
     ) -> None:
-        self.path = Path(config.run_dir or f"runs/{default_name}")
+        described = _describe(resolved)
+        digits = hashlib.sha256(msgspec.json.encode(_binding(described), order="sorted")).hexdigest()[:6]
+        self.path = Path(config.run_dir or f"runs/{default_name}-{digits}")
         self.epoch = self.step = 0
         self._tracked = dict(tracked)
         self._seconds = 0.0
         self._signal: int | None = None
-        described = _describe(resolved)
         if config.resume:
             self._check_same(described)
             self._restore()
@@ -105,10 +107,7 @@ class Run:
 
     def _check_same(self, described: dict[str, Any]) -> None:
         saved = read_config(self.path)
-        before, now = (
-            {key: value for key, value in _flatten(config).items() if key not in _MAY_CHANGE}
-            for config in (saved, described)
-        )
+        before, now = _binding(saved), _binding(described)
         changed = [
             f"--{key.split('.')[-1].replace('_', '-')} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted({*before, *now})
@@ -292,6 +291,11 @@ def read_config(path: Path) -> dict[str, Any]:
 def _describe(resolved: object) -> dict[str, Any]:
     """The configuration as JSON data, as it will be read back."""
     return msgspec.json.decode(msgspec.json.encode(resolved))
+
+
+def _binding(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that a resumed run must share, flat."""
+    return {key: value for key, value in _flatten(described).items() if key not in _MAY_CHANGE}
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

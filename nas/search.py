@@ -132,6 +132,11 @@ def search(config: SearchConfig) -> dict[str, Any]:
     )
     with run:
         steps = len(weights_loader)
+        run.log(
+            f"searching {config.space.space} on {config.data.dataset}: {config.supernet.layers} cells of "
+            f"{config.supernet.init_channels} channels, {config.epochs} epochs of {steps} steps on {device}, "
+            f"in {run.path}"
+        )
         for epoch in run.epochs(config.epochs):
             supernet.train()
             train_batches = weights_loader.epoch(epoch, run.step)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import genotypes
+import spaces
 from genotypes import Genotype
 from genotypes.draw import draw
 from nas import data, weights
@@ -150,6 +151,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
         },
     )
     with run:
+        run.log(
+            f"training {config.arch} on {config.data.dataset}: {config.network.layers} cells of "
+            f"{config.network.init_channels} channels, {config.epochs} epochs of {len(train_loader)} steps on "
+            f"{device}, in {run.path}"
+        )
         for epoch in run.epochs(config.epochs):
             network.train()
             network.schedule_drop_path(epoch / config.epochs)
@@ -193,14 +199,10 @@ def resolve_architecture(arch: str) -> tuple[Genotype, dict[str, Any]]:
             "--arch is missing; name a published genotype (optinas-genotype list), a genotype file, or the "
             "directory of a search run"
         )
-    directory = Path(arch)
-    if not directory.is_dir():
-        return genotypes.resolve(arch), {}
-    if not (directory / "genotype.json").exists():
-        raise ValueError(f"{arch} holds no genotype.json; is it the directory of a search that has ended?")
-    result = directory / "result.json"
-    searched = msgspec.json.decode(result.read_bytes()) if result.exists() else {}
-    return genotypes.load(directory / "genotype.json"), searched
+    spaces.load_installed()  # whose operations the genotype may have
+    genotype = genotypes.resolve(arch)
+    result = Path(arch) / "result.json"
+    return genotype, msgspec.json.decode(result.read_bytes()) if result.exists() else {}
 
 
 def _shape(images: ImageData) -> dict[str, Any]:
@@ -295,7 +297,7 @@ def report_table(result: Mapping[str, Any]) -> str:
     searched = result.get("search_seconds")
     row = {
         "space": result.get("space") or "-",
-        "architecture": result.get("arch") or result["run_dir"],
+        "architecture": result["arch"],
         "parameters": result["params"],
         "multiply-adds": result["macs"],
         "search seconds": "-" if searched is None else f"{searched:.0f}",
@@ -317,7 +319,8 @@ def read_run(directory: str) -> TrainConfig:
     try:
         if "network" not in described:  # every field has a default: a search's configuration would do
             raise ValueError("its configuration has no network")
-        return msgspec.convert(described, TrainConfig)
+        # Where it was computed does not bind who measures it.
+        return msgspec.convert({**described, "run": {}}, TrainConfig)
     except ValueError as error:
         raise UsageError(f"{directory} is not the directory of a training run: {error}") from error
 
@@ -347,6 +350,7 @@ def evaluate(config: TrainConfig) -> dict[str, Any]:
     cost = network_cost(trained.genotype, trained.config, **_shape(images))
     return {
         "run_dir": config.evaluate,
+        "arch": config.arch,
         "dataset": config.data.dataset,
         **_figures(meter, images),
         "params": cost.params,

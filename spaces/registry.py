@@ -53,7 +53,6 @@ def register(name: str) -> Callable[[S], S]:
 
 def names() -> list[str]:
     """All known names, sorted."""
-    _discover()
     return sorted({*_SPACES, *(point.name for point in entry_points(group=ENTRY_POINTS))})
 
 
@@ -63,7 +62,6 @@ def get(name: str) -> type[SearchSpace]:
     Raises ValueError for a name that is not known (the message lists what is), a module that cannot be
     imported, or an object that is not a SearchSpace.
     """
-    _discover()
     if name in _SPACES:
         return _SPACES[name]
     if ":" in name:
@@ -87,23 +85,30 @@ def build(config: SpaceConfig, *, seed: int = 0) -> SearchSpace:
     return space
 
 
-def _discover() -> None:
-    """Imports every module of this package, so that a new file registers itself."""
-    package = importlib.import_module(__package__)
+def discover() -> None:
+    """Imports every module of this package, so that a new file registers its spaces and operations."""
+    package = importlib.import_module("spaces")
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{__package__}.{module.name}")
+        importlib.import_module(f"spaces.{module.name}")
+
+
+def load_installed() -> None:
+    """Imports the search spaces of installed packages, which may declare operations of their own."""
+    for point in entry_points(group=ENTRY_POINTS):
+        _checked(point.load(), point.name)
 
 
 def _from_module(name: str) -> object:
     module_name, _, attribute = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
-        # An installed command does not have the working folder on its path, where one's own space lies.
-        sys.path.insert(0, here)
+        # An installed command does not have the working folder on its path, where one's own space lies; last,
+        # so that nothing there stands in for an installed module.
+        sys.path.append(here)
     try:
         return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise ValueError(f"search space {name!r} could not be imported: {error}") from error
+    except Exception as error:  # whatever a user's module raises
+        raise ValueError(f"search space {name!r} could not be imported: {type(error).__name__}: {error}") from error
 
 
 def _checked(space: object, name: str) -> type[SearchSpace]:

@@ -57,7 +57,9 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[-1]["valid_accuracy"]) == result["valid_accuracy"]
-    assert (directory / "log.txt").read_text().startswith("epoch   1  train ")
+    lines = (directory / "log.txt").read_text().splitlines()
+    assert lines[0].startswith("searching agd on fake: 3 cells of 2 channels, 2 epochs of 2 steps on cpu, in ")
+    assert lines[1].startswith("epoch   1  train ")
 
 
 def test_tensorboard_shows_the_architecture(tmp_path: Path) -> None:

@@ -336,6 +336,14 @@ def test_object_that_is_no_space() -> None:
         spaces.get("math:pi")
 
 
+def test_a_broken_module_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_space.py").write_text("class Broken(:")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ValueError, match="could not be imported: SyntaxError"):
+        spaces.get("broken_space:Broken")
+
+
 def test_entry_points_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("elsewhere", "spaces.hb:HBSpace", registry.ENTRY_POINTS)
     monkeypatch.setattr(

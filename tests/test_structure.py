@@ -75,10 +75,11 @@ def test_every_console_command_is_installed() -> None:
 
 
 def test_every_third_party_import_is_declared() -> None:
-    declared = {"PIL", "torch", "typing_extensions"}  # Pillow and typing_extensions come with torchvision and torch
-    for line in setup()["options"]["install_requires"].split():
+    declared = set()
+    requirements = setup()["options"]["install_requires"] + setup()["options.extras_require"]["onnx"]
+    for line in requirements.split():
         name = line.split(">=")[0].split("[")[0]
-        declared.add({"scikit-learn": "sklearn"}.get(name, name))
+        declared.add({"scikit-learn": "sklearn", "pillow": "PIL"}.get(name, name))
     own = set(FLOORS) | set(sys.stdlib_module_names)
     for path in FILES:
         roots = {name.split(".")[0] for name in imported(path)}

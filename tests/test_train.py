@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -190,5 +191,7 @@ def test_a_config_file_is_the_whole_configuration(tmp_path: Path) -> None:
 
 def test_the_run_directory_is_named_after_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = train_eval.command([*TRAIN, "--epochs", "1"])
-    assert result["run_dir"] == "runs/eval-fake-DARTS_V2-seed0"
+    first = train_eval.command([*TRAIN, "--epochs", "1"])["run_dir"]
+    assert re.fullmatch(r"runs/eval-fake-DARTS_V2-seed0-[0-9a-f]{6}", first)
+    assert train_eval.command([*TRAIN, "--epochs", "1", "--label-smoothing", "0.1"])["run_dir"] != first
+    assert train_eval.command([*TRAIN, "--epochs", "1", "--resume"])["run_dir"] == first

@@ -110,6 +110,14 @@ def test_resolve_reads_files(tmp_path: Path) -> None:
     assert resolve(str(tmp_path / "genotype.txt")) == genotype
 
 
+def test_resolve_reads_the_directory_of_a_run(tmp_path: Path) -> None:
+    save(get("GDAS").genotype, tmp_path / "genotype.json")
+    assert resolve(tmp_path) == get("GDAS").genotype
+    (tmp_path / "genotype.json").unlink()
+    with pytest.raises(GenotypeError, match=r"holds no genotype\.json"):
+        resolve(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["no/such.json", "", "\x00", "x" * 5000, "pdarts"])
 def test_resolve_says_that_it_is_neither_name_nor_file(text: str) -> None:
     with pytest.raises(GenotypeError, match=r"no such file, and unknown architecture .* known: NASNet, ") as caught:
