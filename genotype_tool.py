@@ -142,7 +142,7 @@ def _cost(genotype: Genotype, form: Literal["cifar", "imagenet"], classes: int |
 def command(argv: list[str]) -> dict[str, Any] | None:
     """Parses and runs one of the subcommands."""
     description = "List, show, draw, convert and check genotypes."
-    return cli.parse(List | Show | Draw | Convert | Check, argv, prog="optinas-genotype", description=description).run()
+    return cli.parse(List | Show | Draw | Convert | Check, argv, description=description).run()
 
 
 def main() -> None:

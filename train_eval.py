@@ -13,7 +13,7 @@ def command(argv: list[str]) -> dict[str, Any]:
     """Parses, trains (or with --evaluate only measures), prints the table, returns the result."""
     trained = cli.peek(argv, evaluate="")["evaluate"]
     default = read_run(trained) if trained else cli.preset(PRESETS, argv)
-    config = cli.parse(TrainConfig, argv, prog="train_eval.py", description=__doc__ or "", default=default)
+    config = cli.parse(TrainConfig, argv, description=__doc__ or "", default=default)
     result = evaluate(config) if config.evaluate else train(config)
     print(report_table(result))
     return result

@@ -12,7 +12,7 @@ from nas.search import PRESETS, SearchConfig, search
 def command(argv: list[str]) -> dict[str, Any]:
     """Parses, searches, returns the result."""
     default = cli.preset(PRESETS, argv)
-    config = cli.parse(SearchConfig, argv, prog="train_search.py", description=__doc__ or "", default=default)
+    config = cli.parse(SearchConfig, argv, description=__doc__ or "", default=default)
     return search(config)
 
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,7 @@ def preset(presets: Mapping[str, Callable[[str], C]], argv: Sequence[str]) -> C:
     return presets[flags["preset"]](flags["dataset"])
 
 
-def parse(config: Any, argv: Sequence[str], *, prog: str, description: str, default: Any = None) -> Any:
+def parse(config: Any, argv: Sequence[str], *, description: str, default: Any = None) -> Any:
     """An instance of the dataclass (or union of subcommands) `config` made from a command line.
 
     Flags that are not given have the value they have in `default`. Raises UsageError, one line, for what
@@ -56,7 +57,7 @@ def parse(config: Any, argv: Sequence[str], *, prog: str, description: str, defa
         with users_mistakes(), contextlib.redirect_stderr(complaint):
             return tyro.cli(
                 config,
-                prog=prog,
+                prog=os.path.basename(sys.argv[0]),
                 description=description,
                 args=list(argv),
                 default=tyro.MISSING if default is None else default,
@@ -83,6 +84,10 @@ def run(command: Callable[[list[str]], dict[str, Any] | None], argv: Sequence[st
         code = 128 + stop.signal
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:
+        # Whoever read the output has had enough (head, less); what is left of it must go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     sys.exit(code)
 
 

@@ -169,6 +169,8 @@ class Network(nn.Module):
         self.classifier = nn.Linear(widths[-1], num_classes)
         self._final_drop_path_prob = config.drop_path_prob
         self.register_buffer("drop_path_prob", torch.tensor(0.0), persistent=False)
+        # As in the supernet; here and not in the training, so that a loaded network computes the same bits.
+        self.to(memory_format=torch.channels_last)
 
     def schedule_drop_path(self, progress: float) -> None:
         """Sets the drop path probability for the given share, 0..1, of the training that lies behind."""
