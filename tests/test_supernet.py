@@ -90,8 +90,9 @@ def test_cell_against_the_formula(name: str, layer: int) -> None:
     torch.testing.assert_close(cell(s0, s1, weights), independent_cell(cell, s0, s1, weights))
 
 
-# At gap G each of the two peaked mixed operations misses by at most 8 e^-G w* (|x| + max |o(x)|).
-@pytest.mark.parametrize(("gap", "tolerance"), [(10.0, 2e-2), (20.0, 1e-6)])
+# At gap G each of the two peaked mixed operations misses by at most 8 e^-G w* (|x| + max |o(x)|), and the nodes
+# after it inherit that; the docstring of HBSpace states the errors of a whole cell.
+@pytest.mark.parametrize(("gap", "tolerance"), [(10.0, 2e-3), (20.0, 1e-7)])
 def test_eq_26_in_a_normal_cell(gap: float, tolerance: float) -> None:
     """With the HB initialization x_t = F(x_{t-1}) + x_{t-1} - x_{t-2}, F the mixed operation o1."""
     space = spaces.build(SpaceConfig(space="hb", init_gap=gap), seed=3).double()
