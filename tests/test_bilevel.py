@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -240,3 +241,23 @@ def test_frozen_statistics_still_normalize_by_the_batch() -> None:
     assert torch.equal(norm.running_mean, torch.zeros(3))  # type: ignore[arg-type]
     assert norm.track_running_stats
     torch.testing.assert_close(y, norm(x))
+
+
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_the_architecture_step_takes_each_batch_for_its_level(unrolled: bool) -> None:
+    bilevel = problem(unrolled=unrolled, hessian_product="exact")
+    with frozen_statistics(bilevel.supernet):
+        if unrolled:
+            expected = flat(bilevel.second_order_gradient(batch(0), batch(1))[2])
+        else:
+            expected = flat(bilevel.first_order_gradient(batch(1))[2])
+    loss, logits = bilevel.architecture_step(batch(0), batch(1))
+    assert torch.equal(flat(p.grad for p in bilevel.architecture), expected)
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, batch(1)[1]))
+
+
+def test_the_virtual_step_has_the_weights_current_learning_rate() -> None:
+    bilevel = problem(unrolled=True, hessian_product="exact")
+    expected = full_unroll(bilevel, batch(0), batch(1))
+    bilevel.config = dataclasses.replace(bilevel.config, learning_rate=123.0)  # only where the optimizer started
+    assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1))[2]), expected) <= 1e-6

@@ -1,0 +1,106 @@
+"""Both loops against plain ones, written out here: the same weights bit for bit, with every constant unusual."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from tiny import DATA, assert_same
+from torch import nn
+
+import spaces
+import train_eval
+import train_search
+from genotypes import ZOO
+from nas import checkpoint, data
+from nas.bilevel import Bilevel, BilevelConfig
+from nas.data import DataConfig
+from nas.network import Network, NetworkConfig
+from nas.supernet import Supernet
+from spaces import SpaceConfig
+
+IMAGES = DataConfig(dataset="fake", fake_train=24, fake_test=10, image_size=8, batch_size=8, fake_classes=3)
+SHAPE = {"in_channels": 3, "image_size": (8, 8), "num_classes": 3}
+EPOCHS = 3
+
+
+def test_the_training_loop(tmp_path: Path) -> None:
+    flags = ["--seed", "5", "--epochs", str(EPOCHS), "--learning-rate", "0.07", "--learning-rate-min", "0.01"]
+    flags += ["--momentum", "0.8", "--weight-decay", "0.02", "--grad-clip", "0.5", "--label-smoothing", "0.2"]
+    flags += ["--auxiliary", "--auxiliary-weight", "0.7", "--drop-path-prob", "0.4", "--precision", "bf16"]
+    flags += ["--layers", "3", "--init-channels", "4", "--arch", "DARTS_V1", "--run-dir", str(tmp_path / "run")]
+    result = train_eval.command([*DATA, *flags])
+
+    images = data.load(dataclasses.replace(IMAGES, cutout=True))  # as --preset paper has it
+    torch.manual_seed(5)
+    config = NetworkConfig(layers=3, init_channels=4, auxiliary=True, drop_path_prob=0.4)
+    network = Network(ZOO["DARTS_V1"].genotype, config, **SHAPE)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.07, momentum=0.8, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS, eta_min=0.01)
+    loader = images.train_loader(seed=5)
+    for epoch in range(EPOCHS):
+        network.drop_path_prob.fill_(0.4 * epoch / EPOCHS)
+        network.train()
+        for x, y in loader.epoch(epoch):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits, auxiliary = network(x)
+                loss = nn.functional.cross_entropy(logits, y, label_smoothing=0.2)
+                loss = loss + 0.7 * nn.functional.cross_entropy(auxiliary, y, label_smoothing=0.2)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+            optimizer.step()
+        schedule.step()
+    network.eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        right = sum(int((network(x).argmax(1) == y).sum()) for x, y in images.test_loader().epoch(0))
+
+    state = checkpoint.load(tmp_path / "run")
+    assert state is not None
+    assert_same(dict(state["tracked"]["network"]), dict(network.state_dict()))
+    assert result["test_accuracy"] == 100 * right / 10
+
+
+def test_the_search_loop(tmp_path: Path) -> None:
+    flags = ["--seed", "5", "--epochs", str(EPOCHS), "--train-portion", "0.7", "--precision", "bf16", "--nodes", "2"]
+    flags += ["--learning-rate", "0.07", "--learning-rate-min", "0.01", "--momentum", "0.8", "--weight-decay", "0.02"]
+    flags += ["--grad-clip", "0.5", "--arch-learning-rate", "0.1", "--arch-weight-decay", "0.3", "--batch-size", "6"]
+    flags += ["--space", "agd", "--init", "random", "--layers", "3", "--init-channels", "4"]
+    result = train_search.command([*DATA, *flags, "--run-dir", str(tmp_path / "run")])
+
+    images = data.load(dataclasses.replace(IMAGES, batch_size=6))
+    ours, theirs = images.search_split(seed=5, train_portion=0.7)
+    assert (len(ours), len(theirs)) == (16, 8)
+    torch.manual_seed(5)
+    space = spaces.build(SpaceConfig(space="agd", nodes=2, init="random"), seed=5)
+    supernet = Supernet(space.topology, space.operations, channels=4, layers=3, **SHAPE)  # type: ignore[arg-type]
+    constants = BilevelConfig(
+        learning_rate=0.07,
+        momentum=0.8,
+        weight_decay=0.02,
+        grad_clip=0.5,
+        arch_learning_rate=0.1,
+        arch_weight_decay=0.3,
+    )
+    bilevel = Bilevel(supernet, space, constants, nn.CrossEntropyLoss(), "bf16")
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(bilevel.weight_optimizer, EPOCHS, eta_min=0.01)
+    train_loader = images.train_loader(seed=5, indices=ours)
+    valid_loader = images.train_loader(seed=6, indices=theirs)
+    valid = [batch for epoch in range(6) for batch in valid_loader.epoch(epoch)]
+    for epoch in range(EPOCHS):
+        supernet.train()
+        for train in train_loader.epoch(epoch):
+            bilevel.architecture_step(train, valid.pop(0))
+            bilevel.weight_step(train)
+        schedule.step()
+    supernet.eval()
+    held_out = images.train_loader(seed=5, indices=theirs, augment=False).epoch(0)
+    with torch.no_grad():
+        right = sum(int((bilevel.loss(batch)[1].argmax(1) == batch[1]).sum()) for batch in held_out)
+
+    state = checkpoint.load(tmp_path / "run")
+    assert state is not None
+    assert_same(dict(state["tracked"]["supernet"]), dict(supernet.state_dict()))
+    assert_same(dict(state["tracked"]["space"]), dict(space.state_dict()))
+    assert result["valid_accuracy"] == 100 * right / 8
