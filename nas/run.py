@@ -27,6 +27,7 @@ from tqdm import tqdm
 from genotypes.files import write_atomically
 from nas import checkpoint, environment
 from nas.errors import NonFiniteLossError, Stopped, UsageError
+from nas.meter import Meter
 
 T = TypeVar("T")
 
@@ -150,6 +151,13 @@ class Run:
         tqdm.write(text)
         with (self.path / "log.txt").open("a") as file:
             file.write(text + "\n")
+
+    def log_epoch(self, measured: str, train: Meter, other: Meter) -> None:
+        """Logs the epoch's figures on the training images and on others, and how long the rest will take."""
+        self.log(
+            f"epoch {self.epoch + 1:3d}  train {train.loss:.4f} {train.accuracy:6.2f} %  "
+            f"{measured} {other.loss:.4f} {other.accuracy:6.2f} %  {self.seconds:.0f} s, {self.eta()} to go"
+        )
 
     def add_metrics(self, metrics: Mapping[str, float]) -> None:
         """Appends the epoch's row to `metrics.csv` and its scalars to TensorBoard."""

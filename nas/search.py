@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,22 @@ def smoke(dataset: str) -> SearchConfig:
 PRESETS = {"paper": paper, "smoke": smoke}
 
 
+class Loaders(NamedTuple):
+    """Batches for the weights, for the architecture, and the latter's images as they are, to measure on."""
+
+    weights: Loader
+    architecture: Loader
+    held_out: Loader
+
+
+class Meters(NamedTuple):
+    """Figures of an epoch: of the two kinds of steps, and of the held-out images after them."""
+
+    weights: Meter
+    architecture: Meter
+    held_out: Meter
+
+
 def search(config: SearchConfig) -> dict[str, Any]:
     """Runs (or resumes) a search in its run directory and returns its result, as kept in `result.json`.
 
@@ -96,84 +112,81 @@ def search(config: SearchConfig) -> dict[str, Any]:
     with users_mistakes():
         device = resolve_device(config.run.device)
         images = data.load(config.data)
-        torch.manual_seed(config.seed)
-        space = spaces.build(config.space, seed=config.seed).to(device)
-        supernet = Supernet(
-            space.topology,
-            space.operations,
-            in_channels=images.channels,
-            image_size=images.image_size,
-            num_classes=images.num_classes,
-            channels=config.supernet.init_channels,
-            layers=config.supernet.layers,
-            stem=config.supernet.stem,
-        ).to(device)
-        bilevel = Bilevel(supernet, space, config.bilevel, nn.CrossEntropyLoss(), config.precision)
-        weights_loader, valid_loader, held_out = _loaders(config, images, device)
+        bilevel = _bilevel(config, images, device)
+        loaders = _loaders(config, images, device)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         bilevel.weight_optimizer, config.epochs, eta_min=config.bilevel.learning_rate_min
     )
-    train_meter, valid_meter, held_out_meter = Meter(), Meter(), Meter()
+    meters = Meters(Meter(), Meter(), Meter())
     run = Run(
         config.run,
         config,
         default_name=f"search-{config.data.dataset}-{config.space.space.replace(':', '.')}-seed{config.seed}",
         device=device,
         tracked={
-            "supernet": supernet,
-            "space": space,
+            "supernet": bilevel.supernet,
+            "space": bilevel.space,
             "weight_optimizer": bilevel.weight_optimizer,
             "architecture_optimizer": bilevel.architecture_optimizer,
             "schedule": schedule,
-            "train_meter": train_meter,
-            "valid_meter": valid_meter,
-            "held_out_meter": held_out_meter,
+            **{f"{name}_meter": meter for name, meter in meters._asdict().items()},
         },
     )
     with run:
-        steps = len(weights_loader)
         run.log(
             f"searching {config.space.space} on {config.data.dataset}: {config.supernet.layers} cells of "
-            f"{config.supernet.init_channels} channels, {config.epochs} epochs of {steps} steps on {device}, "
-            f"in {run.path}"
+            f"{config.supernet.init_channels} channels, {config.epochs} epochs of {len(loaders.weights)} steps on "
+            f"{device}, in {run.path}"
         )
         for epoch in run.epochs(config.epochs):
-            supernet.train()
-            train_batches = weights_loader.epoch(epoch, run.step)
-            valid_batches = endless(valid_loader, epoch * steps + run.step)
-            for train, valid in run.steps(zip(train_batches, valid_batches, strict=False), steps):
-                valid_loss, valid_logits = bilevel.architecture_step(train, valid)
-                run.check_finite(valid_loss)
-                loss, logits = bilevel.weight_step(train)
-                run.check_finite(loss)
-                train_meter.update(loss, logits, train[1])
-                valid_meter.update(valid_loss, valid_logits, valid[1])
-            evaluate(bilevel, run.interruptible(held_out.epoch(epoch)), held_out_meter)
-            metrics = {
-                "train_loss": train_meter.loss,
-                "train_accuracy": train_meter.accuracy,
-                "arch_loss": valid_meter.loss,
-                "arch_accuracy": valid_meter.accuracy,
-                "valid_loss": held_out_meter.loss,
-                "valid_accuracy": held_out_meter.accuracy,
-                "learning_rate": bilevel.weight_optimizer.param_groups[0]["lr"],
-            }
-            _report_epoch(run, space, metrics)
+            _search_epoch(run, bilevel, loaders, meters, epoch)
+            evaluate(bilevel, run.interruptible(loaders.held_out.epoch(epoch)), meters.held_out)
+            _report_epoch(run, bilevel, meters)
             schedule.step()
-            train_meter.reset()
-            valid_meter.reset()
-        return _finish(run, config, space, held_out_meter)
+            meters.weights.reset()
+            meters.architecture.reset()
+        return _finish(run, config, bilevel.space, meters.held_out)
 
 
-def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> tuple[Loader, Loader, Loader]:
-    """Batches for the weights, for the architecture, and the latter's images as they are, to measure on."""
-    weights_half, architecture_half = images.search_split(seed=config.seed, train_portion=config.train_portion)
-    return (
-        images.train_loader(seed=config.seed, indices=weights_half, device=device),
+def _bilevel(config: SearchConfig, images: ImageData, device: torch.device) -> Bilevel:
+    torch.manual_seed(config.seed)
+    space = spaces.build(config.space, seed=config.seed).to(device)
+    supernet = Supernet(
+        space.topology,
+        space.operations,
+        in_channels=images.channels,
+        image_size=images.image_size,
+        num_classes=images.num_classes,
+        channels=config.supernet.init_channels,
+        layers=config.supernet.layers,
+        stem=config.supernet.stem,
+    ).to(device)
+    return Bilevel(supernet, space, config.bilevel, nn.CrossEntropyLoss(), config.precision)
+
+
+def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> Loaders:
+    weights, architecture = images.search_split(seed=config.seed, train_portion=config.train_portion)
+    return Loaders(
+        images.train_loader(seed=config.seed, indices=weights, device=device),
         # Another seed: both halves must not be cropped and flipped by the same random numbers.
-        images.train_loader(seed=config.seed + 1, indices=architecture_half, device=device),
-        images.train_loader(seed=config.seed, indices=architecture_half, augment=False, device=device),
+        images.train_loader(seed=config.seed + 1, indices=architecture, device=device),
+        images.train_loader(seed=config.seed, indices=architecture, augment=False, device=device),
     )
+
+
+def _search_epoch(run: Run, bilevel: Bilevel, loaders: Loaders, meters: Meters, epoch: int) -> None:
+    """Alternates both steps over what is left of an epoch (DARTS, algorithm 1)."""
+    bilevel.supernet.train()
+    steps = len(loaders.weights)
+    train_batches = loaders.weights.epoch(epoch, run.step)
+    valid_batches = endless(loaders.architecture, epoch * steps + run.step)
+    for train, valid in run.steps(zip(train_batches, valid_batches, strict=False), steps):
+        valid_loss, valid_logits = bilevel.architecture_step(train, valid)
+        run.check_finite(valid_loss)
+        loss, logits = bilevel.weight_step(train)
+        run.check_finite(loss)
+        meters.weights.update(loss, logits, train[1])
+        meters.architecture.update(valid_loss, valid_logits, valid[1])
 
 
 def endless(loader: Loader, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -195,18 +208,25 @@ def evaluate(bilevel: Bilevel, batches: Iterator[tuple[Tensor, Tensor]], meter: 
         meter.update(loss, logits, batch[1])
 
 
-def _report_epoch(run: Run, space: SearchSpace, metrics: dict[str, float]) -> None:
+def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters) -> None:
+    space, number = bilevel.space, run.epoch + 1
     genotype = space.derive(space.mixing())
     (run.path / "genotypes").mkdir(exist_ok=True)
-    genotypes.save(genotype, run.path / "genotypes" / f"epoch_{run.epoch + 1:03d}.json")
-    run.add_metrics(metrics)
-    report.add_architecture(run.tensorboard, space, run.epoch + 1)
-    report.add_genotype(run.tensorboard, genotype, run.epoch + 1)
-    run.log(
-        f"epoch {run.epoch + 1:3d}  train {metrics['train_loss']:.4f} {metrics['train_accuracy']:6.2f} %  "
-        f"valid {metrics['valid_loss']:.4f} {metrics['valid_accuracy']:6.2f} %  "
-        f"{run.seconds:.0f} s, {run.eta()} to go"
+    genotypes.save(genotype, run.path / "genotypes" / f"epoch_{number:03d}.json")
+    run.add_metrics(
+        {
+            "train_loss": meters.weights.loss,
+            "train_accuracy": meters.weights.accuracy,
+            "arch_loss": meters.architecture.loss,
+            "arch_accuracy": meters.architecture.accuracy,
+            "valid_loss": meters.held_out.loss,
+            "valid_accuracy": meters.held_out.accuracy,
+            "learning_rate": bilevel.weight_optimizer.param_groups[0]["lr"],
+        }
     )
+    report.add_architecture(run.tensorboard, space, number)
+    report.add_genotype(run.tensorboard, genotype, number)
+    run.log_epoch("valid", meters.weights, meters.held_out)
 
 
 def _finish(run: Run, config: SearchConfig, space: SearchSpace, held_out: Meter) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from genotypes import Genotype
 from genotypes.draw import draw
 from nas import data, weights
 from nas.cost import Cost, network_cost
-from nas.data import DataConfig, ImageData
+from nas.data import DataConfig, ImageData, Loader
 from nas.device import Precision, autocast, resolve_device
 from nas.errors import UsageError, users_mistakes
 from nas.export import to_onnx
@@ -122,11 +122,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         device = resolve_device(config.run.device)
         images = data.load(config.data)
         torch.manual_seed(config.seed)
-        shape = _shape(images)
-        network = Network(genotype, config.network, **shape).to(device)
+        network = Network(genotype, config.network, **_shape(images)).to(device)
         train_loader = images.train_loader(seed=config.seed, device=device)
         test_loader = images.test_loader(device=device)
-    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     optimizer = torch.optim.SGD(
         network.parameters(),
         lr=config.learning_rate,
@@ -157,24 +155,36 @@ def train(config: TrainConfig) -> dict[str, Any]:
             f"{device}, in {run.path}"
         )
         for epoch in run.epochs(config.epochs):
-            network.train()
             network.schedule_drop_path(epoch / config.epochs)
-            batches = train_loader.epoch(epoch, run.step)
-            for x, y in run.steps(batches, len(train_loader)):
-                with autocast(device, config.precision):
-                    loss, logits = _training_loss(network, criterion, config.auxiliary_weight, x, y)
-                run.check_finite(loss)
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
-                optimizer.step()
-                train_meter.update(loss, logits, y)
+            _train_epoch(run, config, network, optimizer, train_loader, train_meter)
             measure(network, run.interruptible(test_loader.epoch(epoch)), test_meter, config.precision)
             best.accuracy = max(best.accuracy, test_meter.accuracy)
             _report_epoch(run, train_meter, test_meter, optimizer.param_groups[0]["lr"])
             schedule.step()
             train_meter.reset()
         return _finish(run, config, network, images, genotype, searched, test_meter, best)
+
+
+def _train_epoch(
+    run: Run,
+    config: TrainConfig,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    loader: Loader,
+    meter: Meter,
+) -> None:
+    """Trains on what is left of an epoch."""
+    network.train()
+    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    for x, y in run.steps(loader.epoch(run.epoch, run.step), len(loader)):
+        with autocast(x.device, config.precision):
+            loss, logits = _training_loss(network, criterion, config.auxiliary_weight, x, y)
+        run.check_finite(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
+        optimizer.step()
+        meter.update(loss, logits, y)
 
 
 class Best:
@@ -252,11 +262,7 @@ def _report_epoch(run: Run, train_meter: Meter, test_meter: Meter, learning_rate
             "learning_rate": learning_rate,
         }
     )
-    run.log(
-        f"epoch {run.epoch + 1:3d}  train {train_meter.loss:.4f} {train_meter.accuracy:6.2f} %  "
-        f"test {test_meter.loss:.4f} {test_meter.accuracy:6.2f} %  "
-        f"{run.seconds:.0f} s, {run.eta()} to go"
-    )
+    run.log_epoch("test", train_meter, test_meter)
 
 
 def _finish(
