@@ -5,7 +5,9 @@ INSTALLED := .venv/.installed
 
 # What `make demo` searches; e.g. make demo SEARCH="--space darts --unrolled"
 SEARCH ?= --space hb
-RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+ifndef RUN
+RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+endif
 
 .PHONY: demo test test-fast lint format bench clean
 

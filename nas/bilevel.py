@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.device import Precision, autocast
+from nas.errors import check_ranges
 from nas.supernet import Supernet
 from spaces import SearchSpace
 
@@ -48,6 +50,17 @@ class BilevelConfig:
     """Second-order architecture step: differentiate through one step of the weights (DARTS eq. (6))."""
     hessian_product: HessianProduct = "finite-difference"
     """How --unrolled multiplies by the Hessian: DARTS eq. (8), or exactly by double backward (more memory)."""
+
+    def __post_init__(self) -> None:
+        anything = (0, math.inf)
+        check_ranges(
+            self,
+            {
+                **dict.fromkeys(("learning_rate", "learning_rate_min", "weight_decay"), anything),
+                **dict.fromkeys(("grad_clip", "arch_learning_rate", "arch_weight_decay"), anything),
+                "momentum": (0, 1),
+            },
+        )
 
 
 class Bilevel:
@@ -146,13 +159,16 @@ class Bilevel:
         rate = self.weight_optimizer.param_groups[0]["lr"]
         weights = list(self.weights.values())
         train_loss, _ = self.loss(train)
-        train_gradient = torch.autograd.grad(train_loss, weights, create_graph=exact)
+        train_gradient = torch.autograd.grad(train_loss, weights, create_graph=exact, materialize_grads=True)
         virtual = self._virtual_step(train_gradient, rate)
         loss, logits = self.loss(valid, weights=virtual)
         gradient = self._gradient(loss, *virtual.values())
         direct, v = gradient[: len(self.architecture)], gradient[len(self.architecture) :]
         if exact:
-            implicit = torch.autograd.grad(train_gradient, self.architecture, grad_outputs=v, materialize_grads=True)
+            # Weights behind an input that no edge of the space reads have the constant gradient zero.
+            used = [(g, part) for g, part in zip(train_gradient, v, strict=True) if g.requires_grad]
+            outputs, directions = zip(*used, strict=True)
+            implicit = torch.autograd.grad(outputs, self.architecture, grad_outputs=directions, materialize_grads=True)
         else:
             implicit = self._finite_difference_product(train, v)
         return loss, logits, tuple(d - rate * i for d, i in zip(direct, implicit, strict=True))
@@ -179,8 +195,9 @@ class Bilevel:
     def _finite_difference_product(self, train: Batch, v: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """d2L_train/(dalpha dw) v by a central difference, eps = 0.01 / |v| (DARTS eq. (8), footnote 2).
 
-        It is a derivative's approximation only as far as the loss is smooth: where ReLUs and max pooling
-        switch within +-eps v it measures their jumps too, which many images and channels average out.
+        It approximates the derivative only as far as the loss is smooth: where ReLUs and max pooling switch
+        within +-eps v it measures their jumps too, which can be larger than the derivative (LOG.md). It is
+        DARTS's method; the exact product is the gradient.
         """
         eps = 0.01 / torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in v]))
         sides = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -19,9 +19,6 @@ class Cost:
     params: int
     macs: int
     params_with_auxiliary: int
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
 
 
 def count_parameters(module: nn.Module, *, auxiliary: bool = False) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -20,6 +21,16 @@ class Stopped(Exception):
     def __init__(self, signal: int) -> None:
         super().__init__(signal)
         self.signal = signal
+
+
+def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raises ValueError for a field of `config` that is not a finite number from its least to its largest value."""
+    for name, (least, largest) in ranges.items():
+        value = getattr(config, name)
+        if not (math.isfinite(value) and least <= value <= largest):
+            flag = f"--{name.replace('_', '-')}"
+            bound = f"at least {least:g}" if largest == math.inf else f"from {least:g} to {largest:g}"
+            raise ValueError(f"{flag} is {value:g}; it must be {bound}")
 
 
 @contextmanager

@@ -18,6 +18,10 @@ from spaces import KINDS, SearchSpace
 def add_architecture(board: SummaryWriter, space: SearchSpace, epoch: int) -> None:
     """Writes every architecture parameter: alpha per edge and operation, others (beta) per edge."""
     for name, parameter in space.named_parameters():
+        if parameter.shape not in ((len(space.topology.edges),), (len(space.topology.edges), len(space.operations))):
+            for i, value in enumerate(parameter.flatten().tolist()):  # of a space's own kind
+                board.add_scalar(f"{name.replace('.', '/')}/{i}", value, epoch)
+            continue
         for e, (source, target) in enumerate(space.topology.edges):
             tag = f"{name.replace('.', '/')}/{e:02d}_{source}-{target}"
             if parameter.dim() == 1:

@@ -62,7 +62,7 @@ class Run:
         config: where it lies, and whether it goes on.
         resolved: the whole configuration, a dataclass that has `config` as its field `run`.
         default_name: of the directory below runs/, to which a few digits made of the configuration are added.
-        device: for `env.json`.
+        device: where the run computes.
         tracked: what is saved and restored with the position, by name.
 
     Use it as a context manager: within it SIGINT and SIGTERM save the run and raise Stopped at the next step.
@@ -83,7 +83,7 @@ class Run:
         digits = hashlib.sha256(msgspec.json.encode(_binding(described), order="sorted")).hexdigest()[:6]
         self.path = Path(config.run_dir or f"runs/{default_name}-{digits}")
         self.epoch = self.step = 0
-        self._tracked = dict(tracked)
+        self._tracked, self._device = dict(tracked), device
         self._seconds = 0.0
         self._signal: int | None = None
         if config.resume:
@@ -132,8 +132,8 @@ class Run:
         for name, tracked in self._tracked.items():
             tracked.load_state_dict(state["tracked"][name])
         torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available() and state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if self._device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], self._device)
         self._rewrite_metrics()
 
     def _note_resumption(self, device: torch.device) -> None:
@@ -232,7 +232,10 @@ class Run:
                 self._stop_if_asked()
 
     def check_finite(self, loss: Tensor) -> None:
-        """Raises NonFiniteLossError, and leaves the last checkpoint, where the loss is inf or nan."""
+        """Raises NonFiniteLossError, and leaves the last checkpoint, where the loss is inf or nan.
+
+        A step's loss tells of the steps before it; that of the evaluation, of the epoch's last step too.
+        """
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
                 f"the loss is {loss.item()} at step {self.step + 1} of epoch {self.epoch + 1}; the last good "
@@ -251,7 +254,7 @@ class Run:
             "step": self.step,
             "seconds": self.seconds,
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_rng": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
             "tracked": {name: tracked.state_dict() for name, tracked in self._tracked.items()},
         }
         checkpoint.save(self.path, state)

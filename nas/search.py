@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -17,7 +18,7 @@ from nas import data, report
 from nas.bilevel import Bilevel, BilevelConfig
 from nas.data import DataConfig, ImageData, Loader
 from nas.device import Precision, resolve_device
-from nas.errors import users_mistakes
+from nas.errors import check_ranges, users_mistakes
 from nas.macro import StemName
 from nas.meter import Meter
 from nas.run import Run, RunConfig
@@ -62,8 +63,7 @@ class SearchConfig:
     bilevel: BilevelConfig = field(default_factory=BilevelConfig)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"--epochs is {self.epochs}; it must be at least 1")
+        check_ranges(self, {"epochs": (1, math.inf)})
         if not 0 < self.train_portion < 1:
             raise ValueError(f"--train-portion is {self.train_portion}; it must lie between 0 and 1")
 
@@ -141,6 +141,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
         for epoch in run.epochs(config.epochs):
             _search_epoch(run, bilevel, loaders, meters, epoch)
             evaluate(bilevel, run.interruptible(loaders.held_out.epoch(epoch)), meters.held_out)
+            run.check_finite(torch.tensor(meters.held_out.loss))
             _report_epoch(run, bilevel, meters)
             schedule.step()
             meters.weights.reset()

@@ -5,6 +5,8 @@ The test images choose nothing: the figure of a run is that of its last epoch.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +21,10 @@ import spaces
 from genotypes import Genotype
 from genotypes.draw import draw
 from nas import data, weights
-from nas.cost import Cost, network_cost
+from nas.cost import Cost, count_macs, count_parameters, network_cost
 from nas.data import DataConfig, ImageData, Loader
 from nas.device import Precision, autocast, resolve_device
-from nas.errors import UsageError, users_mistakes
+from nas.errors import UsageError, check_ranges, users_mistakes
 from nas.export import to_onnx
 from nas.meter import Meter
 from nas.network import Network, NetworkConfig
@@ -76,8 +78,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.onnx and not self.evaluate:
             raise ValueError("--onnx goes with --evaluate RUN, the run whose network is to be written")
-        if self.epochs < 1:
-            raise ValueError(f"--epochs is {self.epochs}; it must be at least 1")
+        anything = (0, math.inf)
+        check_ranges(
+            self,
+            {
+                **dict.fromkeys(("learning_rate", "learning_rate_min", "weight_decay"), anything),
+                **dict.fromkeys(("grad_clip", "auxiliary_weight", "gamma"), anything),
+                **dict.fromkeys(("momentum", "label_smoothing"), (0, 1)),
+                "epochs": (1, math.inf),
+            },
+        )
 
 
 def paper(dataset: str) -> TrainConfig:
@@ -140,6 +150,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         default_name=f"eval-{config.data.dataset}-{name}-seed{config.seed}",
         device=device,
         tracked={
+            "genotype": SameGenotype(genotype),  # first: the network of another would not load
             "network": network,
             "optimizer": optimizer,
             "schedule": schedule,
@@ -158,6 +169,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             network.schedule_drop_path(epoch / config.epochs)
             _train_epoch(run, config, network, optimizer, train_loader, train_meter)
             measure(network, run.interruptible(test_loader.epoch(epoch)), test_meter, config.precision)
+            run.check_finite(torch.tensor(test_meter.loss))
             best.accuracy = max(best.accuracy, test_meter.accuracy)
             _report_epoch(run, train_meter, test_meter, optimizer.param_groups[0]["lr"])
             schedule.step()
@@ -187,6 +199,20 @@ def _train_epoch(
         meter.update(loss, logits, y)
 
 
+class SameGenotype:
+    """Refuses to go on with another genotype: `--arch` may name a file that has changed since."""
+
+    def __init__(self, genotype: Genotype) -> None:
+        self._text = genotypes.to_text(genotype)
+
+    def state_dict(self) -> dict[str, str]:
+        return {"text": self._text}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        if state["text"] != self._text:
+            raise UsageError(f"--arch was {state['text']} when the run began and is now {self._text}; start a new run")
+
+
 class Best:
     """The best test accuracy of any epoch, for --report-best."""
 
@@ -209,10 +235,13 @@ def resolve_architecture(arch: str) -> tuple[Genotype, dict[str, Any]]:
             "--arch is missing; name a published genotype (optinas-genotype list), a genotype file, or the "
             "directory of a search run"
         )
-    spaces.load_installed()  # whose operations the genotype may have
-    genotype = genotypes.resolve(arch)
     result = Path(arch) / "result.json"
-    return genotype, msgspec.json.decode(result.read_bytes()) if result.exists() else {}
+    searched = msgspec.json.decode(result.read_bytes()) if result.exists() else {}
+    # The genotype may have operations that only its space's module, or an installed one, declares.
+    spaces.load_installed()
+    if ":" in (searched.get("space") or ""):
+        spaces.get(searched["space"])
+    return genotypes.resolve(arch), searched
 
 
 def _shape(images: ImageData) -> dict[str, Any]:
@@ -285,7 +314,7 @@ def _finish(
         "arch": config.arch,
         "space": searched.get("space"),
         "dataset": config.data.dataset,
-        "search_seconds": searched.get("seconds"),
+        "search_seconds": searched.get("search_seconds", searched.get("seconds")),
         **_figures(test_meter, images),
         "params": cost.params,
         "macs": cost.macs,
@@ -334,10 +363,11 @@ def read_run(directory: str) -> TrainConfig:
 def evaluate(config: TrainConfig) -> dict[str, Any]:
     """Measures the saved weights of the run `config.evaluate` on the test images of `config.data`.
 
-    Raises UsageError for a directory without weights, for other classes or images than it was trained on, or
-    an ONNX file that cannot be written.
+    Raises UsageError for a directory without weights, for other classes or images than it was trained on, for
+    a flag that belongs to training, or an ONNX file that cannot be written.
     """
     assert config.evaluate is not None
+    _refuse_training_flags(config, read_run(config.evaluate))
     path = Path(config.evaluate) / weights.NAME
     with users_mistakes():
         device = resolve_device(config.run.device)
@@ -351,14 +381,28 @@ def evaluate(config: TrainConfig) -> dict[str, Any]:
             )
         if config.onnx:
             to_onnx(trained, config.onnx)
+    trained.normalize(images)
+    started = time.monotonic()
     meter = Meter()
     measure(trained.network.to(device), images.test_loader(device=device).epoch(0), meter, config.precision)
-    cost = network_cost(trained.genotype, trained.config, **_shape(images))
     return {
         "run_dir": config.evaluate,
         "arch": config.arch,
         "dataset": config.data.dataset,
         **_figures(meter, images),
-        "params": cost.params,
-        "macs": cost.macs,
+        "params": count_parameters(trained.network),
+        "macs": count_macs(trained.network, images.channels, images.image_size),
+        "seconds": round(time.monotonic() - started, 3),
+        "epochs": config.epochs,
     }
+
+
+def _refuse_training_flags(config: TrainConfig, trained: TrainConfig) -> None:
+    for name in TrainConfig.__dataclass_fields__:
+        if name not in ("run", "data", "precision", "evaluate", "onnx") and getattr(config, name) != getattr(
+            trained, name
+        ):
+            flag = "a flag of the network" if name == "network" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is for training; with --evaluate it is as the run had it, leave it out")
+    if config.data.split_seed != trained.data.split_seed:
+        raise UsageError("--split-seed must be that of the run: with another, training images would be tested on")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -37,6 +38,12 @@ class TrainedNetwork:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def normalize(self, images: ImageData) -> None:
+        """Has `images` normalized as those that the network was trained on."""
+        images.mean, images.std = (
+            (torch.tensor(values, dtype=torch.float64) * 255).float() for values in (self.mean, self.std)
+        )
+
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
     genotype: str
@@ -56,8 +63,8 @@ def save(path: Path, network: Network, genotype: Genotype, config: NetworkConfig
         in_channels=images.channels,
         image_size=images.image_size,
         classes=tuple(images.classes),
-        mean=_numbers(images.mean / 255),
-        std=_numbers(images.std / 255),
+        mean=_in_unit(images.mean),
+        std=_in_unit(images.std),
     )
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     write_atomically(path, to_safetensors(tensors, {"optinas": json.dumps(msgspec.to_builtins(header))}))
@@ -97,5 +104,6 @@ def load(path: str | Path) -> TrainedNetwork:
     )
 
 
-def _numbers(values: Tensor) -> tuple[float, ...]:
-    return tuple(values.flatten().tolist())
+def _in_unit(values: Tensor) -> tuple[float, ...]:
+    """From 0..255 to 0..1, in double precision so that the way back gives the same float32."""
+    return tuple((values.double() / 255).tolist())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import pkgutil
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +39,10 @@ class SpaceConfig:
     """Initial architecture parameters: zero, random, and for Space-HB hb (default: hb there, else zero)."""
     init_gap: float = 10.0
     """How far above the others a peaked logit of --init hb starts: larger is closer to HB-Net, and slower to leave."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.init_gap < math.inf:
+            raise ValueError(f"--init-gap is {self.init_gap}; it must be a number from 0 on")
 
 
 def register(name: str) -> Callable[[S], S]:
@@ -67,7 +73,7 @@ def get(name: str) -> type[SearchSpace]:
     if ":" in name:
         return _checked(_from_module(name), name)
     for point in entry_points(group=ENTRY_POINTS, name=name):
-        return _checked(point.load(), name)
+        return _loaded(point)
     close = difflib.get_close_matches(name, names(), n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise ValueError(f'unknown search space {name!r}; {hint}known: {", ".join(names())}, or "package.module:Class"')
@@ -95,7 +101,10 @@ def discover() -> None:
 def load_installed() -> None:
     """Imports the search spaces of installed packages, which may declare operations of their own."""
     for point in entry_points(group=ENTRY_POINTS):
-        _checked(point.load(), point.name)
+        try:
+            _loaded(point)
+        except ValueError as error:  # whoever does not use it should not be stopped by it
+            warnings.warn(str(error), stacklevel=2)
 
 
 def _from_module(name: str) -> object:
@@ -109,6 +118,17 @@ def _from_module(name: str) -> object:
         return getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # whatever a user's module raises
         raise ValueError(f"search space {name!r} could not be imported: {type(error).__name__}: {error}") from error
+
+
+def _loaded(point: EntryPoint) -> type[SearchSpace]:
+    try:
+        space = point.load()
+    except Exception as error:  # whatever somebody's module raises
+        raise ValueError(
+            f"search space {point.name!r} of the installed {point.value} could not be imported: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return _checked(space, point.name)
 
 
 def _checked(space: object, name: str) -> type[SearchSpace]:

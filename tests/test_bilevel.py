@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch.func import functional_call
 
 import spaces
 from nas.bilevel import Batch, Bilevel, BilevelConfig, HessianProduct, frozen_statistics
+from nas.report import add_architecture
 from nas.supernet import Supernet
 from spaces import SpaceConfig
 
@@ -73,10 +76,12 @@ def full_unroll(bilevel: Bilevel, train: Batch, valid: Batch) -> Tensor:
         return nn.functional.cross_entropy(logits, data[1])
 
     config, weights = bilevel.config, bilevel.weights
-    gradient = torch.autograd.grad(loss(weights, train), list(weights.values()), create_graph=True)
+    gradient = torch.autograd.grad(
+        loss(weights, train), list(weights.values()), create_graph=True, materialize_grads=True
+    )
     moved = {}
     for (name, w), g in zip(weights.items(), gradient, strict=True):
-        buffer = bilevel.weight_optimizer.state[w]["momentum_buffer"]
+        buffer = bilevel.weight_optimizer.state[w].get("momentum_buffer", torch.zeros_like(w))
         moved[name] = w - config.learning_rate * (config.momentum * buffer + g + config.weight_decay * w)
     return flat(torch.autograd.grad(loss(moved, valid), bilevel.architecture))
 
@@ -133,6 +138,42 @@ def test_a_supernet_without_normal_cells_leaves_their_architecture_alone() -> No
         bilevel.architecture_step(batch(0), batch(1))
         assert torch.equal(space.alpha["normal"].grad, torch.zeros(6, 9))
         assert space.alpha["reduce"].grad.abs().max() > 0
+
+
+class Chain(spaces.SearchSpace):
+    """Leaves node 0 unread, and has a parameter of its own kind."""
+
+    edges_kept = 1
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.temperature = nn.Parameter(torch.tensor(1.0))
+
+    def edges_between(self, nodes: int) -> list[tuple[int, int]]:
+        return [(target - 1, target) for target in range(2, 2 + nodes)]
+
+    def mixing_weights(self, kind: spaces.Kind) -> Tensor:
+        return (self.alpha[kind] / (1 + self.temperature.square())).softmax(dim=-1)
+
+
+class RecordingBoard:
+    def __init__(self) -> None:
+        self.tags: set[str] = set()
+
+    def add_scalar(self, tag: str, value: float, epoch: int) -> None:
+        self.tags.add(tag)
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_a_space_that_leaves_an_input_unread(product: HessianProduct, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(importlib.import_module("spaces.registry")._SPACES, "chain", Chain)
+    bilevel = problem("chain", smooth=True, unrolled=True, hessian_product=product)
+    expected = full_unroll(bilevel, batch(0), batch(1))
+    tolerance = 1e-6 if product == "exact" else 1e-3
+    assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1))[2]), expected) <= tolerance
+    board = RecordingBoard()
+    add_architecture(board, bilevel.space, 1)  # type: ignore[arg-type]
+    assert {"temperature/0", "alpha/normal/00_1-2/sep_conv_3x3"} <= board.tags
 
 
 def test_a_virtual_step_before_any_momentum_is_a_plain_one() -> None:

@@ -66,6 +66,10 @@ def image_folder(root: Path, **counts: int) -> Path:
         (["--layer", "3"], "--layers"),
         (["--nodes", "0"], "at least 1 intermediate node"),
         (["--epochs", "0"], "--epochs is 0"),
+        (["--grad-clip", "-1"], "--grad-clip is -1; it must be at least 0"),
+        (["--learning-rate", "nan"], "--learning-rate is nan"),
+        (["--init-gap", "inf"], "--init-gap is inf"),
+        (["--device", "meta"], "--device cpu always works"),
         (["--batch-size", "13"], "a batch of 13 images is larger than the 12"),
         (["--train-portion", "1"], "--train-portion"),
         (["--device", "gpu"], "--device cpu always works"),
@@ -94,6 +98,8 @@ def test_a_search_refuses(
         (["--drop-path-prob", "1"], "--drop-path-prob must lie in [0, 1)"),
         (["--batch-size", "25"], "a batch of 25 images is larger than the 24"),
         (["--init-channels", "1"], "--init-channels of at least 2"),
+        (["--label-smoothing", "2"], "--label-smoothing is 2; it must be from 0 to 1"),
+        (["--momentum", "-1"], "--momentum is -1"),
     ],
 )
 def test_a_training_refuses(

@@ -15,6 +15,7 @@ import torch
 from tiny import OPERATIONS, SEARCH, TRAIN, assert_same, final_state
 from torch import Tensor
 
+import genotypes
 import train_eval
 import train_search
 from nas import checkpoint
@@ -88,7 +89,7 @@ def test_signalled_in_the_middle_of_an_epoch_and_resumed(
 ) -> None:
     job(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 5, lambda: os.kill(os.getpid(), number))
+        interrupt_at(patch, 6, lambda: os.kill(os.getpid(), number))
         with pytest.raises(Stopped) as stopped:
             job(tmp_path / "parts")
     assert stopped.value.signal == number
@@ -135,16 +136,48 @@ def test_a_damaged_checkpoint_falls_back_on_the_one_before(job: Callable[..., di
     assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("loss_of_the_epoch", [1, 2, -1])
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(
-    job: Callable[..., dict[str, Any]], tmp_path: Path
+    job: Callable[..., dict[str, Any]], loss_of_the_epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(NonFiniteLossError, match=r"at step \d+ of epoch \d+; the last good checkpoint is in"):
-        job(tmp_path / "run", "--learning-rate", "1e30")
-    state = checkpoint.load(tmp_path / "run")
-    if state is not None:  # it may have come in the first epoch already
-        weights = state["tracked"].get("supernet") or state["tracked"]["network"]
-        assert all(w.isfinite().all() for w in weights.values())
-        assert state["step"] == 0
+    """In a step of the second epoch, or (-1) in the evaluation that follows its last step."""
+    job(tmp_path / "whole")
+    check = Run.check_finite
+    seen: list[int] = []
+
+    def poisoned(self: Run, loss: Tensor) -> None:
+        seen.append(self.epoch)
+        in_evaluation = len(seen) > 1 and seen.count(1) == seen.count(0)
+        poison = in_evaluation if loss_of_the_epoch == -1 else seen.count(1) == loss_of_the_epoch
+        check(self, loss * torch.nan if poison else loss)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "check_finite", poisoned)
+        with pytest.raises(NonFiniteLossError, match=r"at step \d+ of epoch 2; the last good checkpoint is in"):
+            job(tmp_path / "parts")
+    state = checkpoint.load(tmp_path / "parts")
+    assert state is not None
+    assert (state["epoch"], state["step"]) == (1, 0)
+    job(tmp_path / "parts", "--resume")
+    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+
+
+def test_a_network_that_diverges_in_its_last_step_is_no_result(tmp_path: Path) -> None:
+    flags = ("--batch-size", "24", "--epochs", "1", "--learning-rate", "1e30", "--run-dir", str(tmp_path / "run"))
+    with pytest.raises(NonFiniteLossError):
+        train_eval.command([*TRAIN, *flags])
+    assert checkpoint.load(tmp_path / "run") is None
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_a_genotype_file_that_has_changed_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "genotype.json"
+    genotypes.save(genotypes.get("DARTS_V1").genotype, file)
+    flags = [*TRAIN, "--arch", str(file), "--epochs", "1", "--run-dir", str(tmp_path / "run")]
+    train_eval.command(flags)
+    genotypes.save(genotypes.get("DARTS_V2").genotype, file)
+    with pytest.raises(ValueError, match="--arch was DARTS_V1 = .* when the run began and is now DARTS_V2"):
+        train_eval.command([*flags, "--resume"])
 
 
 @pytest.mark.slow
@@ -181,6 +214,10 @@ def test_checkpoints_hold_tensors_and_primitives_only(tmp_path: Path) -> None:
     assert_same(checkpoint.load(tmp_path), good)
     checkpoint.save(tmp_path, {"a": Path("an object, which must not be unpickled")})
     assert_same(checkpoint.load(tmp_path), good)
-    checkpoint.save(tmp_path, {"a": Path("and another")})
+    assert (tmp_path / checkpoint.DAMAGED).exists()
+    checkpoint.save(tmp_path, {"a": Path("and another, which must not push the good one out")})
+    assert_same(checkpoint.load(tmp_path), good)
+    for _ in range(2):
+        checkpoint.save(tmp_path, {"a": Path("two in a row")})
     with pytest.raises(ValueError, match="no checkpoint can be read"):
         checkpoint.load(tmp_path)

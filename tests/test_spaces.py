@@ -344,6 +344,16 @@ def test_a_broken_module_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         spaces.get("broken_space:Broken")
 
 
+def test_a_broken_installed_space_stops_only_who_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("broken", "no_such_module:Space", registry.ENTRY_POINTS)
+    monkeypatch.setattr(registry, "entry_points", lambda group, name="broken": [point] if name == "broken" else [])
+    with pytest.warns(UserWarning, match="'broken' of the installed no_such_module:Space could not be imported"):
+        spaces.load_installed()
+    with pytest.raises(ValueError, match="could not be imported: ModuleNotFoundError"):
+        spaces.get("broken")
+    assert spaces.get("hb").__name__ == "HBSpace"
+
+
 def test_entry_points_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("elsewhere", "spaces.hb:HBSpace", registry.ENTRY_POINTS)
     monkeypatch.setattr(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import DATA, OPERATIONS, SEARCH, TRAIN
 
+import genotypes
 import train_eval
 import train_search
 from nas import data, weights
@@ -113,6 +114,37 @@ def test_other_classes_are_refused(tmp_path: Path) -> None:
     run(tmp_path / "run")
     with pytest.raises(ValueError, match="was trained on 3 classes"):
         train_eval.command(["--evaluate", str(tmp_path / "run"), "--fake-classes", "4"])
+
+
+@pytest.mark.parametrize("flag", [("--arch", "DARTS_V1"), ("--epochs", "7"), ("--layers", "5"), ("--split-seed", "1")])
+def test_flags_of_the_training_are_refused_in_an_evaluation(flag: tuple[str, str], tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    with pytest.raises(ValueError, match="--split-seed must be" if flag[0] == "--split-seed" else "is for training"):
+        train_eval.command(["--evaluate", str(tmp_path / "run"), *flag])
+
+
+def test_an_evaluation_normalizes_as_the_training_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run(tmp_path / "run")
+    load = data.load
+
+    def darker_training_images(config: DataConfig) -> data.ImageData:
+        images = load(config)
+        images.mean, images.std = images.mean / 4, images.std / 4
+        return images
+
+    monkeypatch.setattr(data, "load", darker_training_images)
+    evaluated = train_eval.command(["--evaluate", str(tmp_path / "run"), "--device", "cpu"])
+    for key in ("test_accuracy", "params", "macs", "epochs", "arch"):
+        assert evaluated[key] == result[key]
+
+
+def test_the_search_seconds_survive_a_second_training(tmp_path: Path) -> None:
+    (tmp_path / "search").mkdir()
+    genotypes.save(genotypes.get("DARTS_V1").genotype, tmp_path / "search" / "genotype.json")
+    (tmp_path / "search" / "result.json").write_text('{"space": "hb", "seconds": 12.5}')
+    for arch, directory in (("search", "a"), ("a", "b")):
+        result = run(tmp_path / directory, "--arch", str(tmp_path / arch), "--epochs", "1")
+        assert (result["space"], result["search_seconds"]) == ("hb", 12.5)
 
 
 def test_a_search_run_is_an_architecture(tmp_path: Path) -> None:
