@@ -13,6 +13,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 import genotypes
+import spaces
 from genotypes import Genotype
 from genotypes.files import write_atomically
 from nas.data import ImageData
@@ -81,6 +82,7 @@ def load(path: str | Path) -> TrainedNetwork:
         with safe_open(str(path), framework="pt") as file:
             header = msgspec.json.decode((file.metadata() or {})["optinas"], type=_Header)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        spaces.load_installed()  # whose operations the genotype may have
         genotype = genotypes.from_json(header.genotype, where=str(path))
         network = Network(
             genotype,
