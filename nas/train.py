@@ -21,7 +21,7 @@ import spaces
 from genotypes import Genotype
 from genotypes.draw import draw
 from nas import data, weights
-from nas.cost import Cost, count_macs, count_parameters, network_cost
+from nas.cost import count_macs, count_parameters
 from nas.data import DataConfig, ImageData, Loader
 from nas.device import Precision, autocast, resolve_device
 from nas.errors import UsageError, check_ranges, users_mistakes
@@ -308,7 +308,6 @@ def _finish(
     for kind in KINDS:
         draw(getattr(genotype, kind), run.path / f"{kind}.svg", f"{kind} cell")
     weights.save(run.path / weights.NAME, network, genotype, config.network, images)
-    cost: Cost = network_cost(genotype, config.network, **_shape(images))
     result = {
         "run_dir": str(run.path),
         "arch": config.arch,
@@ -316,8 +315,7 @@ def _finish(
         "dataset": config.data.dataset,
         "search_seconds": searched.get("search_seconds", searched.get("seconds")),
         **_figures(test_meter, images),
-        "params": cost.params,
-        "macs": cost.macs,
+        **_cost(network, images),
         "seconds": round(run.seconds, 3),
         "epochs": config.epochs,
     }
@@ -346,6 +344,13 @@ def _figures(meter: Meter, images: ImageData) -> dict[str, float]:
     if images.num_classes > 5:
         figures["test_top5_error"] = 100 - meter.top5_accuracy
     return figures
+
+
+def _cost(network: Network, images: ImageData) -> dict[str, int]:
+    return {
+        "params": count_parameters(network),
+        "macs": count_macs(network, images.channels, images.image_size),
+    }
 
 
 def read_run(directory: str) -> TrainConfig:
@@ -390,8 +395,7 @@ def evaluate(config: TrainConfig) -> dict[str, Any]:
         "arch": config.arch,
         "dataset": config.data.dataset,
         **_figures(meter, images),
-        "params": count_parameters(trained.network),
-        "macs": count_macs(trained.network, images.channels, images.image_size),
+        **_cost(trained.network, images),
         "seconds": round(time.monotonic() - started, 3),
         "epochs": config.epochs,
     }

@@ -22,21 +22,18 @@ ALL = spaces.names()
 PRODUCTS: tuple[HessianProduct, ...] = ("exact", "finite-difference")
 
 
+def supernet_of(space: spaces.SearchSpace, layers: int) -> Supernet:
+    shape: dict[str, Any] = {"in_channels": 2, "image_size": (8, 8), "num_classes": 3}
+    return Supernet(space.topology, space.operations, channels=4, layers=layers, **shape)
+
+
 def problem(space_name: str = "hb", *, smooth: bool = False, **fields: object) -> Bilevel:
     """A supernet of three cells in float64, its momentum buffers filled by one step."""
     operations = spaces.get(space_name).operations_default
     if smooth:
         operations = tuple(name for name in operations if name != "max_pool_3x3")
     space = spaces.build(SpaceConfig(space=space_name, nodes=2, init="random", operations=operations))
-    supernet = Supernet(
-        space.topology,
-        space.operations,
-        in_channels=2,
-        image_size=(8, 8),
-        num_classes=3,
-        channels=4,
-        layers=3,
-    )
+    supernet = supernet_of(space, layers=3)
     if smooth:
         _without_kinks(supernet)
     config = BilevelConfig(learning_rate=0.3, **fields)  # type: ignore[arg-type]
@@ -123,15 +120,7 @@ def test_first_order_hypergradient_by_differences(name: str) -> None:
 
 def test_a_supernet_without_normal_cells_leaves_their_architecture_alone() -> None:
     space = spaces.build(SpaceConfig(space="hb", nodes=2))
-    supernet = Supernet(
-        space.topology,
-        space.operations,
-        in_channels=2,
-        image_size=(8, 8),
-        num_classes=3,
-        channels=4,
-        layers=2,
-    )
+    supernet = supernet_of(space, layers=2)
     for product in PRODUCTS:
         config = BilevelConfig(unrolled=True, hessian_product=product)
         bilevel = Bilevel(supernet.double(), space.double(), config, nn.CrossEntropyLoss())
@@ -254,15 +243,7 @@ def test_finite_differences_are_refused_under_bf16() -> None:
 
 def test_bf16_steps_keep_weights_in_float32() -> None:
     space = spaces.build(SpaceConfig(space="hb", nodes=2))
-    supernet = Supernet(
-        space.topology,
-        space.operations,
-        in_channels=2,
-        image_size=(8, 8),
-        num_classes=3,
-        channels=4,
-        layers=3,
-    )
+    supernet = supernet_of(space, layers=3)
     config = BilevelConfig(unrolled=True, hessian_product="exact")
     bilevel = Bilevel(supernet, space, config, nn.CrossEntropyLoss(), "bf16")
     images, labels = batch(0)
