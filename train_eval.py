@@ -6,13 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 from nas import cli
-from nas.train import PRESETS, TrainConfig, evaluate, read_run, report_table, train
+from nas.train import TrainConfig, evaluate, presets_for, read_run, report_table, train
 
 
 def command(argv: list[str]) -> dict[str, Any]:
     """Parses, trains (or with --evaluate only measures), prints the table, returns the result."""
-    trained = cli.peek(argv, evaluate="")["evaluate"]
-    default = read_run(trained) if trained else cli.preset(PRESETS, argv)
+    given = cli.peek(argv, evaluate="", arch="")
+    default = read_run(given["evaluate"]) if given["evaluate"] else cli.preset(presets_for(given["arch"]), argv)
     config = cli.parse(TrainConfig, argv, description=__doc__ or "", default=default)
     result = evaluate(config) if config.evaluate else train(config)
     print(report_table(result))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,21 +16,18 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-import genotypes
-import spaces
-from genotypes import Genotype
-from genotypes.draw import draw
-from nas import data, weights
+from nas import architecture, data, manual, weights
+from nas.architecture import Architecture
 from nas.cost import count_macs, count_parameters
 from nas.data import DataConfig, ImageData, Loader
 from nas.device import Precision, autocast, resolve_device
 from nas.errors import UsageError, check_ranges, users_mistakes
 from nas.export import to_onnx
+from nas.manual import ManualConfig
 from nas.meter import Meter
 from nas.network import Network, NetworkConfig
 from nas.report import table
 from nas.run import Run, RunConfig, read_config
-from spaces import KINDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +35,8 @@ class TrainConfig:
     """Everything that decides an evaluation training; the defaults are DARTS's for CIFAR."""
 
     arch: str = ""
-    """What to train: the name of a published genotype, a genotype file, or the directory of a search run."""
+    """What to train: the directory of a search run, a genotype file, the name of a published genotype, or that of a
+    hand-made network: resnet, hbnet, dmrnet, densenet or agdnet and a depth, such as hbnet56."""
     preset: Literal["paper", "smoke"] = "paper"
     """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU."""
     evaluate: str | None = None
@@ -53,16 +51,21 @@ class TrainConfig:
     """Initial learning rate, SGD (DARTS sec. A.2; on ImageNet 0.1)."""
     learning_rate_min: float = 0.0
     """Learning rate at the end of the cosine schedule (DARTS sec. A.2)."""
-    schedule: Literal["cosine", "exponential"] = "cosine"
-    """Learning rate by epoch: cosine (DARTS on CIFAR), or times --gamma an epoch (DARTS on ImageNet)."""
+    schedule: Literal["cosine", "exponential", "step"] = "cosine"
+    """Learning rate by epoch: cosine (DARTS on CIFAR), times --gamma an epoch (exponential, DARTS on ImageNet), or
+    times --gamma at each of --milestones (step, hand-made networks)."""
     gamma: float = 0.97
-    """Factor of the exponential schedule (DARTS sec. 3.4)."""
+    """Factor of the exponential schedule (DARTS sec. 3.4) and of the step schedule."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Shares of the epochs after which the step schedule lowers the learning rate."""
     momentum: float = 0.9
     """Momentum of SGD (DARTS sec. A.2)."""
+    nesterov: bool = False
+    """Take Nesterov's form of the momentum."""
     weight_decay: float = 3e-4
     """Weight decay (DARTS sec. A.2; on ImageNet 3e-5)."""
-    grad_clip: float = 5.0
-    """Largest norm of the gradient (DARTS's code)."""
+    grad_clip: float | None = 5.0
+    """Largest norm of the gradient (DARTS's code); None: any."""
     label_smoothing: float = 0.0
     """Label smoothing (DARTS sec. 3.4: 0.1 on ImageNet)."""
     auxiliary_weight: float = 0.4
@@ -74,16 +77,22 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=lambda: DataConfig(batch_size=96))
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    manual: ManualConfig = field(default_factory=ManualConfig)
 
     def __post_init__(self) -> None:
         if self.onnx and not self.evaluate:
             raise ValueError("--onnx goes with --evaluate RUN, the run whose network is to be written")
+        if any(not 0 < share < 1 for share in self.milestones):
+            raise ValueError(f"--milestones are {self.milestones}; each must lie between 0 and 1")
+        if self.nesterov and not self.momentum:
+            raise ValueError("--nesterov needs a --momentum larger than 0")
         anything = (0, math.inf)
         check_ranges(
             self,
             {
                 **dict.fromkeys(("learning_rate", "learning_rate_min", "weight_decay"), anything),
-                **dict.fromkeys(("grad_clip", "auxiliary_weight", "gamma"), anything),
+                **dict.fromkeys(("auxiliary_weight", "gamma"), anything),
+                **({} if self.grad_clip is None else {"grad_clip": anything}),
                 **dict.fromkeys(("momentum", "label_smoothing"), (0, 1)),
                 "epochs": (1, math.inf),
             },
@@ -119,7 +128,35 @@ def smoke(dataset: str) -> TrainConfig:
     )
 
 
+def manual_paper(dataset: str) -> TrainConfig:
+    """Sec. 8.1 of the paper of HB-Net and AGD-Net; its initial rate on ImageNet is not stated."""
+    imagenet = dataset == "imagenet"
+    return TrainConfig(
+        epochs=100 if imagenet else 300,
+        learning_rate=0.1,
+        schedule="step",
+        milestones=(0.3, 0.6, 0.9) if imagenet else (0.5, 0.75),
+        gamma=0.1,
+        nesterov=True,
+        weight_decay=1e-4,
+        grad_clip=None,
+        data=DataConfig(dataset=dataset, batch_size=256 if imagenet else 64),
+    )
+
+
+def manual_smoke(dataset: str) -> TrainConfig:
+    """The protocol of `manual_paper` for CIFAR in 20 epochs."""
+    return replace(manual_paper(dataset), preset="smoke", epochs=20, data=DataConfig(dataset=dataset, batch_size=64))
+
+
+#: By the value of --preset.
 PRESETS = {"paper": paper, "smoke": smoke}
+MANUAL_PRESETS = {"paper": manual_paper, "smoke": manual_smoke}
+
+
+def presets_for(arch: str) -> Mapping[str, Callable[[str], TrainConfig]]:
+    """The presets of an architecture: each kind of network has its own published protocol."""
+    return MANUAL_PRESETS if manual.is_manual(arch) else PRESETS
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -128,29 +165,30 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises UsageError for a user's mistake, before anything is written; NonFiniteLossError; Stopped.
     """
     with users_mistakes():
-        genotype, searched = resolve_architecture(config.arch)
+        arch, searched = architecture.resolve(config.arch, config.network, config.manual)
         device = resolve_device(config.run.device)
         images = data.load(config.data)
         torch.manual_seed(config.seed)
-        network = Network(genotype, config.network, **_shape(images)).to(device)
+        network = arch.build(**architecture.shape_of(images)).to(device)
         train_loader = images.train_loader(seed=config.seed, device=device)
         test_loader = images.test_loader(device=device)
     optimizer = torch.optim.SGD(
         network.parameters(),
         lr=config.learning_rate,
         momentum=config.momentum,
+        nesterov=config.nesterov,
         weight_decay=config.weight_decay,
     )
     schedule = _schedule(config, optimizer)
     train_meter, test_meter, best = Meter(), Meter(), Best()
-    name = Path(config.arch).stem or "genotype"
+    name = Path(config.arch).stem
     run = Run(
         config.run,
         config,
         default_name=f"eval-{config.data.dataset}-{name}-seed{config.seed}",
         device=device,
         tracked={
-            "genotype": SameGenotype(genotype),  # first: the network of another would not load
+            "architecture": SameArchitecture(arch),  # first: the network of another would not load
             "network": network,
             "optimizer": optimizer,
             "schedule": schedule,
@@ -161,12 +199,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
     )
     with run:
         run.log(
-            f"training {config.arch} on {config.data.dataset}: {config.network.layers} cells of "
-            f"{config.network.init_channels} channels, {config.epochs} epochs of {len(train_loader)} steps on "
-            f"{device}, in {run.path}"
+            f"training {config.arch} on {config.data.dataset}: {arch.summary}, {config.epochs} epochs of "
+            f"{len(train_loader)} steps on {device}, in {run.path}"
         )
         for epoch in run.epochs(config.epochs):
-            network.schedule_drop_path(epoch / config.epochs)
+            if isinstance(network, Network):
+                network.schedule_drop_path(epoch / config.epochs)
             _train_epoch(run, config, network, optimizer, train_loader, train_meter)
             measure(network, run.interruptible(test_loader.epoch(epoch)), test_meter, config.precision)
             run.check_finite(torch.tensor(test_meter.loss))
@@ -174,13 +212,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
             _report_epoch(run, train_meter, test_meter, optimizer.param_groups[0]["lr"])
             schedule.step()
             train_meter.reset()
-        return _finish(run, config, network, images, genotype, searched, test_meter, best)
+        return _finish(run, config, network, images, arch, searched, test_meter, best)
 
 
 def _train_epoch(
     run: Run,
     config: TrainConfig,
-    network: Network,
+    network: nn.Module,
     optimizer: torch.optim.Optimizer,
     loader: Loader,
     meter: Meter,
@@ -194,16 +232,17 @@ def _train_epoch(
         run.check_finite(loss)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
+        if config.grad_clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
         optimizer.step()
         meter.update(loss, logits, y)
 
 
-class SameGenotype:
-    """Refuses to go on with another genotype: `--arch` may name a file that has changed since."""
+class SameArchitecture:
+    """Refuses to go on with another one: `--arch` may name a file that has changed since."""
 
-    def __init__(self, genotype: Genotype) -> None:
-        self._text = genotypes.to_text(genotype)
+    def __init__(self, arch: Architecture) -> None:
+        self._text = arch.identity
 
     def state_dict(self) -> dict[str, str]:
         return {"text": self._text}
@@ -225,36 +264,12 @@ class Best:
         self.accuracy = state["accuracy"]
 
 
-def resolve_architecture(arch: str) -> tuple[Genotype, dict[str, Any]]:
-    """The genotype of a name, a file or a search run, and that search's result (empty without one).
-
-    Raises ValueError (GenotypeError) for anything else.
-    """
-    if not arch:
-        raise ValueError(
-            "--arch is missing; name a published genotype (optinas-genotype list), a genotype file, or the "
-            "directory of a search run"
-        )
-    result = Path(arch) / "result.json"
-    searched = msgspec.json.decode(result.read_bytes()) if result.exists() else {}
-    # The genotype may have operations that only its space's module, or an installed one, declares.
-    spaces.load_installed()
-    if ":" in (searched.get("space") or ""):
-        spaces.get(searched["space"])
-    return genotypes.resolve(arch), searched
-
-
-def _shape(images: ImageData) -> dict[str, Any]:
-    return {
-        "in_channels": images.channels,
-        "image_size": images.image_size,
-        "num_classes": images.num_classes,
-    }
-
-
 def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
     if config.schedule == "exponential":
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, config.gamma)
+    if config.schedule == "step":
+        epochs = [round(share * config.epochs) for share in config.milestones]
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, epochs, config.gamma)
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs, eta_min=config.learning_rate_min)
 
 
@@ -297,17 +312,15 @@ def _report_epoch(run: Run, train_meter: Meter, test_meter: Meter, learning_rate
 def _finish(
     run: Run,
     config: TrainConfig,
-    network: Network,
+    network: nn.Module,
     images: ImageData,
-    genotype: Genotype,
+    arch: Architecture,
     searched: dict[str, Any],
     test_meter: Meter,
     best: Best,
 ) -> dict[str, Any]:
-    genotypes.save(genotype, run.path / "genotype.json")
-    for kind in KINDS:
-        draw(getattr(genotype, kind), run.path / f"{kind}.svg", f"{kind} cell")
-    weights.save(run.path / weights.NAME, network, genotype, config.network, images)
+    arch.write(run.path)
+    weights.save(run.path / weights.NAME, network, arch, images)
     result = {
         "run_dir": str(run.path),
         "arch": config.arch,
@@ -346,7 +359,7 @@ def _figures(meter: Meter, images: ImageData) -> dict[str, float]:
     return figures
 
 
-def _cost(network: Network, images: ImageData) -> dict[str, int]:
+def _cost(network: nn.Module, images: ImageData) -> dict[str, int]:
     return {
         "params": count_parameters(network),
         "macs": count_macs(network, images.channels, images.image_size),
@@ -406,7 +419,7 @@ def _refuse_training_flags(config: TrainConfig, trained: TrainConfig) -> None:
         if name not in ("run", "data", "precision", "evaluate", "onnx") and getattr(config, name) != getattr(
             trained, name
         ):
-            flag = "a flag of the network" if name == "network" else f"--{name.replace('_', '-')}"
+            flag = "a flag of the network" if name in ("network", "manual") else f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is for training; with --evaluate it is as the run had it, leave it out")
     if config.data.split_seed != trained.data.split_seed:
         raise UsageError("--split-seed must be that of the run: with another, training images would be tested on")

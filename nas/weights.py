@@ -10,14 +10,11 @@ import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
-import genotypes
-import spaces
-from genotypes import Genotype
 from genotypes.files import write_atomically
+from nas.architecture import Architecture
 from nas.data import ImageData
-from nas.network import Network, NetworkConfig
 
 NAME = "weights.safetensors"
 
@@ -30,9 +27,8 @@ class TrainedNetwork:
     of `classes[i]`.
     """
 
-    network: Network
-    genotype: Genotype
-    config: NetworkConfig
+    network: nn.Module
+    architecture: Architecture
     in_channels: int
     image_size: tuple[int, int]
     classes: tuple[str, ...]
@@ -47,8 +43,7 @@ class TrainedNetwork:
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
-    genotype: str
-    config: NetworkConfig
+    architecture: Architecture
     in_channels: int
     image_size: tuple[int, int]
     classes: tuple[str, ...]
@@ -56,11 +51,10 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
     std: tuple[float, ...]
 
 
-def save(path: Path, network: Network, genotype: Genotype, config: NetworkConfig, images: ImageData) -> None:
-    """Writes the network that was trained on `images`."""
+def save(path: Path, network: nn.Module, architecture: Architecture, images: ImageData) -> None:
+    """Writes the network that `architecture` built and that was trained on `images`."""
     header = _Header(
-        genotype=genotypes.to_json(genotype),
-        config=config,
+        architecture=architecture,
         in_channels=images.channels,
         image_size=images.image_size,
         classes=tuple(images.classes),
@@ -82,22 +76,15 @@ def load(path: str | Path) -> TrainedNetwork:
         with safe_open(str(path), framework="pt") as file:
             header = msgspec.json.decode((file.metadata() or {})["optinas"], type=_Header)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        spaces.load_installed()  # whose operations the genotype may have
-        genotype = genotypes.from_json(header.genotype, where=str(path))
-        network = Network(
-            genotype,
-            header.config,
-            in_channels=header.in_channels,
-            image_size=header.image_size,
-            num_classes=len(header.classes),
+        network = header.architecture.build(
+            in_channels=header.in_channels, image_size=header.image_size, num_classes=len(header.classes)
         )
         network.load_state_dict(tensors)
-    except (SafetensorError, msgspec.DecodeError, KeyError, RuntimeError) as error:
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is damaged or no network of this toolkit: {error}") from error
     return TrainedNetwork(
         network.eval(),
-        genotype,
-        header.config,
+        header.architecture,
         header.in_channels,
         header.image_size,
         header.classes,

@@ -193,6 +193,16 @@ def test_streamed_views_have_the_size_asked_for(mode: str, size: tuple[int, int]
         assert (view.height, view.width, view.mode) == (*size, mode)
 
 
+def test_streamed_images_without_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path, {"ant": 6, "bee": 6})
+    monkeypatch.setattr(registry, "MEMORY_LIMIT", 1)
+    data = load_folder(tmp_path, augment=False, workers=0, batch_size=8)
+    assert data.streamed
+    loader = data.train_loader(seed=0)
+    views = [sorted(torch.cat([x for x, _ in loader.epoch(epoch)]).flatten(1).tolist()) for epoch in (0, 1)]
+    assert views[0] == views[1]
+
+
 def test_test_view_is_the_centre_of_the_image() -> None:
     pixels = np.zeros((256, 512), dtype=np.uint8)
     pixels[16:240, 144:368] = 200

@@ -69,6 +69,16 @@ def test_digits() -> None:
     assert sorted(plain.flatten(1).tolist()) == sorted(shuffled.flatten(1).tolist())
 
 
+def test_without_augmentation_images_are_only_shuffled() -> None:
+    config = {"dataset": "fake", "fake_train": 40, "fake_test": 4, "image_size": 8, "batch_size": 40}
+    plain, _ = next(load(DataConfig(**config)).train_loader(seed=0, augment=False).epoch(0))
+    for augment in (False, True):
+        images, _ = next(load(DataConfig(**config, augment=augment)).train_loader(seed=0).epoch(0))
+        assert not torch.equal(images, plain)
+        same = sorted(images.flatten(1).tolist()) == sorted(plain.flatten(1).tolist())
+        assert same == (not augment)
+
+
 def test_digits_are_scaled_on_demand() -> None:
     assert next(load(DataConfig(image_size=16)).test_loader().epoch(0))[0].shape == (64, 1, 16, 16)
 

@@ -15,6 +15,7 @@ from tiny import DATA, OPERATIONS, SEARCH, TRAIN
 import genotypes
 import train_eval
 import train_search
+from genotypes import ZOO
 from nas import data, weights
 from nas.cost import network_cost
 from nas.data import DataConfig
@@ -42,10 +43,8 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
 
 def test_parameters_and_multiply_adds_leave_the_auxiliary_head_out(tmp_path: Path) -> None:
     plain, auxiliary = run(tmp_path / "a"), run(tmp_path / "b", "--auxiliary")
-    network = weights.load(tmp_path / "a" / weights.NAME)
-    expected = network_cost(
-        network.genotype, network.config, in_channels=3, image_size=network.image_size, num_classes=3
-    )
+    config = NetworkConfig(layers=3, init_channels=4)
+    expected = network_cost(ZOO["DARTS_V2"].genotype, config, in_channels=3, image_size=(8, 8), num_classes=3)
     for result in (plain, auxiliary):
         assert (result["params"], result["macs"]) == (expected.params, expected.macs)
 
@@ -199,6 +198,7 @@ def test_the_presets_are_the_papers_protocols() -> None:
     [
         ((), [0.025 * (1 + math.cos(math.pi * e / 3)) / 2 for e in range(3)]),
         (("--schedule", "exponential"), [0.025 * 0.97**e for e in range(3)]),
+        (("--schedule", "step", "--milestones", "0.3", "0.67", "--gamma", "0.5"), [0.025, 0.0125, 0.00625]),
     ],
 )
 def test_learning_rate_schedules(flags: tuple[str, ...], rates: list[float], tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_the_auxiliary_loss_is_weighted(tmp_path: Path) -> None:
     torch.manual_seed(0)
     loaded = weights.load(tmp_path / "0" / weights.NAME)
     torch.manual_seed(0)
-    initial = Network(loaded.genotype, loaded.config, in_channels=3, image_size=(8, 8), num_classes=3).state_dict()
+    initial = loaded.architecture.build(in_channels=3, image_size=(8, 8), num_classes=3).state_dict()
     key = "auxiliary_head.classifier.weight"
     assert torch.equal(states["0"][key], initial[key])
     assert not torch.equal(states["0.4"][key], initial[key])

@@ -34,6 +34,10 @@ class DataConfig:
     workers: int = 2
     """Processes that read images from disk; data that fit in memory need none."""
 
+    augment: bool = True
+    """Vary the training images by shifts (crops of varying size, if they are read from disk) and mirroring; not
+    with --no-augment, which is the papers' "CIFAR-10" beside "CIFAR-10+"."""
+
     cutout: bool = False
     """Blank out a random square of each training image."""
 
@@ -71,6 +75,8 @@ class DataConfig:
             "fake_classes": 2,
             "fake_channels": 1,
         }
+        if not self.augment and (self.flip or self.crop_padding):
+            raise DataError("--no-augment leaves nothing for --flip and --crop-padding to do; leave them out")
         for field, least in lowest.items():
             value = getattr(self, field)
             if value is not None and value < least:

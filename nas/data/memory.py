@@ -114,8 +114,8 @@ class MemoryData(ImageData):
         )
         self._augmentation = Augmentation(
             image_size=(H, W),
-            crop_padding=min(H, W) // 8 if config.crop_padding is None else config.crop_padding,
-            flip=flip if config.flip is None else config.flip,
+            crop_padding=min(H, W) // 8 * config.augment if config.crop_padding is None else config.crop_padding,
+            flip=flip and config.augment if config.flip is None else config.flip,
             cutout_length=self._cutout_length(),
         )
         self.mean, self.std = channel_statistics(train_images)

@@ -183,7 +183,7 @@ class StreamedData(ImageData):
 
     def _loader(self, part: str, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device) -> Loader:
         files = self._parts[part]
-        if seed is None:
+        if seed is None or not self._config.augment:
             transform = eval_transform(self.image_size)
         else:
             transform = train_transform(self.image_size, flip=self._flip)

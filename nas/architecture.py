@@ -1,0 +1,128 @@
+"""What can be trained: a network of cells, as a genotype says, or a hand-made one.
+
+An architecture is data: it builds its network, says what it is, and is kept in the header of a weights file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import nn
+
+import genotypes
+import spaces
+from genotypes import Genotype, GenotypeError
+from genotypes.draw import draw
+from nas import manual
+from nas.data import ImageData
+from nas.manual import ManualConfig
+from nas.network import Network, NetworkConfig
+from spaces import KINDS
+
+
+class CellArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cells"):
+    """The evaluation network of a genotype."""
+
+    genotype_json: str
+    """The genotype as versioned JSON."""
+    config: NetworkConfig
+
+    @property
+    def genotype(self) -> Genotype:
+        """Raises GenotypeError where the JSON is not that of a genotype."""
+        spaces.load_installed()  # whose operations the genotype may have
+        return genotypes.from_json(self.genotype_json, where="the saved genotype")
+
+    @property
+    def identity(self) -> str:
+        """What a resumed run must share, for messages."""
+        return genotypes.to_text(self.genotype)
+
+    @property
+    def summary(self) -> str:
+        return f"{self.config.layers} cells of {self.config.init_channels} channels"
+
+    def build(self, *, in_channels: int, image_size: tuple[int, int], num_classes: int) -> Network:
+        """The network for images (N, in_channels, *image_size), with new weights."""
+        return Network(
+            self.genotype, self.config, in_channels=in_channels, image_size=image_size, num_classes=num_classes
+        )
+
+    def write(self, folder: Path) -> None:
+        """Leaves `genotype.json` and the cells' pictures in a folder."""
+        genotypes.save(self.genotype, folder / "genotype.json")
+        for kind in KINDS:
+            draw(getattr(self.genotype, kind), folder / f"{kind}.svg", f"{kind} cell")
+
+
+class ManualArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="manual"):
+    """A hand-made network, see `nas.manual`."""
+
+    name: str
+    config: ManualConfig
+
+    @property
+    def identity(self) -> str:
+        return self.name
+
+    @property
+    def summary(self) -> str:
+        return "a hand-made network"
+
+    def build(self, *, in_channels: int, image_size: tuple[int, int], num_classes: int) -> nn.Module:
+        """The network for images (N, in_channels, *image_size), with new weights.
+
+        Raises ValueError for a name or an option that is not there, or images too small for it.
+        """
+        return manual.build(
+            self.name, self.config, in_channels=in_channels, image_size=image_size, num_classes=num_classes
+        )
+
+    def write(self, folder: Path) -> None:
+        """Leaves nothing: the name says it all."""
+
+
+Architecture = CellArchitecture | ManualArchitecture
+
+
+def resolve(arch: str, network: NetworkConfig, hand_made: ManualConfig) -> tuple[Architecture, dict[str, Any]]:
+    """The architecture of a hand-made network's name, a published genotype, a file or a search run.
+
+    Also returns the result of that search run, empty without one. Raises ValueError for anything else, and for
+    flags that belong to the other kind of network.
+    """
+    if not arch:
+        raise ValueError(
+            "--arch is missing; name a published genotype (optinas-genotype list), a hand-made network such as "
+            "hbnet56, a genotype file, or the directory of a search run"
+        )
+    if manual.is_manual(arch):
+        _refuse(network, "for networks of cells", arch)
+        return ManualArchitecture(name=arch, config=hand_made), {}
+    _refuse(hand_made, "for hand-made networks", arch)
+    result = Path(arch) / "result.json"
+    searched = msgspec.json.decode(result.read_bytes()) if result.exists() else {}
+    # The genotype may have operations that only its space's module, or an installed one, declares.
+    spaces.load_installed()
+    if ":" in (searched.get("space") or ""):
+        spaces.get(searched["space"])
+    try:
+        genotype = genotypes.resolve(arch)
+    except GenotypeError as error:
+        if Path(arch).exists():
+            raise
+        raise ValueError(f"{error}; hand-made networks: {manual.describe()}") from error
+    return CellArchitecture(genotype_json=genotypes.to_json(genotype), config=network), searched
+
+
+def _refuse(config: NetworkConfig | ManualConfig, whose: str, arch: str) -> None:
+    for name, field in config.__dataclass_fields__.items():
+        if getattr(config, name) != field.default:
+            raise ValueError(f"--{name.replace('_', '-')} is {whose}, which {arch} is not; leave it out")
+
+
+def shape_of(images: ImageData) -> dict[str, Any]:
+    """What `build` must know of the images."""
+    return {"in_channels": images.channels, "image_size": images.image_size, "num_classes": images.num_classes}

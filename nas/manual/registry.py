@@ -1,0 +1,191 @@
+"""The hand-made networks by name: a family and a depth, such as hbnet56."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+
+from nas.manual.dense import DenseNetwork, cifar_dense, imagenet_dense
+from nas.manual.residual import IMAGENET_UNITS, HeavyBallNetwork, MergeAndRunNetwork, Plan, cifar_plan, imagenet_plan
+from nas.manual.units import BottleneckStride, Shortcut
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManualConfig:
+    """Variants of the hand-made networks; what is none is as the network's paper has it."""
+
+    form: Literal["cifar", "imagenet"] | None = None
+    """Which form, where a depth has both: 50 is also 6n + 2, 121 also 3m + 4 (default: imagenet)."""
+    growth: int | None = None
+    """densenet, agdnet: channels that each layer adds (default: 12 on CIFAR, 32 for 121 layers)."""
+    shortcut: Shortcut | None = None
+    """resnet, hbnet, dmrnet: what changes a state's shape: pad (default on CIFAR) or projection (on ImageNet)."""
+    bottleneck_stride: BottleneckStride | None = None
+    """resnet, hbnet of 50 or 101 layers: the convolution that halves the image: 1x1 (default) or 3x3 (torchvision)."""
+    first_unit: Literal["plain", "hb"] | None = None
+    """hbnet: x_{-1}, which a stage lacks, is left out (plain, default) or x_0 (hb)."""
+    relu_after_sum: bool | None = None
+    """hbnet: apply ReLU to every sum, as resnet does (default: no, as in the formula)."""
+
+    def __post_init__(self) -> None:
+        if self.growth is not None and self.growth < 1:
+            raise ValueError(f"--growth is {self.growth}; it must be 1 or more")
+
+
+Manual = HeavyBallNetwork | MergeAndRunNetwork | DenseNetwork
+Build = Callable[[int, ManualConfig, int, int], Manual]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Networks that differ in their depth.
+
+    Attributes:
+        build: (depth, config, in_channels, num_classes) to the network; raises ValueError for another depth.
+        depths: which ones there are, in words.
+        published: those of the papers.
+        options: the fields of `ManualConfig` that it takes.
+    """
+
+    name: str
+    build: Build
+    depths: str
+    published: tuple[int, ...]
+    options: tuple[str, ...]
+
+
+FAMILIES: dict[str, Family] = {}
+
+_RESIDUAL_DEPTHS = "34, 50, 101 (ImageNet) or any other 6n + 2 (CIFAR)"
+_DENSE_DEPTHS = "121 (ImageNet) or any other 3m + 4 (CIFAR)"
+_RESIDUAL_OPTIONS = ("form", "shortcut", "bottleneck_stride")
+
+
+def family(name: str, *, depths: str, published: tuple[int, ...], options: tuple[str, ...]) -> Callable[[Build], Build]:
+    """Registers a family under its constructor; raises ValueError for a name that is taken."""
+
+    def register(build: Build) -> Build:
+        if name in FAMILIES:
+            raise ValueError(f"there is a family {name!r} already")
+        FAMILIES[name] = Family(name, build, depths, published, options)
+        return build
+
+    return register
+
+
+@family("resnet", depths=_RESIDUAL_DEPTHS, published=(20, 56, 110, 34, 50, 101), options=_RESIDUAL_OPTIONS)
+def _resnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> Manual:
+    return HeavyBallNetwork(
+        _plan(depth, config), beta2=0.0, relu_after_sum=True, in_channels=in_channels, num_classes=num_classes
+    )
+
+
+@family(
+    "hbnet",
+    depths=_RESIDUAL_DEPTHS,
+    published=(20, 56, 110, 34, 50, 101),
+    options=(*_RESIDUAL_OPTIONS, "first_unit", "relu_after_sum"),
+)
+def _hbnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> Manual:
+    return HeavyBallNetwork(
+        _plan(depth, config),
+        first=config.first_unit or "plain",
+        relu_after_sum=bool(config.relu_after_sum),
+        in_channels=in_channels,
+        num_classes=num_classes,
+    )
+
+
+@family("dmrnet", depths="any 6n + 2 (CIFAR)", published=(20, 56), options=("shortcut",))
+def _dmrnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> Manual:
+    plan = cifar_plan(depth, config.shortcut or "pad")
+    return MergeAndRunNetwork(plan, in_channels=in_channels, num_classes=num_classes)
+
+
+@family("densenet", depths=_DENSE_DEPTHS, published=(40, 52, 121), options=("form", "growth"))
+def _densenet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> Manual:
+    return _dense(depth, config, in_channels, num_classes, beta=0.0, learn_alpha=False)
+
+
+@family("agdnet", depths=_DENSE_DEPTHS, published=(40, 52, 121), options=("form", "growth"))
+def _agdnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> Manual:
+    return _dense(depth, config, in_channels, num_classes, beta=0.1, learn_alpha=True)  # sec. 7.2: beta = 0.1
+
+
+def _plan(depth: int, config: ManualConfig) -> Plan:
+    imagenet = depth in IMAGENET_UNITS if config.form is None else config.form == "imagenet"
+    strided = config.bottleneck_stride
+    if strided and not (imagenet and depth in (50, 101)):
+        raise ValueError("--bottleneck-stride is for the ImageNet networks of 50 and 101 layers; leave it out")
+    if imagenet:
+        return imagenet_plan(depth, config.shortcut or "projection", strided=strided or "1x1")
+    return cifar_plan(depth, config.shortcut or "pad")
+
+
+def _dense(
+    depth: int, config: ManualConfig, in_channels: int, num_classes: int, *, beta: float, learn_alpha: bool
+) -> Manual:
+    imagenet = depth == 121 if config.form is None else config.form == "imagenet"
+    make = imagenet_dense if imagenet else cifar_dense
+    return make(
+        depth,
+        config.growth or (32 if imagenet else 12),
+        beta=beta,
+        learn_alpha=learn_alpha,
+        in_channels=in_channels,
+        num_classes=num_classes,
+    )
+
+
+def names() -> tuple[str, ...]:
+    """The networks of the papers; other depths have names too."""
+    return tuple(f"{family.name}{depth}" for family in FAMILIES.values() for depth in family.published)
+
+
+def is_manual(name: str) -> bool:
+    """Whether `name` is that of a family with a number, though perhaps no depth that the family has."""
+    parsed = re.fullmatch(r"([a-z]+)(\d+)", name)
+    return parsed is not None and parsed[1] in FAMILIES
+
+
+def describe() -> str:
+    """The names there are, in words, for messages."""
+    return "; ".join(f"{family.name} and a depth, {family.depths}" for family in FAMILIES.values())
+
+
+def build(
+    name: str,
+    config: ManualConfig | None = None,
+    *,
+    in_channels: int = 3,
+    image_size: tuple[int, int] = (32, 32),
+    num_classes: int = 10,
+) -> Manual:
+    """The network called `name`, with new weights, for images (N, in_channels, *image_size).
+
+    The image's size is only looked at: every network takes any that is not too small. Raises ValueError for one that
+    is, for a family or depth that is not there, and for an option that is not the family's.
+    """
+    config = config or ManualConfig()
+    if not is_manual(name):
+        raise ValueError(f"unknown hand-made network {name!r}; there are {describe()}")
+    head, depth = re.fullmatch(r"([a-z]+)(\d+)", name).groups()  # type: ignore[union-attr]
+    chosen = FAMILIES[head]
+    for field in fields(config):
+        if getattr(config, field.name) is not None and field.name not in chosen.options:
+            raise ValueError(f"--{field.name.replace('_', '-')} is not for {head}; leave it out")
+    try:
+        network = chosen.build(int(depth), config, in_channels, num_classes)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; {head} has depths {chosen.depths}") from error
+    if min(image_size) < network.smallest_side:
+        raise ValueError(
+            f"{name} needs images of at least {network.smallest_side} pixels a side, and these have "
+            f"{min(image_size)}; pass --image-size or take another network"
+        )
+    # As in the networks of cells: so that a loaded network computes the same bits.
+    return network.to(memory_format=torch.channels_last)

@@ -1,0 +1,166 @@
+"""ResNet, HB-Net and DMRNet: stages of eq. (16) and eq. (20) between a stem and a classifier.
+
+The depth of a CIFAR network is 6n + 2: three stages of n units with 16, 32 and 64 channels. The ImageNet networks
+have four stages, of basic units (34) or bottlenecks (50, 101). The first unit of every later stage halves the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from nas.manual.relaxed import ADMMBlock, HeavyBallBlock
+from nas.manual.units import (
+    BottleneckStride,
+    Shortcut,
+    basic_unit,
+    bottleneck_unit,
+    build_shortcut,
+    cifar_stem,
+    imagenet_stem,
+    initialize,
+)
+
+#: Units of each stage of the ImageNet networks (He et al., CVPR 2016, table 1).
+IMAGENET_UNITS = {34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its units and the channels before and after it."""
+
+    units: int
+    in_channels: int
+    out_channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A residual network without its recurrence."""
+
+    stem: Callable[[int, int], nn.Module]
+    unit: Callable[..., nn.Module]
+    stages: tuple[Stage, ...]
+    shortcut: Shortcut
+
+    def layers(self, stage: Stage) -> Iterator[nn.Module]:
+        """T_0, ..., T_{n-1} of a stage."""
+        yield self.unit(stage.in_channels, stage.out_channels, stage.stride)
+        for _ in range(stage.units - 1):
+            yield self.unit(stage.out_channels, stage.out_channels)
+
+    def build_shortcut(self, stage: Stage) -> nn.Module:
+        return build_shortcut(self.shortcut, stage.in_channels, stage.out_channels, stage.stride)
+
+
+def cifar_plan(depth: int, shortcut: Shortcut = "pad") -> Plan:
+    """6n + 2 layers of basic units; raises ValueError for another depth."""
+    n, remainder = divmod(depth - 2, 6)
+    if n < 1 or remainder:
+        raise ValueError(f"a depth of {depth} is not 6n + 2 for any n of 1 or more")
+    return Plan(cifar_stem, basic_unit, _stages((n, n, n), (16, 16, 32, 64)), shortcut)
+
+
+def imagenet_plan(depth: int, shortcut: Shortcut = "projection", *, strided: BottleneckStride = "1x1") -> Plan:
+    """34, 50 or 101 layers; raises ValueError for another depth."""
+    if depth not in IMAGENET_UNITS:
+        raise ValueError(f"a depth of {depth} is none of {', '.join(map(str, IMAGENET_UNITS))}")
+    units = IMAGENET_UNITS[depth]
+    if depth == 34:
+        return Plan(imagenet_stem, basic_unit, _stages(units, (64, 64, 128, 256, 512)), shortcut)
+    unit = partial(bottleneck_unit, strided=strided)
+    return Plan(imagenet_stem, unit, _stages(units, (64, 256, 512, 1024, 2048)), shortcut)
+
+
+def _stages(units: tuple[int, ...], widths: tuple[int, ...]) -> tuple[Stage, ...]:
+    return tuple(Stage(n, widths[s], widths[s + 1], stride=1 if s == 0 else 2) for s, n in enumerate(units))
+
+
+class HeavyBallNetwork(nn.Module):
+    """Stages of eq. (16): ResNet with beta2 = 0, HB-Net with beta2 = -1.
+
+    Args:
+        plan: stem, units and stages.
+        beta1, beta2, learnable, first: of every stage, see `HeavyBallBlock`.
+        relu_after_sum: apply ReLU to every sum, as ResNet does. The formula has none: then there is one ReLU,
+            before the pooling.
+        in_channels, num_classes: of the images.
+
+    Called with images (N, in_channels, H, W) of any size it gives logits (N, num_classes).
+    """
+
+    smallest_side = 1
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        beta1: float = 1.0,
+        beta2: float = -1.0,
+        learnable: bool = False,
+        first: str = "plain",
+        relu_after_sum: bool = False,
+        in_channels: int = 3,
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        self.stem = plan.stem(in_channels, plan.stages[0].in_channels)
+        self.stages = nn.ModuleList(
+            HeavyBallBlock(
+                plan.layers(stage),
+                beta1=beta1,
+                beta2=beta2,
+                learnable=learnable,
+                first=first,
+                shortcut=plan.build_shortcut(stage),
+                activation=nn.ReLU(inplace=True) if relu_after_sum else None,
+            )
+            for stage in plan.stages
+        )
+        self.last_activation = nn.Identity() if relu_after_sum else nn.ReLU()
+        self.global_pooling = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(plan.stages[-1].out_channels, num_classes)
+        initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return self.classifier(self.global_pooling(self.last_activation(x)).flatten(1))
+
+
+class MergeAndRunNetwork(nn.Module):
+    """DMRNet (Zhao et al., IJCAI 2018): stages of eq. (20), two paths that meet in their mean before the classifier.
+
+    Both paths begin with the stem's output; ReLU is applied to every sum. Arguments as for `HeavyBallNetwork`.
+    """
+
+    smallest_side = 1
+
+    def __init__(self, plan: Plan, *, in_channels: int = 3, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem = plan.stem(in_channels, plan.stages[0].in_channels)
+        self.stages = nn.ModuleList(
+            ADMMBlock(
+                plan.layers(stage),
+                plan.layers(stage),
+                shortcut_prime=plan.build_shortcut(stage),
+                shortcut=plan.build_shortcut(stage),
+                activation=nn.ReLU(inplace=True),
+            )
+            for stage in plan.stages
+        )
+        self.global_pooling = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(plan.stages[-1].out_channels, num_classes)
+        initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_prime = x = self.stem(x)
+        for stage in self.stages:
+            x_prime, x = stage(x_prime, x)
+        return self.classifier(self.global_pooling(torch.add(x_prime, x) / 2).flatten(1))

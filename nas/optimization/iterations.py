@@ -1,0 +1,157 @@
+"""First-order algorithms that minimize f, given its gradient g (H. Li, Y. Yang, D. Chen, Z. Lin, eq. (1)-(6)).
+
+Each is a function of g and the start z0, a tensor of any shape, and returns the whole trajectory, with steps + 1
+entries along a new first axis, in the dtype of z0. The step size is 1, as in the paper, and so is the penalty of
+ADMM: for a step size s pass s * g.
+
+Momentum b_0, b_1, ... is given as None, the paper's sequence (`nesterov_momentum`); as a number, which it then
+always is (`strongly_convex_momentum`); or as a sequence, of which `steps` steps take the first steps + 1. b_0 is
+there for the index only: since z_{-1} = z_0 it multiplies zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Gradient = Callable[[Tensor], Tensor]
+Momentum = float | Sequence[float] | None
+
+
+class Accelerated(NamedTuple):
+    """Trajectories of accelerated gradient descent, each (steps + 1, *z0.shape)."""
+
+    z: Tensor
+    y: Tensor
+
+
+class Multipliers(NamedTuple):
+    """Trajectories of ADMM, each (steps + 1, *z0.shape): both copies of the variable, and the multiplier."""
+
+    z: Tensor
+    y: Tensor
+    multiplier: Tensor
+
+
+# --- momentum ---------------------------------------------------------------------------------------------
+
+
+def thetas(count: int) -> list[float]:
+    """theta_0 = 1, ..., theta_{count-1}: 1 - theta_k = theta_k^2 / theta_{k-1}^2, positive root (below eq. (3))."""
+    values = [1.0]
+    while len(values) < count:
+        before = values[-1]
+        # The root of t^2 + p^2 t - p^2 written without the cancellation of the quadratic formula.
+        values.append(2 * before / (before + math.sqrt(before**2 + 4)))
+    return values[:count]
+
+
+def nesterov_momentum(count: int) -> list[float]:
+    """b_0 = 0, ..., b_{count-1}: b_k = theta_k (1 - theta_{k-1}) / theta_{k-1} (eq. (3)); b_1 = 0 too."""
+    t = thetas(count)
+    return [0.0, *(t[k] * (1 - t[k - 1]) / t[k - 1] for k in range(1, count))][:count]
+
+
+def strongly_convex_momentum(smoothness: float, strong_convexity: float) -> float:
+    """The constant momentum (sqrt L - sqrt mu) / (sqrt L + sqrt mu) for a mu-strongly convex f (footnote 5).
+
+    Raises ValueError unless 0 < mu <= L.
+    """
+    if not 0 < strong_convexity <= smoothness < math.inf:
+        raise ValueError(f"L = {smoothness:g} and mu = {strong_convexity:g}: 0 < mu <= L must hold")
+    large, small = math.sqrt(smoothness), math.sqrt(strong_convexity)
+    return (large - small) / (large + small)
+
+
+def momentum_sequence(momentum: Momentum, steps: int) -> list[float]:
+    """b_0, ..., b_steps of a momentum in one of its three forms. Raises ValueError for a sequence too short."""
+    if momentum is None:
+        return nesterov_momentum(steps + 1)
+    if isinstance(momentum, Sequence):
+        if len(momentum) <= steps:
+            raise ValueError(
+                f"a momentum of {len(momentum)} numbers for {steps} steps; give {steps + 1}, b_0 to b_{steps}"
+            )
+        return [float(b) for b in momentum[: steps + 1]]
+    return [float(momentum)] * (steps + 1)
+
+
+def h_table(momentum: Sequence[float]) -> list[list[float]]:
+    """The coefficients of eq. (4) by the recursion (5): row k holds h_{k,0}, ..., h_{k,k-1}; row 0 is empty.
+
+    Args:
+        momentum: b_0, b_1, ...; there are as many rows.
+    """
+    rows: list[list[float]] = [[]]
+    for k in range(len(momentum) - 1):
+        b, row = momentum[k + 1], rows[k]
+        rows.append([*(b * h for h in row[:-1]), *(b * (h - 1) for h in row[-1:]), 1 + b])
+    return rows[: len(momentum)]
+
+
+def h_coefficient(momentum: Sequence[float], k: int, j: int) -> float:
+    """h_{k,j}, 0 <= j < k, in closed form: 1 + b_k for j = k-1, else b_{j+1} ... b_k.
+
+    With the paper's sequence, where b_1 = 0, the start has no weight from the second step on: h_{k,0} = 0, k >= 2.
+    """
+    return 1 + momentum[k] if j == k - 1 else math.prod(momentum[j + 1 : k + 1])
+
+
+# --- algorithms -------------------------------------------------------------------------------------------
+
+
+def gradient_descent(gradient: Gradient, z0: Tensor, steps: int) -> Tensor:
+    """Gradient descent, eq. (1): z_{k+1} = z_k - g(z_k)."""
+    z = [z0]
+    for _ in range(steps):
+        z.append(z[-1] - gradient(z[-1]))
+    return torch.stack(z)
+
+
+def heavy_ball(gradient: Gradient, z0: Tensor, steps: int, beta: float = 0.3) -> Tensor:
+    """The heavy-ball method, eq. (2): z_{k+1} = z_k - g(z_k) + beta (z_k - z_{k-1}), z_{-1} = z_0."""
+    z = [z0, z0]
+    for _ in range(steps):
+        z.append(z[-1] - gradient(z[-1]) + beta * (z[-1] - z[-2]))
+    return torch.stack(z[1:])
+
+
+def accelerated(gradient: Gradient, z0: Tensor, steps: int, momentum: Momentum = None) -> Accelerated:
+    """Nesterov's accelerated gradient descent, eq. (3): y_k = z_k + b_k (z_k - z_{k-1}), z_{k+1} = y_k - g(y_k).
+
+    Raises ValueError for a momentum sequence too short.
+    """
+    b = momentum_sequence(momentum, steps)
+    z, y = [z0], [z0]
+    for k in range(steps):
+        z.append(y[-1] - gradient(y[-1]))
+        y.append(z[-1] + b[k + 1] * (z[-1] - z[-2]))
+    return Accelerated(torch.stack(z), torch.stack(y))
+
+
+def accelerated_h(gradient: Gradient, z0: Tensor, steps: int, momentum: Momentum = None) -> Tensor:
+    """Accelerated gradient descent in y alone, eq. (4)-(5): y_{k+1} = y_k - sum over j <= k of h_{k+1,j} g(y_j).
+
+    The same y as `accelerated`, for any momentum: the last case of (5) gives h_{1,0} = 1 + b_1.
+    Raises ValueError for a momentum sequence too short.
+    """
+    rows = h_table(momentum_sequence(momentum, steps))
+    y, gradients = [z0], []
+    for k in range(steps):
+        gradients.append(gradient(y[-1]))
+        y.append(y[-1] - sum(h * g for h, g in zip(rows[k + 1], gradients, strict=True)))
+    return torch.stack(y)
+
+
+def linearized_admm(gradient: Gradient, z0: Tensor, steps: int) -> Multipliers:
+    """Linearized ADMM on f(z) + f(y) subject to z = y, eq. (6) solved for its minima; y_0 = z_0, multiplier 0."""
+    z, y, multiplier = [z0], [z0], [torch.zeros_like(z0)]
+    for _ in range(steps):
+        z.append((z[-1] - gradient(z[-1]) + y[-1] - multiplier[-1]) / 2)
+        y.append((y[-1] - gradient(y[-1]) + z[-1] + multiplier[-1]) / 2)
+        multiplier.append(multiplier[-1] + z[-1] - y[-1])
+    return Multipliers(torch.stack(z), torch.stack(y), torch.stack(multiplier))

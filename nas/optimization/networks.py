@@ -1,0 +1,89 @@
+"""Feed-forward networks that are optimization algorithms (H. Li, Y. Yang, D. Chen, Z. Lin, eq. (7), (11)-(14)).
+
+Layers T_0, ..., T_{n-1} are any functions of a tensor that keep its shape, such as x -> Phi(W_k x). With
+T_k(x) = Phi(W x), one symmetric positive definite W, a network is the algorithm of the same name applied to the
+objective of Lemma 1 (`nas.optimization.equivalence`). All return the states x_0, ..., x_n; x_n is the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from nas.optimization.iterations import Momentum, momentum_sequence
+
+Layer = Callable[[Tensor], Tensor]
+Layers = Sequence[Layer]
+States = list[Tensor]
+
+
+def gd(layers: Layers, x0: Tensor) -> States:
+    """Gradient descent, eq. (7): x_{k+1} = T_k(x_k)."""
+    x = [x0]
+    for layer in layers:
+        x.append(layer(x[-1]))
+    return x
+
+
+def hb(layers: Layers, x0: Tensor, beta: float = 0.3) -> States:
+    """Heavy ball, eq. (11): x_{k+1} = T_k(x_k) + beta (x_k - x_{k-1}), x_{-1} = x_0; beta as in sec. 6.2."""
+    x = [x0, x0]
+    for layer in layers:
+        x.append(layer(x[-1]) + beta * (x[-1] - x[-2]))
+    return x[1:]
+
+
+def agd(layers: Layers, x0: Tensor, momentum: Momentum = None) -> States:
+    """Accelerated gradient descent, eq. (12): x_{k+1} = T_k(x_k + b_k (x_k - x_{k-1})), x_{-1} = x_0."""
+    return _accelerated(layers, x0, momentum)[0]
+
+
+def agd2(layers: Layers, x0: Tensor, momentum: Momentum = None) -> States:
+    """Accelerated gradient descent, eq. (13): x_{k+1} = x_k + sum over j <= k of h_{k+1,j} (T_j(x_j) - x_j).
+
+    That is the y of the algorithm where (12) is its z: each state is that of (12) and one extrapolation,
+    x_k + b_k (x_k - x_{k-1}), also with a layer of its own for every j. So it is computed, in n layers and n
+    additions instead of the n^2 of the sum.
+    """
+    return _accelerated(layers, x0, momentum)[1]
+
+
+def _accelerated(layers: Layers, x0: Tensor, momentum: Momentum) -> tuple[States, States]:
+    """The states z of (12), and y, which the layers see and which are the states of (13)."""
+    b = momentum_sequence(momentum, len(layers))
+    z, y = [x0], [x0]
+    for k, layer in enumerate(layers):
+        z.append(layer(y[-1]))
+        y.append(z[-1] + b[k + 1] * (z[-1] - z[-2]) if b[k + 1] else z[-1])
+    return z, y
+
+
+def admm(layers: Layers, x0: Tensor) -> States:
+    """Linearized ADMM, eq. (14); both of its paths have the same layers. The states x_k; not x'_k."""
+    return admm_paths(layers, layers, x0)[1]
+
+
+def admm_paths(primed: Layers, layers: Layers, x0: Tensor) -> tuple[States, States]:
+    """Both paths x'_0, ..., x'_n and x_0, ..., x_n of linearized ADMM, eq. (14), x'_0 = x_0.
+
+    x'_{k+1} = (T'_k(x'_k) + x_k - S_k) / 2 and x_{k+1} = (T_k(x_k) + x'_{k+1} + S_k) / 2, where S_k is the sum of
+    x'_t - x_t, 1 <= t <= k. In the paper T' = T.
+
+    Args:
+        primed: T'_k, the layers of the path x'.
+        layers: T_k, the layers of the path x; as many.
+    """
+    xp, x, difference = [x0], [x0], None
+    for layer_p, layer in zip(primed, layers, strict=True):
+        towards = x[-1] if difference is None else x[-1] - difference
+        xp.append((layer_p(xp[-1]) + towards) / 2)
+        towards = xp[-1] if difference is None else xp[-1] + difference
+        x.append((layer(x[-1]) + towards) / 2)
+        step = xp[-1] - x[-1]
+        difference = step if difference is None else difference + step
+    return xp, x
+
+
+#: The networks by name, in the order of the paper; each takes (layers, x0).
+NETWORKS: dict[str, Callable[[Layers, Tensor], States]] = {"gd": gd, "hb": hb, "agd": agd, "agd2": agd2, "admm": admm}

@@ -1,0 +1,340 @@
+"""The hand-made networks: sizes, special cases, and every name of the registry."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from nas import manual
+from nas.architecture import ManualArchitecture
+from nas.cost import count_macs, count_parameters
+from nas.manual import ManualConfig
+from nas.manual.dense import DenseBlock, DenseLayer
+from nas.manual.residual import HeavyBallNetwork, MergeAndRunNetwork, cifar_plan
+from nas.manual.torchvision_names import from_torchvision_state_dict
+from nas.optimization.iterations import h_table, nesterov_momentum
+
+#: Parameters, as the layers of the papers add up to (tables 3 to 5 round them); CIFAR-10 or ImageNet.
+PARAMETERS = {
+    **dict.fromkeys(("resnet56", "hbnet56"), 853_018),
+    **dict.fromkeys(("resnet110", "hbnet110"), 1_727_962),
+    **dict.fromkeys(("resnet34", "hbnet34"), 21_797_672),
+    **dict.fromkeys(("resnet50", "hbnet50"), 25_557_032),
+    **dict.fromkeys(("resnet101", "hbnet101"), 44_549_160),
+    "densenet40": 1_019_722,
+    "agdnet40": 1_019_722 + 234,
+    "densenet52": 1_785_466,
+    "agdnet52": 1_785_466 + 408,
+    "densenet121": 7_978_856,
+    "agdnet121": 7_978_856 + 535,
+}
+#: Multiply-adds of one 224x224 image, in millions.
+MACS = {
+    **dict.fromkeys(("resnet34", "hbnet34"), 3664),
+    **dict.fromkeys(("resnet50", "hbnet50"), 3858),
+    **dict.fromkeys(("resnet101", "hbnet101"), 7570),
+    **dict.fromkeys(("densenet121", "agdnet121"), 2834),
+}
+IMAGENET = {name for name in manual.names() if name.endswith(("34", "50", "101", "121"))}
+#: The shallowest network of each family, for what need not be tried at every depth.
+SMALLEST = {"resnet": "resnet8", "hbnet": "hbnet8", "dmrnet": "dmrnet8", "densenet": "densenet7", "agdnet": "agdnet7"}
+
+
+def form(name: str) -> dict[str, object]:
+    if name in IMAGENET:
+        return {"in_channels": 3, "image_size": (224, 224), "num_classes": 1000}
+    return {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
+
+
+def on_meta(name: str, config: ManualConfig | None = None, **changed: object) -> nn.Module:
+    with torch.device("meta"):
+        return manual.build(name, config, **{**form(name), **changed})  # type: ignore[arg-type]
+
+
+def residual_parameters(units: int, *, paths: int, classes: int) -> int:
+    """Weights of a CIFAR ResNet with `paths` branches, counted layer by layer."""
+    total, width = 3 * 16 * 9 + 2 * 16, 16
+    for channels in (16, 32, 64):
+        for _ in range(units):
+            total += paths * (width * channels * 9 + channels * channels * 9 + 2 * 2 * channels)
+            width = channels
+    return total + 64 * classes + classes
+
+
+@pytest.mark.parametrize("name", manual.names())
+def test_parameters(name: str) -> None:
+    network = on_meta(name)
+    family, depth = name.rstrip("0123456789"), int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))
+    if name in PARAMETERS:
+        assert count_parameters(network) == PARAMETERS[name]
+    else:
+        paths = 2 if family == "dmrnet" else 1
+        assert count_parameters(network) == residual_parameters((depth - 2) // 6, paths=paths, classes=10)
+
+
+def test_parameters_of_variants() -> None:
+    assert count_parameters(on_meta("resnet56", num_classes=100)) == 858_868
+    assert count_parameters(on_meta("hbnet110", num_classes=100)) == 1_733_812
+    assert count_parameters(on_meta("resnet56", ManualConfig(shortcut="projection"))) == 855_770
+    assert count_parameters(on_meta("resnet110", ManualConfig(shortcut="projection"))) == 1_730_714
+    # 50 = 6 * 8 + 2, 121 = 3 * 39 + 4: a depth of ImageNet and of CIFAR.
+    cifar = ManualConfig(form="cifar")
+    in_form = {"image_size": (32, 32), "num_classes": 10}
+    assert count_parameters(on_meta("resnet50", cifar, **in_form)) == residual_parameters(8, paths=1, classes=10)
+    deep = on_meta("agdnet121", cifar, **in_form)
+    alphas = sum(p.numel() for n, p in deep.named_parameters() if n.endswith(".alpha"))
+    assert alphas == 3 * 39 * 40 // 2
+
+
+@pytest.mark.parametrize("name", sorted(MACS))
+def test_multiply_adds(name: str) -> None:
+    assert round(count_macs(on_meta(name), 3, (224, 224)) / 1e6) == MACS[name]
+
+
+def test_the_stride_of_a_bottleneck() -> None:
+    with_3x3 = on_meta("resnet50", ManualConfig(bottleneck_stride="3x3"))
+    assert round(count_macs(with_3x3, 3, (224, 224)) / 1e6) == 4089
+
+
+# --- every name ---------------------------------------------------------------------------------------------
+
+
+def small_images(name: str) -> tuple[ManualArchitecture, dict[str, object], Tensor]:
+    side = 32 if name in IMAGENET else 8
+    shape = {"in_channels": 1, "image_size": (side, side), "num_classes": 3}
+    return ManualArchitecture(name=name, config=ManualConfig()), shape, torch.randn(2, 1, side, side)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", manual.names())
+def test_every_network_learns_and_comes_back(name: str) -> None:
+    architecture, shape, x = small_images(name)
+    torch.manual_seed(0)
+    network = architecture.build(**shape)  # type: ignore[arg-type]
+    logits = network(x)
+    assert logits.shape == (2, 3)
+    logits.square().sum().backward()
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+    again = architecture.build(**shape)  # type: ignore[arg-type]
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again.eval()(x), network.eval()(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", manual.names())
+def test_every_network_compiles_whole(name: str) -> None:
+    architecture, shape, x = small_images(name)
+    network = architecture.build(**shape).eval()  # type: ignore[arg-type]
+    torch.compiler.reset()
+    # The backend that runs the graph as it was traced: what can fail is the tracing.
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), network(x))
+
+
+@pytest.mark.parametrize("name", SMALLEST.values(), ids=SMALLEST)
+def test_every_weight_of_every_family_learns(name: str) -> None:
+    torch.manual_seed(0)
+    network = manual.build(name, in_channels=1, image_size=(8, 8), num_classes=3)
+    network(torch.randn(4, 1, 8, 8)).square().sum().backward()
+    assert set(SMALLEST) == set(manual.FAMILIES)
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.abs().max() > 0, parameter_name
+
+
+# --- special cases ------------------------------------------------------------------------------------------
+
+
+def outputs_and_gradients(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """The output for x, and its gradients, those of the weights in the order of their names."""
+    x = x.clone().requires_grad_()
+    y = network(x)
+    weights = [p for _, p in sorted(network.named_parameters())]
+    return [y, *torch.autograd.grad(y.square().sum(), [x, *weights])]
+
+
+class PlainResidual(nn.Module):
+    """A ResNet written down the usual way, over the modules of another network."""
+
+    def __init__(self, network: HeavyBallNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        net = self.network
+        x = net.stem(x)
+        for stage in net.stages:
+            for k, unit in enumerate(stage.layers):
+                x = (unit(x) + (stage.shortcut(x) if k == 0 else x)).relu()
+        return net.classifier(x.mean((2, 3)))
+
+
+class PlainHeavyBall(nn.Module):
+    """An HB-Net: x_1 = T(u) + x_0, then x_{k+1} = T(x_k) + x_k - x_{k-1}, anew in every stage."""
+
+    def __init__(self, network: HeavyBallNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        net = self.network
+        x = net.stem(x)
+        for stage in net.stages:
+            before = stage.shortcut(x)
+            x = stage.layers[0](x) + before
+            for unit in stage.layers[1:]:
+                x, before = unit(x) + x - before, x
+        return net.classifier(x.relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(("name", "plain"), [("resnet20", PlainResidual), ("hbnet20", PlainHeavyBall)])
+def test_resnet_and_hbnet_are_what_they_are(name: str, plain: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = manual.build(name, in_channels=3, image_size=(8, 8), num_classes=4).double()
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    for ours, theirs in zip(outputs_and_gradients(network, x), outputs_and_gradients(plain(network), x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_without_its_momentum_an_hbnet_is_a_resnet() -> None:
+    torch.manual_seed(0)
+    plan = cifar_plan(14)
+    resnet = manual.build("resnet14", image_size=(8, 8))
+    network = HeavyBallNetwork(plan, beta2=0.0, relu_after_sum=True).to(memory_format=torch.channels_last)
+    network.load_state_dict(resnet.state_dict())
+    x = torch.randn(3, 3, 8, 8)
+    for ours, theirs in zip(outputs_and_gradients(network, x), outputs_and_gradients(resnet, x), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_with_equal_paths_a_dmrnet_is_a_resnet() -> None:
+    """Both paths get (x' + x) / 2 = x, so with the same weights they stay equal."""
+    torch.manual_seed(0)
+    resnet = HeavyBallNetwork(cifar_plan(14), beta2=0.0, relu_after_sum=True).eval()
+    twice = MergeAndRunNetwork(cifar_plan(14)).eval()
+    state = resnet.state_dict()
+    paths = {name.replace(".layers.", ".layers_prime."): value for name, value in state.items()}
+    twice.load_state_dict({**state, **paths})
+    x = torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(twice(x), resnet(x))
+
+
+def test_with_alpha_1_and_beta_0_an_agdnet_is_a_densenet() -> None:
+    torch.manual_seed(0)
+    dense = DenseBlock(5, 4, 3)
+    accelerated = DenseBlock(5, 4, 3, learn_alpha=True)
+    missing = accelerated.load_state_dict(dense.state_dict(), strict=False).missing_keys
+    assert missing == [f"layers.{k}.alpha" for k in range(4)]
+    x = torch.randn(2, 5, 6, 6)
+    ours, theirs = outputs_and_gradients(accelerated, x), outputs_and_gradients(dense, x)
+    shared = [i for i, (name, _) in enumerate(sorted(accelerated.named_parameters())) if not name.endswith("alpha")]
+    for a, b in zip([*ours[:2], *(ours[2 + i] for i in shared)], theirs, strict=True):
+        assert torch.equal(a, b)
+
+
+def plain_sum(layer: DenseLayer, states: list[Tensor]) -> Tensor:
+    """sum_j alpha_j T_j(z_j) by one BatchNorm, ReLU and convolution for every j, then what follows the sum."""
+    total, first = torch.zeros(()), 0
+    norm = layer.norm1
+    for j, z in enumerate(states):
+        part = slice(first, first + z.shape[1])
+        h = nn.functional.batch_norm(z, None, None, norm.weight[part], norm.bias[part], training=True).relu()
+        image = nn.functional.conv2d(h, layer.conv1.weight[:, part], padding=layer.conv1.padding)
+        total = total + (1.0 if layer.alpha is None else layer.alpha[j]) * image
+        first += z.shape[1]
+    return layer.rest(total)
+
+
+@pytest.mark.parametrize("bottleneck", [None, 8])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_one_convolution_is_the_plain_sum(bottleneck: int | None, dtype: torch.dtype, tolerance: float) -> None:
+    """Eq. (21) as it is written: k convolutions a layer, and the double sum over h."""
+    torch.manual_seed(0)
+    m, beta = 5, 0.1
+    block = DenseBlock(7, m, 3, bottleneck, beta=beta, learn_alpha=True).to(dtype)
+    for layer in block.layers:
+        nn.init.normal_(layer.alpha)  # type: ignore[arg-type]
+    z = torch.randn(4, 7, 6, 6, dtype=dtype)
+    h = h_table(nesterov_momentum(m + 1))
+    states = [z]
+    for k, layer in enumerate(block.layers):
+        z_next = plain_sum(layer, states)  # type: ignore[arg-type]
+        if k > 0:
+            # z_0 has h = 0 here; at k = 0 the bracket is z_0 - z_0.
+            assert h[k + 1][0] == 0
+            z_next = z_next + beta * (states[k] - sum(h[k + 1][j] * states[j] for j in range(1, k + 1)))
+        else:
+            assert h[1][0] == 1
+        states.append(z_next)
+    for ours, theirs in zip(block.states(z), states, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet34", "resnet50", "resnet101", "densenet121"])
+def test_the_networks_of_torchvision(name: str) -> None:
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, name)().eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):  # or a wrong name of a statistic would not show
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.9, 1.1)  # type: ignore[arg-type]
+    config = ManualConfig(bottleneck_stride="3x3" if name in ("resnet50", "resnet101") else None)
+    ours = manual.build(name, config, image_size=(64, 64), num_classes=1000).eval()
+    ours.load_state_dict(from_torchvision_state_dict(theirs.state_dict()))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected, found = theirs(x), ours(x)
+    assert ((found - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+def test_names_that_are_not_torchvisions() -> None:
+    with pytest.raises(ValueError, match="'layer1.0.conv' is no weight"):
+        from_torchvision_state_dict({"layer1.0.conv": torch.zeros(())})
+
+
+# --- mistakes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("hbnet55", ManualConfig(), "hbnet55: a depth of 55 is not 6n [+] 2.*hbnet has depths 34, 50, 101"),
+        ("resnet2", ManualConfig(), "not 6n [+] 2"),
+        ("agdnet41", ManualConfig(), "not 3m [+] 4"),
+        ("vggnet16", ManualConfig(), "unknown hand-made network 'vggnet16'; there are resnet and a depth"),
+        ("hbnet", ManualConfig(), "unknown hand-made network"),
+        ("resnet20", ManualConfig(growth=24), "--growth is not for resnet"),
+        ("densenet40", ManualConfig(first_unit="hb"), "--first-unit is not for densenet"),
+        ("resnet20", ManualConfig(bottleneck_stride="3x3"), "--bottleneck-stride is for the ImageNet networks"),
+        ("resnet34", ManualConfig(bottleneck_stride="3x3"), "--bottleneck-stride is for the ImageNet networks"),
+        ("resnet56", ManualConfig(form="imagenet"), "56 is none of 34, 50, 101"),
+        ("agdnet40", ManualConfig(form="imagenet"), "40 is not 121"),
+    ],
+)
+def test_mistakes_are_named(name: str, config: ManualConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        manual.build(name, config)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_are_too_small() -> None:
+    for name, side in (("densenet7", 4), ("agdnet121", 29)):
+        manual.build(name, image_size=(side, 64))(torch.zeros(2, 3, side, 64))
+        with pytest.raises(ValueError, match=f"{name} needs images of at least {side} pixels"):
+            manual.build(name, image_size=(64, side - 1))
+
+
+def test_a_growth_of_nothing() -> None:
+    with pytest.raises(ValueError, match="--growth is 0"):
+        ManualConfig(growth=0)
+
+
+def test_a_family_cannot_be_registered_twice() -> None:
+    with pytest.raises(ValueError, match="a family 'hbnet' already"):
+        manual.registry.family("hbnet", depths="", published=(), options=())(manual.FAMILIES["hbnet"].build)
