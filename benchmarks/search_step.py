@@ -1,17 +1,12 @@
 """Times the steps of the search: `python -m benchmarks.search_step --space hb --batch-size 16`.
 
-Each round times every step once, in turn, so that a drift of the machine's speed falls on all alike; medians
-over the rounds are printed, and written as JSON with --out.
+Medians over the rounds are printed, and written as JSON with --out.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,9 +14,9 @@ import tyro
 from torch import nn
 
 import spaces
+from benchmarks.timing import time_rounds, write_result
 from nas.bilevel import Bilevel, BilevelConfig
 from nas.device import Precision, resolve_device
-from nas.environment import describe
 from nas.report import table
 from nas.supernet import Supernet
 from spaces import SpaceConfig
@@ -59,23 +54,9 @@ def main(config: Config) -> None:
         torch.randint(10, (config.batch_size,), device=device),
     )
     steps = _steps(config, device, batch)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(config.rounds + 1):
-        for name, step in steps.items():
-            seconds[name].append(_timed(step, device))
-    rows = [
-        {
-            "step": name,
-            "median ms": 1e3 * statistics.median(times[1:]),
-            "min ms": 1e3 * min(times[1:]),
-            "max ms": 1e3 * max(times[1:]),
-        }
-        for name, times in seconds.items()
-    ]
+    rows = time_rounds(steps, config.rounds, device)
     print(table(rows))
-    if config.out:
-        result = {"config": asdict(config), "environment": describe(device), "rows": rows}
-        Path(config.out).write_text(json.dumps(result, indent=2) + "\n")
+    write_result(config.out, config, device, rows)
 
 
 def _steps(
@@ -107,14 +88,6 @@ def _bilevel(config: Config, device: torch.device, bilevel: BilevelConfig | None
         layers=config.layers,
     ).to(device)
     return Bilevel(supernet, space, bilevel or BilevelConfig(), nn.CrossEntropyLoss(), config.precision)
-
-
-def _timed(step: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+"""Times a training step of hand-made networks: `python -m benchmarks.train_step --archs densenet40 agdnet40`.
+
+Medians over the rounds are printed, as ratios to the first network too, with the memory that a step needs; all is
+written as JSON with --out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+
+from benchmarks.timing import time_rounds, write_result
+from nas import manual
+from nas.device import Precision, autocast, resolve_device
+from nas.report import table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is timed."""
+
+    archs: tuple[str, ...] = ("densenet40", "agdnet40")
+    """Networks; times and memory are compared with those of the first."""
+    batch_size: int = 16
+    """Images a batch."""
+    image_size: int = 32
+    """Side of the images in pixels."""
+    classes: int = 10
+    """Number of classes."""
+    rounds: int = 9
+    """Timed rounds, after one that is not counted."""
+    device: str = "auto"
+    """Where to compute."""
+    precision: Precision = "fp32"
+    """Forward passes in fp32 or bf16."""
+    compile: bool = False
+    """Compile the networks."""
+    out: str | None = None
+    """Also write the figures as JSON to this file."""
+
+
+def main(config: Config) -> None:
+    """Prints the table of one configuration."""
+    device = resolve_device(config.device)
+    torch.manual_seed(0)
+    side = config.image_size
+    batch = (
+        torch.randn(config.batch_size, 3, side, side, device=device),
+        torch.randint(config.classes, (config.batch_size,), device=device),
+    )
+    steps = {arch: _step(config, arch, device, batch) for arch in config.archs}
+    rows: list[dict[str, Any]] = time_rounds(steps, config.rounds, device)
+    for row in rows:
+        row["MiB"] = _memory(steps[row["step"]], device) / 2**20
+    for row in rows:
+        row["time ratio"] = row["median ms"] / rows[0]["median ms"]
+        row["memory ratio"] = row["MiB"] / rows[0]["MiB"]
+    print(table(rows))
+    write_result(config.out, config, device, rows)
+
+
+def _step(config: Config, arch: str, device: torch.device, batch: tuple[Tensor, Tensor]) -> Callable[[], object]:
+    side = config.image_size
+    network: nn.Module = manual.build(arch, image_size=(side, side), num_classes=config.classes).to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+    forward = torch.compile(network) if config.compile else network
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with autocast(device, config.precision):
+            loss = F.cross_entropy(forward(batch[0]), batch[1])
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _memory(step: Callable[[], object], device: torch.device) -> int:
+    """Bytes: on a GPU the most that was allocated in a step; elsewhere what the forward pass keeps for the backward."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return torch.cuda.max_memory_allocated(device)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step()
+    return sum(kept.values())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
