@@ -57,7 +57,7 @@ def parse(config: Any, argv: Sequence[str], *, description: str, default: Any = 
         with users_mistakes(), contextlib.redirect_stderr(complaint):
             return tyro.cli(
                 config,
-                prog=os.path.basename(sys.argv[0]),
+                prog=_program(),
                 description=description,
                 args=list(argv),
                 default=tyro.MISSING if default is None else default,
@@ -67,6 +67,14 @@ def parse(config: Any, argv: Sequence[str], *, description: str, default: Any = 
         if end.code:
             raise UsageError(_one_line(complaint.getvalue())) from None
         raise
+
+
+def _program() -> str:
+    """How the running program was called: a script's name, or `python -m package`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if os.path.basename(sys.argv[0]) != "__main__.py" or spec is None:
+        return os.path.basename(sys.argv[0])
+    return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def run(command: Callable[[list[str]], dict[str, Any] | None], argv: Sequence[str] | None = None) -> None:

@@ -72,8 +72,10 @@ def admm_paths(primed: Layers, layers: Layers, x0: Tensor) -> tuple[States, Stat
 
     Args:
         primed: T'_k, the layers of the path x'.
-        layers: T_k, the layers of the path x; as many.
+        layers: T_k, the layers of the path x; as many, or ValueError is raised.
     """
+    if len(primed) != len(layers):
+        raise ValueError(f"{len(primed)} layers for x' and {len(layers)} for x; give as many")
     xp, x, difference = [x0], [x0], None
     for layer_p, layer in zip(primed, layers, strict=True):
         towards = x[-1] if difference is None else x[-1] - difference
