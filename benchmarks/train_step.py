@@ -1,6 +1,6 @@
 """Times a training step of hand-made networks: `python -m benchmarks.train_step --archs densenet40 agdnet40`.
 
-Medians over the rounds are printed, as ratios to the first network too, with the memory that a step needs; all is
+Medians over the rounds are printed, as ratios to the first network too, with the peak memory of the tensors; all is
 written as JSON with --out.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from benchmarks.timing import time_rounds, write_result
+from benchmarks.timing import peak_bytes, time_rounds, write_result
 from nas import manual
 from nas.device import Precision, autocast, resolve_device
 from nas.report import table
@@ -54,15 +55,23 @@ def main(config: Config) -> None:
         torch.randn(config.batch_size, 3, side, side, device=device),
         torch.randint(config.classes, (config.batch_size,), device=device),
     )
-    steps = {arch: _step(config, arch, device, batch) for arch in config.archs}
+    builders = {arch: partial(_step, config, arch, device, batch) for arch in config.archs}
+    steps = {arch: build() for arch, build in builders.items()}
     rows: list[dict[str, Any]] = time_rounds(steps, config.rounds, device)
     for row in rows:
-        row["MiB"] = _memory(steps[row["step"]], device) / 2**20
+        row["peak MiB"] = peak_bytes(partial(_twice, builders[row["step"]]), device) / 2**20
     for row in rows:
         row["time ratio"] = row["median ms"] / rows[0]["median ms"]
-        row["memory ratio"] = row["MiB"] / rows[0]["MiB"]
+        row["memory ratio"] = row["peak MiB"] / rows[0]["peak MiB"]
     print(table(rows))
     write_result(config.out, config, device, rows)
+
+
+def _twice(build: Callable[[], Callable[[], object]]) -> None:
+    """Builds a network and trains it for two steps, after which the optimizer has its momentum."""
+    step = build()
+    step()
+    step()
 
 
 def _step(config: Config, arch: str, device: torch.device, batch: tuple[Tensor, Tensor]) -> Callable[[], object]:
@@ -79,24 +88,6 @@ def _step(config: Config, arch: str, device: torch.device, batch: tuple[Tensor, 
         optimizer.step()
 
     return step
-
-
-def _memory(step: Callable[[], object], device: torch.device) -> int:
-    """Bytes: on a GPU the most that was allocated in a step; elsewhere what the forward pass keeps for the backward."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        return torch.cuda.max_memory_allocated(device)
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step()
-    return sum(kept.values())
 
 
 if __name__ == "__main__":

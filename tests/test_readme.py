@@ -15,11 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import nas.search
 import nas.train
 import spaces
+from nas import manual
+from nas.cost import count_macs, count_parameters
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -39,6 +42,12 @@ SHORTER = {
     "--dataset digits --preset smoke": f"--dataset digits --preset smoke --batch-size 359 {TINY}",
     "--dataset npz --data arrays.npz": f"--dataset npz --data arrays.npz --batch-size 6 {TINY}",
     "--evaluate runs/hb-eval": "--evaluate runs/hb-eval",
+    **{
+        f"--arch {arch} --dataset cifar10 --data data": f"--arch {arch} {FAKE} --epochs 1"
+        for arch in ("hbnet56", "resnet56", "agdnet40")
+    },
+    "--arch hbnet20 --dataset digits --preset smoke": "--arch hbnet20 --dataset digits --preset smoke --epochs 1",
+    "simulate --quick": "simulate --depths 2 --samples 40 --dimension 3 --batch-size 20 --epochs 1",
 }
 #: This one has the edited checkout of "Add an operation or a data set" around it.
 NEEDS_EDITS = "--space ladder"
@@ -76,7 +85,7 @@ def entry_points() -> dict[str, str]:
 
 
 def shorter(command: str) -> str:
-    if re.match(r"python genotype_tool\.py |optinas-genotype ", command):
+    if re.match(r"python genotype_tool\.py |optinas-genotype |python -m nas\.optimization (check|rates)", command):
         return command
     rules = [text for text in SHORTER if text in command]
     assert rules, f"no rule of SHORTER makes this command of a document short enough to be tested: {command}"
@@ -88,7 +97,8 @@ def arguments(command: str, checkout: Path) -> list[str]:
     """How the command is started: a script of the checkout, or what setup.cfg says of an installed command."""
     program, *rest = shlex.split(shorter(command))
     if program == "python":
-        return [sys.executable, str(checkout / rest[0]), *rest[1:]]
+        script = rest[:2] if rest[0] == "-m" else [str(checkout / rest[0])]
+        return [sys.executable, *script, *rest[len(script) :]]
     module, function = entry_points()[program].split(":")
     return [sys.executable, "-c", f"import {module}; {module}.{function}()", *rest]
 
@@ -211,6 +221,8 @@ def documented_keys(command: str) -> set[str]:
     if command in SNIPPETS or not command.startswith("python "):
         return set()
     program, *flags = shlex.split(command)[1:]
+    if program == "-m":
+        return keys[" ".join(flags[:2])]
     if program == "genotype_tool.py":
         return keys["genotype_tool.py show --json"] if "--json" in flags else set()
     return keys[f"{program} --evaluate" if "--evaluate" in flags else program]
@@ -242,6 +254,19 @@ def test_the_table_of_spaces_is_right(name: str) -> None:
     assert tuple(re.findall(r"`(\w+)`", initializations)) == space.initializations
 
 
+def test_the_table_of_hand_made_networks_is_right() -> None:
+    rows = re.findall(r"^\| (`\w+\d+`.*?) \| ([\d,]+) \| ([\d.,]+) M \|$", README, re.MULTILINE)
+    told = {name: (parameters, macs) for cell, parameters, macs in rows for name in re.findall(r"`(\w+)`", cell)}
+    assert set(told) == set(manual.names())
+    for name, (parameters, macs) in told.items():
+        imagenet = name.endswith(("34", "50", "101", "121"))
+        side = 224 if imagenet else 32
+        with torch.device("meta"):
+            network = manual.build(name, image_size=(side, side), num_classes=1000 if imagenet else 10)
+        assert f"{count_parameters(network):,}" == parameters
+        assert f"{count_macs(network, 3, (side, side)) / 1e6:,.1f}" == macs
+
+
 def test_the_protocols_are_those_of_the_presets() -> None:
     one_line = " ".join(README.split())
     searched = nas.search.PRESETS["paper"]("cifar10")
@@ -255,6 +280,10 @@ def test_the_protocols_are_those_of_the_presets() -> None:
             f"{trained.network.layers} cells, {trained.network.init_channels} channels, {trained.epochs} epochs, "
             f"batch {trained.data.batch_size}, {more}" in one_line
         )
+    made = nas.train.MANUAL_PRESETS["paper"]("cifar10")
+    assert f"{made.epochs} epochs, batch {made.data.batch_size}, SGD with Nesterov's momentum" in one_line
+    made = nas.train.MANUAL_PRESETS["paper"]("imagenet")
+    assert f"{made.epochs} epochs of batch {made.data.batch_size} there" in one_line
 
 
 LINKS = [(path, target) for path in DOCUMENTS for target in re.findall(r"\]\(([^)#]+)", path.read_text())]
