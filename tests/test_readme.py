@@ -85,7 +85,9 @@ def entry_points() -> dict[str, str]:
 
 
 def shorter(command: str) -> str:
-    if re.match(r"python genotype_tool\.py |optinas-genotype |python -m nas\.optimization (check|rates)", command):
+    if re.match(
+        r"python genotype_tool\.py |optinas-genotype |python -m nas\.(results|optimization (check|rates))", command
+    ):
         return command
     rules = [text for text in SHORTER if text in command]
     assert rules, f"no rule of SHORTER makes this command of a document short enough to be tested: {command}"
@@ -222,7 +224,7 @@ def documented_keys(command: str) -> set[str]:
         return set()
     program, *flags = shlex.split(command)[1:]
     if program == "-m":
-        return keys[" ".join(flags[:2])]
+        return keys.get(flags[0]) or keys[" ".join(flags[:2])]
     if program == "genotype_tool.py":
         return keys["genotype_tool.py show --json"] if "--json" in flags else set()
     return keys[f"{program} --evaluate" if "--evaluate" in flags else program]
