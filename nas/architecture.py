@@ -69,7 +69,8 @@ class ManualArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     @property
     def summary(self) -> str:
-        return "a hand-made network"
+        variants = {n: v for n, v in msgspec.structs.asdict(self)["config"].__dict__.items() if v is not None}
+        return ", ".join(["a hand-made network", *(f"{name} {value}" for name, value in variants.items())])
 
     def build(self, *, in_channels: int, image_size: tuple[int, int], num_classes: int) -> nn.Module:
         """The network for images (N, in_channels, *image_size), with new weights.

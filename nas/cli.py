@@ -72,7 +72,7 @@ def parse(config: Any, argv: Sequence[str], *, description: str, default: Any = 
 def _program() -> str:
     """How the running program was called: a script's name, or `python -m package`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if os.path.basename(sys.argv[0]) != "__main__.py" or spec is None:
+    if spec is None:
         return os.path.basename(sys.argv[0])
     return f"python -m {spec.name.removesuffix('.__main__')}"
 

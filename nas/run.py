@@ -80,7 +80,7 @@ class Run:
         tracked: Mapping[str, Stateful],
     ) -> None:
         described = _describe(resolved)
-        digits = hashlib.sha256(msgspec.json.encode(_binding(described), order="sorted")).hexdigest()[:6]
+        digits = hashlib.sha256(msgspec.json.encode(binding(described), order="sorted")).hexdigest()[:6]
         self.path = Path(config.run_dir or f"runs/{default_name}-{digits}")
         self.epoch = self.step = 0
         self._tracked, self._device = dict(tracked), device
@@ -108,7 +108,7 @@ class Run:
 
     def _check_same(self, described: dict[str, Any]) -> None:
         saved = read_config(self.path)
-        before, now = _binding(saved), _binding(described)
+        before, now = binding(saved), binding(described)
         changed = [
             f"--{key.split('.')[-1].replace('_', '-')} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted({*before, *now})
@@ -304,8 +304,8 @@ def _describe(resolved: object) -> dict[str, Any]:
     return msgspec.json.decode(msgspec.json.encode(resolved))
 
 
-def _binding(described: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that a resumed run must share, flat."""
+def binding(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that decides the results, flat, with dotted names."""
     return {key: value for key, value in _flatten(described).items() if key not in _MAY_CHANGE}
 
 

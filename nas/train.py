@@ -1,4 +1,4 @@
-"""The evaluation: a network rebuilt from a genotype is trained from scratch on all training images.
+"""The training: a network rebuilt from a genotype, or a hand-made one, is trained from scratch on all training images.
 
 The test images choose nothing: the figure of a run is that of its last epoch.
 """
@@ -86,13 +86,14 @@ class TrainConfig:
             raise ValueError(f"--milestones are {self.milestones}; each must lie between 0 and 1")
         if self.nesterov and not self.momentum:
             raise ValueError("--nesterov needs a --momentum larger than 0")
+        if self.grad_clip is not None and not 0 < self.grad_clip < math.inf:
+            raise ValueError(f"--grad-clip is {self.grad_clip:g}; it must be more than 0, or None for no clipping")
         anything = (0, math.inf)
         check_ranges(
             self,
             {
                 **dict.fromkeys(("learning_rate", "learning_rate_min", "weight_decay"), anything),
                 **dict.fromkeys(("auxiliary_weight", "gamma"), anything),
-                **({} if self.grad_clip is None else {"grad_clip": anything}),
                 **dict.fromkeys(("momentum", "label_smoothing"), (0, 1)),
                 "epochs": (1, math.inf),
             },
@@ -129,7 +130,10 @@ def smoke(dataset: str) -> TrainConfig:
 
 
 def manual_paper(dataset: str) -> TrainConfig:
-    """Sec. 8.1 of the paper of HB-Net and AGD-Net; its initial rate on ImageNet is not stated."""
+    """Sec. 8.1 of the paper of HB-Net and AGD-Net.
+
+    On ImageNet its initial learning rate is not stated, and images are augmented as in DARTS, colours included.
+    """
     imagenet = dataset == "imagenet"
     return TrainConfig(
         epochs=100 if imagenet else 300,
@@ -145,8 +149,8 @@ def manual_paper(dataset: str) -> TrainConfig:
 
 
 def manual_smoke(dataset: str) -> TrainConfig:
-    """The protocol of `manual_paper` for CIFAR in 20 epochs."""
-    return replace(manual_paper(dataset), preset="smoke", epochs=20, data=DataConfig(dataset=dataset, batch_size=64))
+    """The protocol of `manual_paper` for CIFAR, on any images, in 20 epochs."""
+    return replace(manual_paper("cifar10"), preset="smoke", epochs=20, data=DataConfig(dataset=dataset, batch_size=64))
 
 
 #: By the value of --preset.
@@ -268,7 +272,8 @@ def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> torch.op
     if config.schedule == "exponential":
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, config.gamma)
     if config.schedule == "step":
-        epochs = [round(share * config.epochs) for share in config.milestones]
+        # Rounded up and never 0: the first epoch has the initial rate. 1e-9 is for shares such as 0.1 * 3.
+        epochs = [max(1, math.ceil(share * config.epochs - 1e-9)) for share in config.milestones]
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, epochs, config.gamma)
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs, eta_min=config.learning_rate_min)
 

@@ -17,7 +17,7 @@ from nas.optimization import activations
 from nas.optimization.activations import ACTIVATIONS, Activation
 
 #: With other parameters than the table's too.
-ALL = [*ACTIVATIONS.values(), activations.leaky_relu(0.3), activations.elu(1.7)]
+ALL = [*ACTIVATIONS.values(), activations.leaky_relu(0.3), activations.leaky_relu(1.5), activations.elu(1.7)]
 TABLE_1 = ["sigmoid", "tanh", "softplus", "softsign", "relu", "leaky_relu", "elu", "swish"]
 
 every = pytest.mark.parametrize("activation", ALL, ids=lambda a: f"{a.name}, slopes {a.slopes}")

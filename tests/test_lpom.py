@@ -284,6 +284,7 @@ def step_in_columns(lpom: LPOM, inputs: Tensor, targets: Tensor) -> tuple[list[n
 STEPS = {
     "default": {},
     "undamped": {"damping": 1.0},
+    "half damped": {"damping": 0.4},
     "slide order": {"order": "forward", "sweeps": 3},
     "two sweeps": {"sweeps": 2, "x_steps": 3},
     "accelerated": {"w_steps": 4, "mu": (1.0, 4.0, 0.5)},
@@ -432,22 +433,22 @@ def test_initial_weights_have_hes_deviation() -> None:
 
 
 MISTAKES = {
-    "mu is -1; it must be greater than 0": {"mu": -1},
-    "mu is 0; it must be greater than 0": {"mu": (1.0, 0)},
-    "mu is 'big'; it must be greater than 0": {"mu": "big"},
+    "mu is -1; it must be a number greater than 0": {"mu": -1},
+    "mu is 0; it must be a number greater than 0": {"mu": (1.0, 0)},
+    "mu is 'big'; it must be a number greater than 0": {"mu": "big"},
     "3 values of mu for 2 layers after the input; give one each, or one": {"mu": (1.0, 1.0, 1.0)},
     "x_steps is 0; it must be a whole number, 1 or more": {"x_steps": 0},
     "w_steps is 1.5; it must be a whole number, 1 or more": {"w_steps": 1.5},
     "sweeps is nan; it must be": {"sweeps": math.nan},
-    "damping is 1.5; it must be greater than 0 and at most 1": {"damping": 1.5},
-    "ridge is 0; it must be greater than 0": {"ridge": 0},
+    "damping is 1.5; it must be a number greater than 0 and at most 1": {"damping": 1.5},
+    "ridge is 0; it must be a number greater than 0": {"ridge": 0},
     "loss is 'hinge'; it must be squared_error or cross_entropy": {"loss": "hinge"},
     "order is 'random'; it must be backward or forward": {"order": "random"},
     "the last activation is 'relu'; cross_entropy takes the softmax": {"loss": "cross_entropy"},
     "unknown activation 'gelu'; known:": {"activations": ("gelu", "relu")},
     "1 activations for 3 layers; give one for each layer but the input": {"activations": ("relu",)},
     r"widths are \(3, 0, 2\); give two layers or more of one unit or more": {"widths": (3, 0, 2)},
-    "init_gain is 0; it must be greater than 0": {"init_gain": 0.0},
+    "init_gain is 0.0; it must be a number greater than 0": {"init_gain": 0.0},
 }
 
 
@@ -479,3 +480,28 @@ def test_a_step_on_the_gpu_is_the_step_on_the_cpu(activation: Activation) -> Non
     torch.testing.assert_close(value.cpu(), lpom.step(inputs, targets))
     for weight, expected in zip(other.weights, lpom.network.weights, strict=True):
         torch.testing.assert_close(weight.detach().cpu(), expected.detach())
+
+
+def test_the_lipschitz_constant_of_a_loss_is_reached() -> None:
+    zero, one_hot = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    for name, loss in LOSSES.items():
+        hessian = torch.autograd.functional.hessian(lambda x, loss=loss: loss.value(x, one_hot), zero).view(2, 2)
+        assert torch.linalg.eigvalsh(hessian)[-1].item() == pytest.approx(loss.lipschitz), name
+
+
+def test_an_epoch_gives_the_objective_of_a_sample() -> None:
+    first, second = (machine("elu", "tanh", "identity") for _ in range(2))
+    inputs, targets = batch(first, 7)
+    assert first.epoch([(inputs, targets)]) == pytest.approx(second.step(inputs, targets).item() / 7)
+    with pytest.raises(ValueError, match="there are no batches"):
+        first.epoch([])
+
+
+def test_a_factorization_that_fails_is_not_passed_over() -> None:
+    """Rank 1 in float32 with a ridge below its precision: a finite part of a factor would train on nonsense."""
+    network = MLP((40, 30, 3), ("relu", "identity"), generator=torch.Generator().manual_seed(0))
+    lpom = LPOM(network.requires_grad_(False), LPOMConfig(ridge=1e-12))
+    inputs = torch.outer(torch.linspace(1, 2, 60), torch.linspace(-3, 3, 40))
+    batches = [(inputs, torch.eye(3)[torch.arange(60) % 3])] * 3
+    with pytest.raises(NonFiniteLossError):
+        lpom.epoch(batches)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -127,14 +128,14 @@ def test_it_works_in_a_pipeline() -> None:
 
 
 MISTAKES = {
-    "mu is -1; it must be greater than 0": {"mu": -1},
+    "mu is -1; it must be a number greater than 0": {"mu": -1},
     "3 values of mu for 2 layers": {"mu": [1, 2, 3]},
     "unknown activation 'gelu'": {"activation": "gelu"},
     "'swish' cannot be lifted": {"activation": "swish"},
     "3 activations for 3 layers": {"activation": ["relu", "tanh"]},
-    "hidden_layer_sizes is 100; give a sequence of units": {"hidden_layer_sizes": 100},
-    "batch_size is 0; it must be 1 or more": {"batch_size": 0},
-    "max_iter is 0; it must be 1 or more": {"max_iter": 0},
+    "hidden_layer_sizes is 100; give a sequence of whole numbers": {"hidden_layer_sizes": 100},
+    "batch_size is 0; it must be a whole number, 1 or more": {"batch_size": 0},
+    "max_iter is 0; it must be a whole number, 1 or more": {"max_iter": 0},
     "loss is 'hinge'": {"loss": "hinge"},
     "the last activation is 'relu'; cross_entropy": {"loss": "cross_entropy", "output_activation": "relu"},
     "device 'abacus' cannot be used here": {"device": "abacus"},
@@ -160,3 +161,85 @@ def test_a_training_that_diverges_says_so() -> None:
     x, y = points(3)
     with pytest.raises(NonFiniteLossError, match="the objective of the LPOM is"):
         classifier(damping=1.0, mu=(1e-6, 1e6), x_steps=40).fit(1e6 * x, y)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"x_steps": 1},
+        {"w_steps": 3},
+        {"sweeps": 2},
+        {"order": "forward"},
+        {"ridge": 0.5},
+        {"init_gain": 0.5},
+        {"batch_size": 31},
+        {"damping": 0.1},
+        {"mu": 0.5},
+    ],
+    ids=str,
+)
+def test_every_parameter_matters(changed: dict) -> None:
+    x, y = points(3)
+    one, other = (classifier(max_iter=2, **given).fit(x, y) for given in ({}, changed))
+    assert not np.allclose(one.weights_[0], other.weights_[0])
+
+
+def test_batches_are_shuffled_and_hold_all_samples() -> None:
+    rows, random = torch.arange(10), np.random.RandomState(0)
+    epochs = [torch.cat([x for x, _ in classifier(batch_size=4)._batches(rows, rows, random)]) for _ in range(2)]
+    assert not torch.equal(*epochs)
+    assert all(torch.equal(epoch.sort().values, rows) for epoch in epochs)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            {name: value}
+            for name in ("x_steps", "w_steps", "sweeps", "batch_size", "max_iter")
+            for value in (2.0, "2", 0)
+        ),
+        *({"hidden_layer_sizes": value} for value in ("ab", 100, (5.0,), (0,))),
+        *({"init_gain": value} for value in ("1", 0, np.nan)),
+        {"mu": "a"},
+    ],
+    ids=str,
+)
+def test_values_of_another_kind_are_told_in_one_line(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))) as told:
+        classifier(**wrong).fit(*points(3))
+    assert "\n" not in str(told.value)
+
+
+def test_a_fit_that_fails_leaves_the_one_before() -> None:
+    x, y = points(3)
+    model = classifier().fit(x, y)
+    before = model.decision_function(x)
+    for wrong in ({"mu": -1.0}, {"damping": 1.0, "mu": (1e-6, 1e6), "x_steps": 40}):
+        with pytest.raises((ValueError, NonFiniteLossError)):
+            clone(model).set_params(**wrong).fit(1e6 * x, y)
+        with pytest.raises((ValueError, NonFiniteLossError)):
+            model.set_params(**wrong).fit(1e6 * x, y)
+        np.testing.assert_array_equal(model.decision_function(x), before)
+    fresh = classifier(mu=-1.0)
+    with pytest.raises(ValueError, match="mu is"):
+        fresh.fit(x, y)
+    with pytest.raises(NotFittedError):
+        fresh.predict(x)
+
+
+def test_a_refused_first_call_leaves_nothing() -> None:
+    x, y = points(3)
+    model = classifier()
+    with pytest.raises(ValueError, match="give all of them to the first call"):
+        model.partial_fit(x, y, classes=[0, 1])
+    model.partial_fit(x, y, classes=[0, 1, 2])
+    assert model.n_iter_ == 1
+
+
+def test_parameters_set_after_a_fit_wait_for_the_next() -> None:
+    x, y = points(3)
+    model = classifier().fit(x, y)
+    before = model.decision_function(x)
+    model.set_params(activation="tanh", hidden_layer_sizes=(3,))
+    np.testing.assert_array_equal(model.decision_function(x), before)

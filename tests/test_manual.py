@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -14,6 +16,7 @@ from nas.manual import ManualConfig
 from nas.manual.dense import DenseBlock, DenseLayer
 from nas.manual.residual import HeavyBallNetwork, MergeAndRunNetwork, cifar_plan
 from nas.manual.torchvision_names import from_torchvision_state_dict
+from nas.manual.units import PadShortcut, cifar_stem, imagenet_stem
 from nas.optimization.iterations import h_table, nesterov_momentum
 
 #: Parameters, as the layers of the papers add up to (tables 3 to 5 round them); CIFAR-10 or ImageNet.
@@ -298,13 +301,62 @@ def test_names_that_are_not_torchvisions() -> None:
         from_torchvision_state_dict({"layer1.0.conv": torch.zeros(())})
 
 
+# --- what the names build -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("densenet7", (0.0, False)), ("agdnet7", (0.1, True)), ("densenet121", (0.0, False)), ("agdnet121", (0.1, True))],
+)
+def test_agdnet_has_momentum_and_learned_alpha_in_every_block(name: str, expected: tuple[float, bool]) -> None:
+    for block in on_meta(name).blocks:  # type: ignore[union-attr]
+        assert all((block.beta, layer.alpha is not None) == expected for layer in block.layers)
+
+
+def test_variants_reach_every_stage() -> None:
+    network = manual.build("hbnet8", ManualConfig(first_unit="hb", relu_after_sum=True))
+    assert all((s.first, type(s.activation)) == ("hb", nn.ReLU) for s in network.stages)  # type: ignore[union-attr]
+    network = manual.build("hbnet8")
+    assert all((s.first, type(s.activation)) == ("plain", nn.Identity) for s in network.stages)  # type: ignore[union-attr]
+    paths = manual.build("dmrnet8", ManualConfig(shortcut="projection")).stages[1]  # type: ignore[index]
+    assert isinstance(paths.shortcut, nn.Sequential)
+    assert isinstance(paths.shortcut_prime, nn.Sequential)
+    assert isinstance(on_meta("resnet50", ManualConfig(shortcut="pad")).stages[1].shortcut, PadShortcut)  # type: ignore[index]
+
+
+def test_the_shortcut_without_weights() -> None:
+    x = torch.randn(2, 3, 5, 6)
+    y = PadShortcut(2, 2)(x)
+    assert torch.equal(y[:, :3], x[:, :, ::2, ::2])
+    assert (y[:, 3:] == 0).all()
+    assert y.shape == (2, 5, 3, 3)
+
+
+def test_initialization() -> None:
+    torch.manual_seed(0)
+    network = manual.build("resnet20", num_classes=100)
+    conv, classifier = network.stages[2].layers[0].conv1, network.classifier  # type: ignore[union-attr]
+    assert conv.weight.std().item() == pytest.approx((2 / (9 * conv.out_channels)) ** 0.5, rel=0.03)
+    limit = (6 / (64 + 100)) ** 0.5
+    assert classifier.weight.abs().max().item() == pytest.approx(limit, rel=0.01)
+    assert (classifier.bias == 0).all()
+
+
+def test_stems_end_with_relu() -> None:
+    x = torch.randn(2, 3, 16, 16)
+    for stem, side in ((cifar_stem(3, 8), 16), (imagenet_stem(3, 8), 4)):
+        y = stem(x)
+        assert y.shape == (2, 8, side, side)
+        assert y.min() == 0
+
+
 # --- mistakes -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
-        ("hbnet55", ManualConfig(), "hbnet55: a depth of 55 is not 6n [+] 2.*hbnet has depths 34, 50, 101"),
+        ("hbnet55", ManualConfig(), "hbnet55: a depth of 55 is not 6n [+] 2 with n of 1 or more; take 56"),
         ("resnet2", ManualConfig(), "not 6n [+] 2"),
         ("agdnet41", ManualConfig(), "not 3m [+] 4"),
         ("vggnet16", ManualConfig(), "unknown hand-made network 'vggnet16'; there are resnet and a depth"),
@@ -330,9 +382,23 @@ def test_images_that_are_too_small() -> None:
             manual.build(name, image_size=(64, side - 1))
 
 
-def test_a_growth_of_nothing() -> None:
-    with pytest.raises(ValueError, match="--growth is 0"):
-        ManualConfig(growth=0)
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"growth": 0}, "--growth is 0"),
+        ({"growth": 2.5}, "--growth is 2.5; it must be a whole number"),
+        ({"form": "svhn"}, "--form is 'svhn'; it takes cifar or imagenet"),
+        ({"bottleneck_stride": "5x5"}, "--bottleneck-stride is '5x5'; it takes 1x1 or 3x3"),
+    ],
+)
+def test_values_that_no_network_has(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ManualConfig(**option)
+
+
+@pytest.mark.parametrize("name", ["hbnet08", "hbnet99999", "HBNet20", "hbnet-20", "./hbnet20"])
+def test_a_network_has_one_name(name: str) -> None:
+    assert not manual.is_manual(name)
 
 
 def test_a_family_cannot_be_registered_twice() -> None:

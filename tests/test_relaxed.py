@@ -76,6 +76,7 @@ def test_the_networks_are_special_cases(learnable: bool) -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     for block, network in blocks:
+        assert any(name.endswith("values") for name, _ in block.named_parameters()) == learnable
         found = torch.stack(block.states(X0))  # type: ignore[operator]
         expected = torch.stack(list(network(ts, X0)))
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -187,3 +188,23 @@ def test_weighted_sums(coefficients: tuple[float, float]) -> None:
 def test_wrong_lengths_are_named(make: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_one_layer_for_two_sources() -> None:
+    """What is computed once is T of one source, not T."""
+    shared, rows = Tanh(0), [[1.0], [1.0, 1.0]]
+    states = AcceleratedSumBlock([[shared], [shared, shared]], rows, [[0.0], [0.0, 0.0]]).states(X0)
+    torch.testing.assert_close(states[2], shared(X0) + shared(shared(X0)))
+
+
+def test_each_path_has_its_own_shortcut() -> None:
+    class Times(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.factor * x
+
+    ((prime, plain), _) = ADMMBlock([Tanh(1)], [Tanh(0)], shortcut_prime=Times(2), shortcut=Times(3)).states(X0, X0)
+    torch.testing.assert_close((prime, plain), (2 * X0, 3 * X0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (out / "loss.svg").read_bytes().startswith(b"<?xml")
     assert lines[-2].startswith("-      linear least squares")
     assert simulate(*SMALL, "--out", str(out)) == 2
-    assert "is not of this experiment; choose another --out" in capsys.readouterr().err
+    assert "result.json was made with another learning_rate, seeds; choose another --out" in capsys.readouterr().err
 
 
 def test_the_same_command_gives_the_same_losses(tmp_path: Path) -> None:
@@ -224,11 +225,32 @@ def test_an_interrupted_experiment_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert [row["losses"] for row in resumed["rows"]] == [row["losses"] for row in whole["rows"]]
 
 
+def test_an_experiment_can_be_extended(tmp_path: Path) -> None:
+    first = simulation.simulate(tiny(out=str(tmp_path), architectures=("hb",), device="cpu"))
+    more = simulation.simulate(tiny(out=str(tmp_path), architectures=("hb", "gd"), depths=(3, 2)))
+    assert [(row["depth"], row["architecture"]) for row in more["rows"]] == [(3, "hb"), (3, "gd"), (2, "hb"), (2, "gd")]
+    assert more["rows"][0] == first["rows"][0]
+    assert more["environment"] == first["environment"]
+    assert len(more["resumed"]) == 1
+
+
+def test_an_interruption_says_that_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulation, "train", interrupted)
+    assert simulate(*SMALL, "--out", str(tmp_path / "out")) == 130
+    assert "the same command goes on" in capsys.readouterr().out
+
+
 def test_a_damaged_result_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "result.json").write_text("{")
-    with pytest.raises(UsageError, match=r"result.json is not of this experiment"):
-        simulation.simulate(tiny(out=str(tmp_path)))
-    assert (tmp_path / "result.json").read_text() == "{"
+    for content in ("{", "{}", '{"config": {}, "rows": [{"depth": 3}]}'):
+        (tmp_path / "result.json").write_text(content)
+        with pytest.raises(UsageError, match=r"result.json cannot be read as a result"):
+            simulation.simulate(tiny(out=str(tmp_path)))
+        assert (tmp_path / "result.json").read_text() == content
 
 
 @pytest.mark.parametrize(
@@ -237,6 +259,7 @@ def test_a_damaged_result_is_not_overwritten(tmp_path: Path) -> None:
         (["--architectures", "gd", "sgd"], "known: gd, hb, agd, agd2, admm"),
         (["--architectures"], "--architectures"),
         (["--depths", "10", "0"], "--depths is 10 0; it needs numbers of at least 1"),
+        (["--depths", "2", "2"], "--depths names something twice"),
         (["--seeds", "0"], "--seeds is 0; it must be at least 1"),
         (["--seed", "-1"], "--seed is -1"),
         (["--epochs", "0"], "--epochs is 0; it must be at least 1"),
@@ -276,3 +299,32 @@ def test_quick_losses_of_table_2(tmp_path: Path) -> None:
     for row in result["rows"]:
         over = row["loss"] - result["baselines"]["constant"]
         assert over == pytest.approx(expected[row["architecture"]], abs=1e-3)
+
+
+def test_data_weights_and_orders_are_independent_and_follow_the_seed() -> None:
+    purposes: tuple[Any, ...] = ("data", "weights", "order")
+    assert len({simulation._generator(seed, purpose).initial_seed() for seed in (0, 1) for purpose in purposes}) == 6
+    assert not torch.equal(simulation.draw_data(tiny(seed=0))[0], simulation.draw_data(tiny(seed=1))[0])
+
+
+def test_a_row_is_what_was_measured(tmp_path: Path) -> None:
+    config = tiny(seeds=3, architectures=("hb",), depths=(10,), out=str(tmp_path))
+    result = simulation.simulate(config)
+    (row,) = result["rows"]
+    losses, spreads = simulation.evaluate(*trained(config, "hb", depth=10))
+    assert row["losses"] == losses
+    assert row["loss"] == pytest.approx(statistics.mean(losses))
+    assert row["loss_std"] == pytest.approx(statistics.stdev(losses))
+    assert row["output_std"] == pytest.approx(statistics.mean(spreads))
+    line = simulation.rows(result)[0]
+    assert float(line["over best constant"]) == pytest.approx(row["loss"] - result["baselines"]["constant"], abs=1e-5)
+    assert row["paper_loss"] is None  # other data than the paper's
+    assert simulation.simulate(tiny(architectures=("gd",), out=str(tmp_path / "1")))["rows"][0]["loss_std"] is None
+
+
+def test_separate_weights_reach_the_experiment(tmp_path: Path) -> None:
+    sizes = [
+        simulation.simulate(tiny(architectures=("admm",), admm_separate=separate, out=str(tmp_path / str(separate))))
+        for separate in (False, True)
+    ]
+    assert sizes[1]["rows"][0]["parameters"] == 2 * sizes[0]["rows"][0]["parameters"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +76,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(Stopped):
         run(tmp_path / "parts", *flags)
     run(tmp_path / "parts", *flags, "--resume")
-    assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))
-
-
-def state(directory: Path) -> dict[str, Any]:
-    (directory / "genotype.json").write_text("")  # a hand-made network leaves none
-    return final_state(directory)
+    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
 
 
 def test_the_presets_are_the_papers_protocol() -> None:
@@ -91,6 +88,22 @@ def test_the_presets_are_the_papers_protocol() -> None:
         assert not config.data.cutout
     assert (cifar.epochs, cifar.data.batch_size, cifar.milestones) == (300, 64, (0.5, 0.75))
     assert (imagenet.epochs, imagenet.data.batch_size, imagenet.milestones) == (100, 256, (0.3, 0.6, 0.9))
+
+
+def test_the_smoke_preset_is_the_protocol_of_cifar_in_few_epochs() -> None:
+    for dataset in ("digits", "imagenet"):
+        data = DataConfig(dataset=dataset, batch_size=64)
+        expected = replace(MANUAL_PRESETS["paper"]("cifar10"), preset="smoke", epochs=20, data=data)
+        assert MANUAL_PRESETS["smoke"](dataset) == expected
+
+
+@pytest.mark.parametrize(("epochs", "rates"), [(1, [1]), (2, [1, 0.1]), (3, [1, 1, 0.1]), (4, [1, 1, 0.1, 0.01])])
+def test_the_rate_falls_after_its_share_of_the_epochs_and_never_before_the_first(
+    epochs: int, rates: list[float], tmp_path: Path
+) -> None:
+    run(tmp_path / "run", "--arch", "resnet8", "--epochs", str(epochs), "--learning-rate", "1")
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        assert [float(row["learning_rate"]) for row in csv.DictReader(file)] == pytest.approx(rates)
 
 
 def test_the_kind_of_network_chooses_the_protocol() -> None:
@@ -123,6 +136,7 @@ def test_nesterov_and_no_clipping_are_obeyed(tmp_path: Path) -> None:
         (("--arch", "hbnet"), "no such file, and unknown architecture 'hbnet'.*hand-made networks: resnet and a depth"),
         (("--arch", "densenet7", "--image-size", "3"), "densenet7 needs images of at least 4 pixels a side"),
         (("--arch", "hbnet8", "--milestones", "1.5"), "each must lie between 0 and 1"),
+        (("--arch", "hbnet8", "--grad-clip", "0"), "--grad-clip is 0; it must be more than 0, or None"),
         (("--arch", "hbnet8", "--nesterov", "--momentum", "0"), "--nesterov needs a --momentum"),
         (("--arch", "hbnet8", "--no-augment", "--flip", "True"), "--no-augment leaves nothing for --flip"),
     ],
@@ -136,7 +150,7 @@ def test_mistakes_are_named_before_anything_is_written(flags: tuple[str, ...], m
 
 def test_the_variants_of_a_run_are_not_changed_in_an_evaluation(tmp_path: Path) -> None:
     run(tmp_path / "run", "--arch", "agdnet7")
-    with pytest.raises(ValueError, match="is for training"):
+    with pytest.raises(ValueError, match="a flag of the network is for training"):
         train_eval.command(["--evaluate", str(tmp_path / "run"), "--growth", "5"])
 
 

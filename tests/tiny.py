@@ -24,7 +24,7 @@ def final_state(run: Path) -> dict[str, Any]:
     assert state is not None
     with (run / "metrics.csv").open() as file:
         metrics = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-    files = [run / "genotype.json", *sorted((run / "genotypes").glob("*.json"))]
+    files = sorted(run.glob("genotype.json")) + sorted((run / "genotypes").glob("*.json"))
     return {
         "position": (state["epoch"], state["step"]),
         "rng": state["rng"],

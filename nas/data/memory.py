@@ -112,9 +112,10 @@ class MemoryData(ImageData):
             test_labels=test_labels,
             config=config,
         )
+        padding = min(H, W) // 8 if config.augment else 0
         self._augmentation = Augmentation(
             image_size=(H, W),
-            crop_padding=min(H, W) // 8 * config.augment if config.crop_padding is None else config.crop_padding,
+            crop_padding=padding if config.crop_padding is None else config.crop_padding,
             flip=flip and config.augment if config.flip is None else config.flip,
             cutout_length=self._cutout_length(),
         )

@@ -186,7 +186,9 @@ def cifar_dense(
     """
     m, remainder = divmod(depth - 4, 3)
     if m < 1 or remainder:
-        raise ValueError(f"a depth of {depth} is not 3m + 4 for any m of 1 or more")
+        raise ValueError(
+            f"a depth of {depth} is not 3m + 4 with m of 1 or more; take {3 * max(1, round((depth - 4) / 3)) + 4}"
+        )
     return DenseNetwork(
         conv(in_channels, 16, 3),
         16,
@@ -207,7 +209,7 @@ def imagenet_dense(
     Raises ValueError for another depth than 121.
     """
     if depth != 121:
-        raise ValueError(f"a depth of {depth} is not 121")
+        raise ValueError(f"a depth of {depth} is not 121, that of ImageNet")
     channels = 2 * growth
     return DenseNetwork(
         imagenet_stem(in_channels, channels),

@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from nas.manual.dense import DenseNetwork, cifar_dense, imagenet_dense
+from nas.manual.relaxed import FirstUnit
 from nas.manual.residual import IMAGENET_UNITS, HeavyBallNetwork, MergeAndRunNetwork, Plan, cifar_plan, imagenet_plan
 from nas.manual.units import BottleneckStride, Shortcut
+
+Form = Literal["cifar", "imagenet"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ManualConfig:
     """Variants of the hand-made networks; what is none is as the network's paper has it."""
 
-    form: Literal["cifar", "imagenet"] | None = None
+    form: Form | None = None
     """Which form, where a depth has both: 50 is also 6n + 2, 121 also 3m + 4 (default: imagenet)."""
     growth: int | None = None
     """densenet, agdnet: channels that each layer adds (default: 12 on CIFAR, 32 for 121 layers)."""
@@ -26,18 +29,23 @@ class ManualConfig:
     """resnet, hbnet, dmrnet: what changes a state's shape: pad (default on CIFAR) or projection (on ImageNet)."""
     bottleneck_stride: BottleneckStride | None = None
     """resnet, hbnet of 50 or 101 layers: the convolution that halves the image: 1x1 (default) or 3x3 (torchvision)."""
-    first_unit: Literal["plain", "hb"] | None = None
+    first_unit: FirstUnit | None = None
     """hbnet: x_{-1}, which a stage lacks, is left out (plain, default) or x_0 (hb)."""
     relu_after_sum: bool | None = None
     """hbnet: apply ReLU to every sum, as resnet does (default: no, as in the formula)."""
 
     def __post_init__(self) -> None:
-        if self.growth is not None and self.growth < 1:
-            raise ValueError(f"--growth is {self.growth}; it must be 1 or more")
+        if self.growth is not None and not (isinstance(self.growth, int) and self.growth >= 1):
+            raise ValueError(f"--growth is {self.growth}; it must be a whole number, 1 or more")
+        choices = {"form": Form, "shortcut": Shortcut, "bottleneck_stride": BottleneckStride, "first_unit": FirstUnit}
+        for name, kind in choices.items():
+            value = getattr(self, name)
+            if value is not None and value not in get_args(kind):
+                raise ValueError(f"--{name.replace('_', '-')} is {value!r}; it takes {' or '.join(get_args(kind))}")
 
 
-Manual = HeavyBallNetwork | MergeAndRunNetwork | DenseNetwork
-Build = Callable[[int, ManualConfig, int, int], Manual]
+ManualNetwork = HeavyBallNetwork | MergeAndRunNetwork | DenseNetwork
+Build = Callable[[int, ManualConfig, int, int], ManualNetwork]
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,8 @@ class Family:
 
 FAMILIES: dict[str, Family] = {}
 
-_RESIDUAL_DEPTHS = "34, 50, 101 (ImageNet) or any other 6n + 2 (CIFAR)"
-_DENSE_DEPTHS = "121 (ImageNet) or any other 3m + 4 (CIFAR)"
+_RESIDUAL_DEPTHS = "34, 50, 101 (ImageNet) or 6n + 2 (CIFAR)"
+_DENSE_DEPTHS = "121 (ImageNet) or 3m + 4 (CIFAR)"
 _RESIDUAL_OPTIONS = ("form", "shortcut", "bottleneck_stride")
 
 
@@ -78,7 +86,7 @@ def family(name: str, *, depths: str, published: tuple[int, ...], options: tuple
 
 
 @family("resnet", depths=_RESIDUAL_DEPTHS, published=(20, 56, 110, 34, 50, 101), options=_RESIDUAL_OPTIONS)
-def _resnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> Manual:
+def _resnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     return HeavyBallNetwork(
         _plan(depth, config), beta2=0.0, relu_after_sum=True, in_channels=in_channels, num_classes=num_classes
     )
@@ -90,7 +98,7 @@ def _resnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int
     published=(20, 56, 110, 34, 50, 101),
     options=(*_RESIDUAL_OPTIONS, "first_unit", "relu_after_sum"),
 )
-def _hbnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> Manual:
+def _hbnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     return HeavyBallNetwork(
         _plan(depth, config),
         first=config.first_unit or "plain",
@@ -100,19 +108,19 @@ def _hbnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int)
     )
 
 
-@family("dmrnet", depths="any 6n + 2 (CIFAR)", published=(20, 56), options=("shortcut",))
-def _dmrnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> Manual:
+@family("dmrnet", depths="6n + 2 (CIFAR)", published=(20, 56), options=("shortcut",))
+def _dmrnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     plan = cifar_plan(depth, config.shortcut or "pad")
     return MergeAndRunNetwork(plan, in_channels=in_channels, num_classes=num_classes)
 
 
 @family("densenet", depths=_DENSE_DEPTHS, published=(40, 52, 121), options=("form", "growth"))
-def _densenet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> Manual:
+def _densenet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     return _dense(depth, config, in_channels, num_classes, beta=0.0, learn_alpha=False)
 
 
 @family("agdnet", depths=_DENSE_DEPTHS, published=(40, 52, 121), options=("form", "growth"))
-def _agdnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> Manual:
+def _agdnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     return _dense(depth, config, in_channels, num_classes, beta=0.1, learn_alpha=True)  # sec. 7.2: beta = 0.1
 
 
@@ -128,7 +136,7 @@ def _plan(depth: int, config: ManualConfig) -> Plan:
 
 def _dense(
     depth: int, config: ManualConfig, in_channels: int, num_classes: int, *, beta: float, learn_alpha: bool
-) -> Manual:
+) -> ManualNetwork:
     imagenet = depth == 121 if config.form is None else config.form == "imagenet"
     make = imagenet_dense if imagenet else cifar_dense
     return make(
@@ -148,13 +156,17 @@ def names() -> tuple[str, ...]:
 
 def is_manual(name: str) -> bool:
     """Whether `name` is that of a family with a number, though perhaps no depth that the family has."""
-    parsed = re.fullmatch(r"([a-z]+)(\d+)", name)
-    return parsed is not None and parsed[1] in FAMILIES
+    return _parse(name) is not None
+
+
+def _parse(name: str) -> tuple[Family, int] | None:
+    parsed = re.fullmatch(r"([a-z]+)([1-9]\d{0,3})", name)
+    return (FAMILIES[parsed[1]], int(parsed[2])) if parsed and parsed[1] in FAMILIES else None
 
 
 def describe() -> str:
     """The names there are, in words, for messages."""
-    return "; ".join(f"{family.name} and a depth, {family.depths}" for family in FAMILIES.values())
+    return "; ".join(f"{family.name} and a depth of {family.depths}" for family in FAMILIES.values())
 
 
 def build(
@@ -164,24 +176,24 @@ def build(
     in_channels: int = 3,
     image_size: tuple[int, int] = (32, 32),
     num_classes: int = 10,
-) -> Manual:
+) -> ManualNetwork:
     """The network called `name`, with new weights, for images (N, in_channels, *image_size).
 
     The image's size is only looked at: every network takes any that is not too small. Raises ValueError for one that
     is, for a family or depth that is not there, and for an option that is not the family's.
     """
     config = config or ManualConfig()
-    if not is_manual(name):
+    parsed = _parse(name)
+    if parsed is None:
         raise ValueError(f"unknown hand-made network {name!r}; there are {describe()}")
-    head, depth = re.fullmatch(r"([a-z]+)(\d+)", name).groups()  # type: ignore[union-attr]
-    chosen = FAMILIES[head]
+    family, depth = parsed
     for field in fields(config):
-        if getattr(config, field.name) is not None and field.name not in chosen.options:
-            raise ValueError(f"--{field.name.replace('_', '-')} is not for {head}; leave it out")
+        if getattr(config, field.name) is not None and field.name not in family.options:
+            raise ValueError(f"--{field.name.replace('_', '-')} is not for {family.name}; leave it out")
     try:
-        network = chosen.build(int(depth), config, in_channels, num_classes)
+        network = family.build(depth, config, in_channels, num_classes)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}; {head} has depths {chosen.depths}") from error
+        raise ValueError(f"{name}: {error}") from error
     if min(image_size) < network.smallest_side:
         raise ValueError(
             f"{name} needs images of at least {network.smallest_side} pixels a side, and these have "

@@ -2,16 +2,21 @@
 
 Each is an optimization algorithm whose step -grad f has become a layer T, and whose constants have become free:
 fixed numbers or parameters that are learned. ResNet, DenseNet and DMRNet are special cases. x_0 is the input of a
-block, n layers give x_1 to x_n, and states of an earlier block are never used (every recurrence starts anew).
+block, n layers give x_1 to x_n, and states of an earlier block are never used (every recurrence starts anew). A layer
+must not change its input in place: the states are needed again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+#: What stands in for x_{-1}, see `HeavyBallBlock`.
+FirstUnit = Literal["plain", "hb"]
 
 
 class Coefficients(nn.Module):
@@ -51,7 +56,8 @@ def weighted_sum(coefficients: Sequence[float | Tensor], states: Sequence[Tensor
 class HeavyBallBlock(nn.Module):
     """Eq. (16): x_{k+1} = T_k(x_k) + beta1 x_k + beta2 x_{k-1}.
 
-    HB-Net has beta1 = 1 and beta2 = -1, ResNet beta1 = 1 and beta2 = 0; eq. (11) is beta1 = beta, beta2 = -beta.
+    HB-Net has beta1 = 1 and beta2 = -1, ResNet beta1 = 1 and beta2 = 0; eq. (11) is beta1 = beta, beta2 = -beta with
+    first = "hb".
 
     Args:
         layers: T_0, ..., T_{n-1}; T_0 may change the shape of its input u, as `shortcut` then does too.
@@ -70,12 +76,12 @@ class HeavyBallBlock(nn.Module):
         beta1: float = 1.0,
         beta2: float = -1.0,
         learnable: bool = False,
-        first: str = "plain",
+        first: FirstUnit = "plain",
         shortcut: nn.Module | None = None,
         activation: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if first not in ("plain", "hb"):
+        if first not in get_args(FirstUnit):
             raise ValueError(f"first is {first!r}; it must be 'plain' or 'hb'")
         self.layers = nn.ModuleList(layers)
         self.coefficients = Coefficients([(beta1, beta2)] * len(self.layers), learnable=learnable)
@@ -137,7 +143,8 @@ class AcceleratedSumBlock(nn.Module):
     beta = 0 (see `nas.manual.dense`, which computes it with one convolution a layer).
 
     Args:
-        layers: row k holds T_{k+1,0}, ..., T_{k+1,k}. A module that stands in several rows is computed once.
+        layers: row k holds T_{k+1,0}, ..., T_{k+1,k}. A module that stands in several rows
+            is computed once for each source x_j.
         alpha, beta: rows of the same lengths.
         learnable: learn alpha and beta, starting from those.
     """

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from nas.manual.relaxed import ADMMBlock, HeavyBallBlock
+from nas.manual.relaxed import ADMMBlock, FirstUnit, HeavyBallBlock
 from nas.manual.units import (
     BottleneckStride,
     Shortcut,
@@ -62,14 +62,18 @@ def cifar_plan(depth: int, shortcut: Shortcut = "pad") -> Plan:
     """6n + 2 layers of basic units; raises ValueError for another depth."""
     n, remainder = divmod(depth - 2, 6)
     if n < 1 or remainder:
-        raise ValueError(f"a depth of {depth} is not 6n + 2 for any n of 1 or more")
+        raise ValueError(f"a depth of {depth} is not 6n + 2 with n of 1 or more; take {_near(depth)}")
     return Plan(cifar_stem, basic_unit, _stages((n, n, n), (16, 16, 32, 64)), shortcut)
+
+
+def _near(depth: int) -> int:
+    return 6 * max(1, round((depth - 2) / 6)) + 2
 
 
 def imagenet_plan(depth: int, shortcut: Shortcut = "projection", *, strided: BottleneckStride = "1x1") -> Plan:
     """34, 50 or 101 layers; raises ValueError for another depth."""
     if depth not in IMAGENET_UNITS:
-        raise ValueError(f"a depth of {depth} is none of {', '.join(map(str, IMAGENET_UNITS))}")
+        raise ValueError(f"a depth of {depth} is none of {', '.join(map(str, IMAGENET_UNITS))}, those of ImageNet")
     units = IMAGENET_UNITS[depth]
     if depth == 34:
         return Plan(imagenet_stem, basic_unit, _stages(units, (64, 64, 128, 256, 512)), shortcut)
@@ -86,7 +90,7 @@ class HeavyBallNetwork(nn.Module):
 
     Args:
         plan: stem, units and stages.
-        beta1, beta2, learnable, first: of every stage, see `HeavyBallBlock`.
+        beta2, first: of every stage, see `HeavyBallBlock`; beta1 is 1.
         relu_after_sum: apply ReLU to every sum, as ResNet does. The formula has none: then there is one ReLU,
             before the pooling.
         in_channels, num_classes: of the images.
@@ -100,10 +104,8 @@ class HeavyBallNetwork(nn.Module):
         self,
         plan: Plan,
         *,
-        beta1: float = 1.0,
         beta2: float = -1.0,
-        learnable: bool = False,
-        first: str = "plain",
+        first: FirstUnit = "plain",
         relu_after_sum: bool = False,
         in_channels: int = 3,
         num_classes: int = 10,
@@ -113,9 +115,7 @@ class HeavyBallNetwork(nn.Module):
         self.stages = nn.ModuleList(
             HeavyBallBlock(
                 plan.layers(stage),
-                beta1=beta1,
                 beta2=beta2,
-                learnable=learnable,
                 first=first,
                 shortcut=plan.build_shortcut(stage),
                 activation=nn.ReLU(inplace=True) if relu_after_sum else None,

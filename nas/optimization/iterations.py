@@ -12,14 +12,14 @@ there for the index only: since z_{-1} = z_0 it multiplies zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Gradient = Callable[[Tensor], Tensor]
-Momentum = float | Sequence[float] | None
+Momentum = float | Iterable[float] | None
 
 
 class Accelerated(NamedTuple):
@@ -71,13 +71,12 @@ def momentum_sequence(momentum: Momentum, steps: int) -> list[float]:
     """b_0, ..., b_steps of a momentum in one of its three forms. Raises ValueError for a sequence too short."""
     if momentum is None:
         return nesterov_momentum(steps + 1)
-    if isinstance(momentum, Sequence):
-        if len(momentum) <= steps:
-            raise ValueError(
-                f"a momentum of {len(momentum)} numbers for {steps} steps; give {steps + 1}, b_0 to b_{steps}"
-            )
-        return [float(b) for b in momentum[: steps + 1]]
-    return [float(momentum)] * (steps + 1)
+    if isinstance(momentum, int | float):
+        return [float(momentum)] * (steps + 1)
+    b = [float(value) for value in momentum]
+    if len(b) <= steps:
+        raise ValueError(f"a momentum of {len(b)} numbers for {steps} steps; give {steps + 1}, b_0 to b_{steps}")
+    return b[: steps + 1]
 
 
 def h_table(momentum: Sequence[float]) -> list[list[float]]:

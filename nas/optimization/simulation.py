@@ -99,6 +99,9 @@ class SimulationConfig:
         unknown = [name for name in self.architectures if name not in NETWORKS]
         if unknown or not self.architectures:
             raise ValueError(f"--architectures has {unknown[0] if unknown else 'none'}; known: {', '.join(NETWORKS)}")
+        for name in ("architectures", "depths"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"--{name} names something twice; name each once")
         if not self.depths or min(self.depths) < 1:
             raise ValueError(f"--depths is {' '.join(map(str, self.depths))}; it needs numbers of at least 1")
 
@@ -260,20 +263,19 @@ def simulate(config: SimulationConfig) -> dict[str, Any]:
     folder = Path(config.out)
     output.make_folder(folder)
     inputs, targets = (tensor.to(device) for tensor in draw_data(config))
-    rate, epochs = config.schedule()
-    result: dict[str, Any] = {
-        "config": {**asdict(config), "learning_rate": rate, "epochs": epochs},
-        "environment": environment.describe(device),
-        "baselines": baselines(inputs, targets),
-    }
-    result["rows"] = _rows_done(folder, result["config"])
+    result = _begun(folder, config, device)
+    result["baselines"] = baselines(inputs, targets)
     done = {(row["depth"], row["architecture"]) for row in result["rows"]}
     models = [(depth, name) for depth in config.depths for name in config.architectures if (depth, name) not in done]
     _write(folder, result)  # what cannot be written shows before the training
-    with tqdm(total=len(models) * epochs, unit="epoch", disable=None, leave=False) as bar:
+    with tqdm(total=len(models) * config.schedule()[1], unit="epoch", disable=None, leave=False) as bar:
         for depth, name in models:
             bar.set_description(f"{name}, depth {depth}")
-            result["rows"].append(_row(config, name, depth, inputs, targets, bar.update))
+            try:
+                result["rows"].append(_row(config, name, depth, inputs, targets, bar.update))
+            except KeyboardInterrupt:
+                tqdm.write(f"stopped; {folder} keeps what is done, and the same command goes on")
+                raise
             _write(folder, result)
     output.write_figure(figure(result), folder / "loss.svg")
     return result
@@ -283,21 +285,27 @@ def _write(folder: Path, result: dict[str, Any]) -> None:
     output.write(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
 
 
-def _rows_done(folder: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that a folder holds of the experiment `config`; UsageError where it holds another."""
-    path = folder / "result.json"
+#: Settings that no row depends on: where it is computed and kept, which others there are, how defaults were chosen.
+_NEUTRAL = ("device", "out", "depths", "architectures", "quick")
+
+
+def _begun(folder: Path, config: SimulationConfig, device: torch.device) -> dict[str, Any]:
+    """What the folder holds of this experiment, or a result without rows; UsageError where it holds another."""
+    rate, epochs = config.schedule()
+    path, here = folder / "result.json", environment.describe(device)
+    settings = {**asdict(config), "learning_rate": rate, "epochs": epochs}
     if not path.exists():
-        return []
+        return {"config": settings, "environment": here, "baselines": {}, "rows": []}
     try:
         saved = json.loads(path.read_bytes())
-        # As JSON, which has no tuples; where it is computed and kept is no part of the experiment.
-        theirs, ours = ({**json.loads(json.dumps(c)), "device": "", "out": ""} for c in (saved["config"], config))
-        same = theirs == ours
-    except (OSError, ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        raise UsageError(f"{path} is not of this experiment; choose another --out, or move it away")
-    return saved["rows"]
+        changed = {n for n, v in settings.items() if n not in _NEUTRAL and saved["config"].get(n) != v}
+        keys = [(row["depth"], row["architecture"], row["loss"]) for row in saved["rows"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} cannot be read as a result; choose another --out, or move it away") from error
+    if changed:
+        raise UsageError(f"{path} was made with another {', '.join(sorted(changed))}; choose another --out")
+    again = {"resumed": [*saved.get("resumed", []), here]} if keys else {"environment": here}
+    return {**saved, **again, "config": settings}
 
 
 def _row(

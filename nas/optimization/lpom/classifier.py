@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,17 @@ from nas.device import resolve_device
 from nas.optimization.activations import Activation
 from nas.optimization.lpom.machine import LPOM, LossName, LPOMConfig, Order
 from nas.optimization.lpom.network import MLP
+
+
+@dataclass
+class _Training:
+    """What a training works on before it has succeeded."""
+
+    network: MLP
+    activations: tuple[str | Activation, ...]
+    classes: np.ndarray
+    random: np.random.RandomState
+    objective: list[float]
 
 
 class LPOMClassifier(ClassifierMixin, BaseEstimator):
@@ -98,8 +110,7 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
         Raises ValueError for unusable data or hyperparameters, NonFiniteLossError for a training that diverges.
         """
         X, y = self._validated(X, y, reset=True)
-        self._start(unique_labels(y), X.dtype)
-        self._train(X, y, epochs=self.max_iter)
+        self._train(X, y, self._start(unique_labels(y), X.dtype), epochs=self.max_iter)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> LPOMClassifier:
@@ -112,13 +123,14 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
         """
         first = not hasattr(self, "weights_")
         X, y = self._validated(X, y, reset=first)
-        if first:
-            self._start(unique_labels(y if classes is None else classes), X.dtype)
-        elif classes is not None and not np.array_equal(unique_labels(classes), self.classes_):
-            raise ValueError(f"classes are not those of the first call, {self.classes_}; leave them out")
-        if len(unknown := np.setdiff1d(y, self.classes_)):
+        given = unique_labels(y) if classes is None else unique_labels(classes)
+        known = given if first else self.classes_
+        if classes is not None and not np.array_equal(given, known):
+            raise ValueError(f"classes are not those of the first call, {known}; leave them out")
+        if len(unknown := np.setdiff1d(y, known)):
             raise ValueError(f"labels {unknown.tolist()} are not among the classes; give all of them to the first call")
-        self._train(X, y, epochs=1)
+        training = self._start(known, X.dtype) if first else self._resumed()
+        self._train(X, y, training, epochs=1)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -145,48 +157,36 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         return X, y
 
-    def _start(self, classes: np.ndarray, dtype: np.dtype) -> None:
-        """Sets what training begins from."""
-        for name in ("batch_size", "max_iter"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if not isinstance(self.hidden_layer_sizes, Sequence):
-            raise ValueError(
-                f"hidden_layer_sizes is {self.hidden_layer_sizes!r}; give a sequence of units, such as (100,)"
-            )
-        random = check_random_state(self.random_state)
-        widths = (self.n_features_in_, *self.hidden_layer_sizes, len(classes))
-        network = self._network(widths, dtype, seed=int(random.randint(2**31)))
-        self.weights_ = [weight.detach().numpy() for weight in network.weights]
-        self.classes_, self.n_iter_, self._random = classes, 0, random
-        self.objective_: list[float] = []
-
-    def _network(self, widths: Sequence[int], dtype: np.dtype, *, seed: int = 0) -> MLP:
-        """A network with new weights, on the CPU; torch's global random state is not touched."""
-        hidden = self.activation
+    def _start(self, classes: np.ndarray, dtype: np.dtype) -> _Training:
+        """A training that begins, with new weights; torch's global random state is not touched."""
+        sizes, hidden = self.hidden_layer_sizes, self.activation
+        if not (isinstance(sizes, Sequence | np.ndarray) and all(_is_count(size) for size in sizes)):
+            raise ValueError(f"hidden_layer_sizes is {sizes!r}; give a sequence of whole numbers, such as (100,)")
         if isinstance(hidden, str | Activation):
-            hidden = (hidden,) * (len(widths) - 2)
-        return MLP(
-            widths,
+            hidden = (hidden,) * len(sizes)
+        random = check_random_state(self.random_state)
+        network = MLP(
+            (self.n_features_in_, *sizes, len(classes)),
             (*hidden, self.output_activation),
             init_gain=self.init_gain,
-            generator=torch.Generator().manual_seed(seed),
+            generator=torch.Generator().manual_seed(int(random.randint(2**31))),
             dtype=getattr(torch, dtype.name),
         )
+        return _Training(network, (*hidden, self.output_activation), classes, random, objective=[])
 
-    def _trained(self, device: torch.device) -> MLP:
-        """The network with the present weights."""
-        widths = (*(weight.shape[1] - 1 for weight in self.weights_), len(self.weights_[-1]))
-        network = self._network(widths, self.weights_[0].dtype)
-        with torch.no_grad():
-            for parameter, weight in zip(network.weights, self.weights_, strict=True):
-                parameter.copy_(torch.from_numpy(weight))
-        return network.to(device)
+    def _resumed(self) -> _Training:
+        """The training that has led to the present attributes."""
+        return _Training(self._trained(), self._activations, self.classes_, self._random, list(self.objective_))
 
-    def _train(self, X: np.ndarray, y: np.ndarray, *, epochs: int) -> None:
-        device = resolve_device(self.device)
-        network = self._trained(device)
-        config = LPOMConfig(
+    def _trained(self) -> MLP:
+        """The network with the present weights, on the CPU."""
+        return MLP.from_weights([torch.from_numpy(weight.copy()) for weight in self.weights_], self._activations)
+
+    def _config(self) -> LPOMConfig:
+        for name in ("batch_size", "max_iter"):
+            if not _is_count(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a whole number, 1 or more")
+        return LPOMConfig(
             loss=self.loss,
             mu=tuple(self.mu) if isinstance(self.mu, Sequence | np.ndarray) else self.mu,
             x_steps=self.x_steps,
@@ -196,28 +196,40 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
             damping=self.damping,
             ridge=self.ridge,
         )
+
+    def _train(self, X: np.ndarray, y: np.ndarray, training: _Training, *, epochs: int) -> None:
+        """Trains, and only then sets the attributes: what fails leaves an earlier fit as it is."""
+        config, device = self._config(), resolve_device(self.device)
+        network = training.network.to(device)
         machine = LPOM(network, config)
         inputs = torch.tensor(X, dtype=network.weights[0].dtype, device=device)
-        labels = torch.tensor(np.searchsorted(self.classes_, y), device=device)
-        targets = F.one_hot(labels, len(self.classes_)).to(inputs.dtype)
+        labels = torch.tensor(np.searchsorted(training.classes, y), device=device)
+        targets = F.one_hot(labels, len(training.classes)).to(inputs.dtype)
         for _ in range(epochs):
-            self.objective_.append(machine.epoch(self._batches(inputs, targets)))
-        self.n_iter_ += epochs
+            training.objective.append(machine.epoch(self._batches(inputs, targets, training.random)))
+        self.classes_, self.objective_, self.n_iter_ = training.classes, training.objective, len(training.objective)
         self.weights_ = [weight.detach().cpu().numpy() for weight in network.weights]
+        self._activations, self._random = training.activations, training.random
 
-    def _batches(self, inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.tensor(self._random.permutation(len(inputs)), device=inputs.device)
+    def _batches(
+        self, inputs: Tensor, targets: Tensor, random: np.random.RandomState
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.tensor(random.permutation(len(inputs)), device=inputs.device)
         for rows in order.split(self.batch_size):
             yield inputs[rows], targets[rows]
 
     @torch.no_grad()
     def _outputs(self, X: Any) -> Tensor:
         """Outputs (N, C) of the network for X (N, D), on the CPU."""
-        check_is_fitted(self)
+        check_is_fitted(self, "weights_")
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
         device = resolve_device(self.device)
-        network = self._trained(device)
+        network = self._trained().to(device)
         return network(torch.tensor(X, dtype=network.weights[0].dtype, device=device)).cpu()
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | np.integer) and int(value) >= 1
 
 
 def _nearest_distribution(x_NC: Tensor) -> Tensor:

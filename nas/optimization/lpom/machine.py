@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -98,12 +98,12 @@ class LPOMConfig:
         _check_choice("loss", self.loss, tuple(LOSSES))
         _check_choice("order", self.order, ("backward", "forward"))
         for name in ("x_steps", "w_steps", "sweeps"):
-            _check(name, getattr(self, name), "a whole number, 1 or more", lambda n: n == int(n) and n >= 1)
+            _check(name, getattr(self, name), "a whole number, 1 or more", lambda n: isinstance(n, Integral) and n >= 1)
         for weight in self.mu if isinstance(self.mu, tuple) else (self.mu,):
-            _check("mu", weight, "greater than 0", lambda m: m > 0)
+            _check("mu", weight, "a number greater than 0", lambda m: m > 0)
         if self.damping is not None:
-            _check("damping", self.damping, "greater than 0 and at most 1", lambda d: 0 < d <= 1)
-        _check("ridge", self.ridge, "greater than 0", lambda r: r > 0)
+            _check("damping", self.damping, "a number greater than 0 and at most 1", lambda d: 0 < d <= 1)
+        _check("ridge", self.ridge, "a number greater than 0", lambda r: r > 0)
 
 
 class LPOM:
@@ -137,7 +137,7 @@ class LPOM:
     def epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
         """A step on each batch of inputs (N, I) and targets (N, O); gives the objective per sample.
 
-        Raises NonFiniteLossError if that is not a finite number.
+        Raises NonFiniteLossError if that is not a finite number, ValueError if there are no batches.
         """
         total, samples = torch.zeros(()), 0
         try:
@@ -147,6 +147,8 @@ class LPOM:
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             # The eigenvalues of weights that are not finite.
             raise _diverged(math.nan) from error
+        if not samples:
+            raise ValueError("there are no batches to train on")
         objective = float(total) / samples
         if not math.isfinite(objective):
             raise _diverged(objective)
@@ -291,8 +293,9 @@ def _pseudo_inverse(x_NI: Tensor, ridge: float) -> Callable[[Tensor], Tensor]:
     few = len(ones) < ones.shape[1]
     gram = ones @ ones.T if few else ones.T @ ones
     gram.diagonal().add_(eps)
-    # Unchecked: what is not finite shows in the objective, without waiting for the device here.
-    factor = torch.linalg.cholesky_ex(gram)[0]
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    # Shows in the next objective, without waiting for the device here.
+    factor = torch.where(failed > 0, math.nan, factor)
     if few:
         return lambda residual: torch.cholesky_solve(residual, factor).T @ ones
     return lambda residual: torch.cholesky_solve(ones.T @ residual, factor).T

@@ -52,14 +52,23 @@ class MLP(nn.Module):
             raise ValueError(
                 f"{len(activations)} activations for {len(widths)} layers; give one for each layer but the input"
             )
-        if not (math.isfinite(init_gain) and init_gain > 0):
-            raise ValueError(f"init_gain is {init_gain:g}; it must be greater than 0")
+        if not (isinstance(init_gain, int | float) and math.isfinite(init_gain) and init_gain > 0):
+            raise ValueError(f"init_gain is {init_gain!r}; it must be a number greater than 0")
         self.activations = tuple(get(a) if isinstance(a, str) else a for a in activations)
         self.weights = nn.ParameterList()
         for inputs, outputs in pairwise(widths):
             weight = torch.zeros(outputs, inputs + 1, dtype=dtype)
             weight[:, :-1].normal_(std=init_gain * math.sqrt(2 / inputs), generator=generator)
             self.weights.append(nn.Parameter(weight.to(device)))
+
+    @classmethod
+    def from_weights(cls, weights: Sequence[Tensor], activations: Sequence[Activation | str]) -> MLP:
+        """A network of given weights, each (O, I + 1) with the bias last, which become its own."""
+        widths = (*(weight.shape[1] - 1 for weight in weights), len(weights[-1]))
+        with torch.device("meta"):  # without drawing weights that would not stay
+            network = cls(widths, activations, device="meta")
+        network.weights = nn.ParameterList(nn.Parameter(weight) for weight in weights)
+        return network
 
     def forward(self, x: Tensor) -> Tensor:
         """From inputs (N, I) to the outputs of the last layer (N, O)."""
