@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -490,7 +491,8 @@ def test_the_lipschitz_constant_of_a_loss_is_reached() -> None:
 
 
 def test_an_epoch_gives_the_objective_of_a_sample() -> None:
-    first, second = (machine("elu", "tanh", "identity") for _ in range(2))
+    first = machine("elu", "tanh", "identity")
+    second = copy.deepcopy(first)
     inputs, targets = batch(first, 7)
     assert first.epoch([(inputs, targets)]) == pytest.approx(second.step(inputs, targets).item() / 7)
     with pytest.raises(ValueError, match="there are no batches"):
