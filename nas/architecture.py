@@ -5,6 +5,7 @@ An architecture is data: it builds its network, says what it is, and is kept in 
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,7 @@ class ManualArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     @property
     def summary(self) -> str:
-        variants = {n: v for n, v in msgspec.structs.asdict(self)["config"].__dict__.items() if v is not None}
-        return ", ".join(["a hand-made network", *(f"{name} {value}" for name, value in variants.items())])
+        return ", ".join(["a hand-made network", *(f"{name} {value}" for name, value in _given(self.config).items())])
 
     def build(self, *, in_channels: int, image_size: tuple[int, int], num_classes: int) -> nn.Module:
         """The network for images (N, in_channels, *image_size), with new weights.
@@ -119,9 +119,14 @@ def resolve(arch: str, network: NetworkConfig, hand_made: ManualConfig) -> tuple
 
 
 def _refuse(config: NetworkConfig | ManualConfig, whose: str, arch: str) -> None:
-    for name, field in config.__dataclass_fields__.items():
-        if getattr(config, name) != field.default:
-            raise ValueError(f"--{name.replace('_', '-')} is {whose}, which {arch} is not; leave it out")
+    for name in _given(config):
+        raise ValueError(f"--{name.replace('_', '-')} is {whose}, which {arch} is not; leave it out")
+
+
+def _given(config: NetworkConfig | ManualConfig) -> dict[str, Any]:
+    """The fields that have another value than their default."""
+    values = ((field.name, getattr(config, field.name), field.default) for field in fields(config))
+    return {name: value for name, value, default in values if value != default}
 
 
 def shape_of(images: ImageData) -> dict[str, Any]:

@@ -46,9 +46,10 @@ class TrainConfig:
     seed: int = 0
     """Seed of the weights and of the order and augmentation of the images."""
     epochs: int = 600
-    """Passes over the training images (DARTS sec. 3.2: 600 on CIFAR, sec. 3.4: 250 on ImageNet)."""
+    """Passes over the training images (DARTS sec. 3.2: 600 on CIFAR, sec. 3.4: 250 on ImageNet; hand-made networks:
+    300 and 100)."""
     learning_rate: float = 0.025
-    """Initial learning rate, SGD (DARTS sec. A.2; on ImageNet 0.1)."""
+    """Initial learning rate, SGD (DARTS sec. A.2; 0.1 on ImageNet, and for hand-made networks)."""
     learning_rate_min: float = 0.0
     """Learning rate at the end of the cosine schedule (DARTS sec. A.2)."""
     schedule: Literal["cosine", "exponential", "step"] = "cosine"
@@ -63,7 +64,7 @@ class TrainConfig:
     nesterov: bool = False
     """Take Nesterov's form of the momentum."""
     weight_decay: float = 3e-4
-    """Weight decay (DARTS sec. A.2; on ImageNet 3e-5)."""
+    """Weight decay (DARTS sec. A.2; 3e-5 on ImageNet, 1e-4 for hand-made networks)."""
     grad_clip: float | None = 5.0
     """Largest norm of the gradient (DARTS's code); None: any."""
     label_smoothing: float = 0.0
@@ -203,8 +204,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     )
     with run:
         run.log(
-            f"training {config.arch} on {config.data.dataset}: {arch.summary}, {config.epochs} epochs of "
-            f"{len(train_loader)} steps on {device}, in {run.path}"
+            f"training {config.arch} on {config.data.dataset}: {arch.summary}, "
+            f"{count_parameters(network):,} parameters, {config.epochs} epochs of {len(train_loader)} steps on "
+            f"{device}, in {run.path}"
         )
         for epoch in run.epochs(config.epochs):
             if isinstance(network, Network):

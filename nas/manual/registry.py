@@ -19,20 +19,20 @@ Form = Literal["cifar", "imagenet"]
 
 @dataclass(frozen=True, kw_only=True)
 class ManualConfig:
-    """Variants of the hand-made networks; what is none is as the network's paper has it."""
+    """Variants of the hand-made networks; where nothing is given they are as in their papers."""
 
     form: Form | None = None
-    """Which form, where a depth has both: 50 is also 6n + 2, 121 also 3m + 4 (default: imagenet)."""
+    """Which form, where a depth has both: 50 is also 6n + 2, 121 also 3m + 4 (none: imagenet)."""
     growth: int | None = None
-    """densenet, agdnet: channels that each layer adds (default: 12 on CIFAR, 32 for 121 layers)."""
+    """densenet, agdnet: channels that each layer adds (none: 12 on CIFAR, 32 for 121 layers)."""
     shortcut: Shortcut | None = None
-    """resnet, hbnet, dmrnet: what changes a state's shape: pad (default on CIFAR) or projection (on ImageNet)."""
+    """resnet, hbnet, dmrnet: what changes a state's shape: pad (as on CIFAR) or projection (as on ImageNet)."""
     bottleneck_stride: BottleneckStride | None = None
-    """resnet, hbnet of 50 or 101 layers: the convolution that halves the image: 1x1 (default) or 3x3 (torchvision)."""
+    """resnet, hbnet of 50 or 101 layers: the convolution that halves the image: 1x1 (none) or 3x3 (torchvision)."""
     first_unit: FirstUnit | None = None
-    """hbnet: x_{-1}, which a stage lacks, is left out (plain, default) or x_0 (hb)."""
-    relu_after_sum: bool | None = None
-    """hbnet: apply ReLU to every sum, as resnet does (default: no, as in the formula)."""
+    """hbnet: x_{-1}, which a stage lacks, is left out (plain, or none) or x_0 (hb)."""
+    relu_after_sum: bool = False
+    """hbnet: apply ReLU to every sum, as resnet does; the formula has none."""
 
     def __post_init__(self) -> None:
         if self.growth is not None and not (isinstance(self.growth, int) and self.growth >= 1):
@@ -102,7 +102,7 @@ def _hbnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int)
     return HeavyBallNetwork(
         _plan(depth, config),
         first=config.first_unit or "plain",
-        relu_after_sum=bool(config.relu_after_sum),
+        relu_after_sum=config.relu_after_sum,
         in_channels=in_channels,
         num_classes=num_classes,
     )
@@ -188,7 +188,7 @@ def build(
         raise ValueError(f"unknown hand-made network {name!r}; there are {describe()}")
     family, depth = parsed
     for field in fields(config):
-        if getattr(config, field.name) is not None and field.name not in family.options:
+        if getattr(config, field.name) != field.default and field.name not in family.options:
             raise ValueError(f"--{field.name.replace('_', '-')} is not for {family.name}; leave it out")
     try:
         network = family.build(depth, config, in_channels, num_classes)
