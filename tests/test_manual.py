@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from nas import manual
 from nas.architecture import ManualArchitecture
 from nas.cost import count_macs, count_parameters
+from nas.errors import UsageError
 from nas.manual import ManualConfig
+from nas.manual import __main__ as costs
 from nas.manual.dense import DenseBlock, DenseLayer
 from nas.manual.residual import HeavyBallNetwork, MergeAndRunNetwork, cifar_plan
 from nas.manual.torchvision_names import from_torchvision_state_dict
@@ -40,7 +42,7 @@ MACS = {
     **dict.fromkeys(("resnet101", "hbnet101"), 7570),
     **dict.fromkeys(("densenet121", "agdnet121"), 2834),
 }
-IMAGENET = {name for name in manual.names() if name.endswith(("34", "50", "101", "121"))}
+IMAGENET = {name for name in manual.names() if manual.is_imagenet(name)}
 #: The shallowest network of each family, for what need not be tried at every depth.
 SMALLEST = {"resnet": "resnet8", "hbnet": "hbnet8", "dmrnet": "dmrnet8", "densenet": "densenet7", "agdnet": "agdnet7"}
 
@@ -348,6 +350,27 @@ def test_stems_end_with_relu() -> None:
         y = stem(x)
         assert y.shape == (2, 8, side, side)
         assert y.min() == 0
+
+
+# --- what they cost -----------------------------------------------------------------------------------------
+
+
+def test_the_command_that_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = costs.command(["hbnet56", "agdnet121", "--classes", "100"])["rows"]
+    assert [(row["network"], row["image size"], row["classes"]) for row in rows] == [
+        ("hbnet56", 32, 100),
+        ("agdnet121", 224, 100),
+    ]
+    assert rows[0]["parameters"] == 858_868
+    assert "858,868" in capsys.readouterr().out
+    assert [row["network"] for row in costs.costs(costs.Costs())] == list(manual.names())
+    for flags, told in (
+        (["hbnet55"], "not 6n"),
+        (["agdnet40", "--image-size", "3"], "needs images of at least 4"),
+        (["hbnet56", "--classes", "0"], "--classes is 0; it must be 1 or more"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            costs.command(flags)
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ class Family:
         build: (depth, config, in_channels, num_classes) to the network; raises ValueError for another depth.
         depths: which ones there are, in words.
         published: those of the papers.
+        imagenet: those that are built as on ImageNet unless `form` says otherwise.
         options: the fields of `ManualConfig` that it takes.
     """
 
@@ -63,29 +64,39 @@ class Family:
     build: Build
     depths: str
     published: tuple[int, ...]
+    imagenet: tuple[int, ...]
     options: tuple[str, ...]
 
 
 FAMILIES: dict[str, Family] = {}
 
+_RESIDUAL_IMAGENET, _DENSE_IMAGENET = tuple(IMAGENET_UNITS), (121,)
 _RESIDUAL_DEPTHS = "34, 50, 101 (ImageNet) or 6n + 2 (CIFAR)"
 _DENSE_DEPTHS = "121 (ImageNet) or 3m + 4 (CIFAR)"
 _RESIDUAL_OPTIONS = ("form", "shortcut", "bottleneck_stride")
 
 
-def family(name: str, *, depths: str, published: tuple[int, ...], options: tuple[str, ...]) -> Callable[[Build], Build]:
+def family(
+    name: str, *, depths: str, published: tuple[int, ...], imagenet: tuple[int, ...] = (), options: tuple[str, ...]
+) -> Callable[[Build], Build]:
     """Registers a family under its constructor; raises ValueError for a name that is taken."""
 
     def register(build: Build) -> Build:
         if name in FAMILIES:
             raise ValueError(f"there is a family {name!r} already")
-        FAMILIES[name] = Family(name, build, depths, published, options)
+        FAMILIES[name] = Family(name, build, depths, published, imagenet, options)
         return build
 
     return register
 
 
-@family("resnet", depths=_RESIDUAL_DEPTHS, published=(20, 56, 110, 34, 50, 101), options=_RESIDUAL_OPTIONS)
+@family(
+    "resnet",
+    depths=_RESIDUAL_DEPTHS,
+    published=(20, 56, 110, 34, 50, 101),
+    imagenet=_RESIDUAL_IMAGENET,
+    options=_RESIDUAL_OPTIONS,
+)
 def _resnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     return HeavyBallNetwork(
         _plan(depth, config), beta2=0.0, relu_after_sum=True, in_channels=in_channels, num_classes=num_classes
@@ -96,6 +107,7 @@ def _resnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int
     "hbnet",
     depths=_RESIDUAL_DEPTHS,
     published=(20, 56, 110, 34, 50, 101),
+    imagenet=_RESIDUAL_IMAGENET,
     options=(*_RESIDUAL_OPTIONS, "first_unit", "relu_after_sum"),
 )
 def _hbnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
@@ -114,18 +126,18 @@ def _dmrnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int
     return MergeAndRunNetwork(plan, in_channels=in_channels, num_classes=num_classes)
 
 
-@family("densenet", depths=_DENSE_DEPTHS, published=(40, 52, 121), options=("form", "growth"))
+@family("densenet", depths=_DENSE_DEPTHS, published=(40, 52, 121), imagenet=_DENSE_IMAGENET, options=("form", "growth"))
 def _densenet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     return _dense(depth, config, in_channels, num_classes, beta=0.0, learn_alpha=False)
 
 
-@family("agdnet", depths=_DENSE_DEPTHS, published=(40, 52, 121), options=("form", "growth"))
+@family("agdnet", depths=_DENSE_DEPTHS, published=(40, 52, 121), imagenet=_DENSE_IMAGENET, options=("form", "growth"))
 def _agdnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     return _dense(depth, config, in_channels, num_classes, beta=0.1, learn_alpha=True)  # sec. 7.2: beta = 0.1
 
 
 def _plan(depth: int, config: ManualConfig) -> Plan:
-    imagenet = depth in IMAGENET_UNITS if config.form is None else config.form == "imagenet"
+    imagenet = depth in _RESIDUAL_IMAGENET if config.form is None else config.form == "imagenet"
     strided = config.bottleneck_stride
     if strided and not (imagenet and depth in (50, 101)):
         raise ValueError("--bottleneck-stride is for the ImageNet networks of 50 and 101 layers; leave it out")
@@ -137,7 +149,7 @@ def _plan(depth: int, config: ManualConfig) -> Plan:
 def _dense(
     depth: int, config: ManualConfig, in_channels: int, num_classes: int, *, beta: float, learn_alpha: bool
 ) -> ManualNetwork:
-    imagenet = depth == 121 if config.form is None else config.form == "imagenet"
+    imagenet = depth in _DENSE_IMAGENET if config.form is None else config.form == "imagenet"
     make = imagenet_dense if imagenet else cifar_dense
     return make(
         depth,
@@ -157,6 +169,12 @@ def names() -> tuple[str, ...]:
 def is_manual(name: str) -> bool:
     """Whether `name` is that of a family with a number, though perhaps no depth that the family has."""
     return _parse(name) is not None
+
+
+def is_imagenet(name: str) -> bool:
+    """Whether the network of that name is built as on ImageNet where its configuration has no `form`."""
+    parsed = _parse(name)
+    return parsed is not None and parsed[1] in parsed[0].imagenet
 
 
 def _parse(name: str) -> tuple[Family, int] | None:

@@ -35,9 +35,11 @@ def errors(
 
     Returns the largest difference between the states by name of the network, as a fraction of the largest entry
     of the states, or of 1 where that is smaller. Raises ValueError for a W that is not symmetric positive
-    definite.
+    definite, and an x0 that does not fit it.
     """
     objective = LayerObjective(weight, activation)
+    if x0 is not None and (x0.dtype != weight.dtype or x0.shape[-1:] != weight.shape[:1]):
+        raise ValueError(f"x0 is {tuple(x0.shape)} of {x0.dtype}; give (..., {len(weight)}) of {weight.dtype} as W is")
     if x0 is None:
         x0 = torch.randn(len(weight), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(weight)
     layers = [lambda x: activation.phi(x @ weight)] * depth

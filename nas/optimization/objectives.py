@@ -60,6 +60,8 @@ class LayerObjective:
 
 def _spectrum(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Ascending eigenvalues (n,) and eigenvectors (n, n) of an SPD matrix; ValueError for any other."""
+    if not (isinstance(weight, Tensor) and weight.is_floating_point()):
+        raise ValueError("W is no tensor of floating-point numbers; torch.as_tensor(W, dtype=torch.float64) is")
     if weight.dim() != 2 or weight.shape[0] != weight.shape[1]:
         raise ValueError(f"W has the shape {tuple(weight.shape)}; it must be a square matrix")
     if not weight.isfinite().all():
