@@ -56,7 +56,7 @@ def _row(config: Costs, name: str) -> dict[str, Any]:
 
 def command(argv: list[str]) -> dict[str, Any]:
     """Parses, prints the table, returns its rows."""
-    config = cli.parse(Costs, argv, description=__doc__ or "")
+    config = cli.parse(Costs, argv, description=__doc__ or "", default=Costs())
     if not config.networks:
         raise UsageError("no network is named; leave the names out for all of them")
     rows = costs(config)
