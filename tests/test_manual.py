@@ -426,4 +426,4 @@ def test_a_network_has_one_name(name: str) -> None:
 
 def test_a_family_cannot_be_registered_twice() -> None:
     with pytest.raises(ValueError, match="a family 'hbnet' already"):
-        manual.registry.family("hbnet", depths="", published=(), options=())(manual.FAMILIES["hbnet"].build)
+        manual.registry.family("hbnet", depths="", listed=(), options=())(manual.FAMILIES["hbnet"].build)

@@ -1,4 +1,4 @@
-"""What hand-made networks cost: `python -m nas.manual hbnet56 resnet56`; without names, all that the papers have."""
+"""What hand-made networks cost: `python -m nas.manual hbnet56 resnet56`; without names, all that are listed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Costs:
     """Parameters and multiply-adds of one image, of hand-made networks as their papers have them."""
 
     networks: Annotated[tuple[str, ...], tyro.conf.Positional] = manual.names()
-    """Names, such as hbnet56 (default: all those of the papers)."""
+    """Names, such as hbnet56 (default: all that are listed)."""
     image_size: int | None = None
     """Side of the images in pixels (none: 32, or 224 for the networks of ImageNet)."""
     classes: int | None = None

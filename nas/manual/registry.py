@@ -55,7 +55,7 @@ class Family:
     Attributes:
         build: (depth, config, in_channels, num_classes) to the network; raises ValueError for another depth.
         depths: which ones there are, in words.
-        published: those of the papers.
+        listed: those that `names` gives; they are tested.
         imagenet: those that are built as on ImageNet unless `form` says otherwise.
         options: the fields of `ManualConfig` that it takes.
     """
@@ -63,7 +63,7 @@ class Family:
     name: str
     build: Build
     depths: str
-    published: tuple[int, ...]
+    listed: tuple[int, ...]
     imagenet: tuple[int, ...]
     options: tuple[str, ...]
 
@@ -77,14 +77,14 @@ _RESIDUAL_OPTIONS = ("form", "shortcut", "bottleneck_stride")
 
 
 def family(
-    name: str, *, depths: str, published: tuple[int, ...], imagenet: tuple[int, ...] = (), options: tuple[str, ...]
+    name: str, *, depths: str, listed: tuple[int, ...], imagenet: tuple[int, ...] = (), options: tuple[str, ...]
 ) -> Callable[[Build], Build]:
     """Registers a family under its constructor; raises ValueError for a name that is taken."""
 
     def register(build: Build) -> Build:
         if name in FAMILIES:
             raise ValueError(f"there is a family {name!r} already")
-        FAMILIES[name] = Family(name, build, depths, published, imagenet, options)
+        FAMILIES[name] = Family(name, build, depths, listed, imagenet, options)
         return build
 
     return register
@@ -93,7 +93,7 @@ def family(
 @family(
     "resnet",
     depths=_RESIDUAL_DEPTHS,
-    published=(20, 56, 110, 34, 50, 101),
+    listed=(20, 56, 110, 34, 50, 101),
     imagenet=_RESIDUAL_IMAGENET,
     options=_RESIDUAL_OPTIONS,
 )
@@ -106,7 +106,7 @@ def _resnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int
 @family(
     "hbnet",
     depths=_RESIDUAL_DEPTHS,
-    published=(20, 56, 110, 34, 50, 101),
+    listed=(20, 56, 110, 34, 50, 101),
     imagenet=_RESIDUAL_IMAGENET,
     options=(*_RESIDUAL_OPTIONS, "first_unit", "relu_after_sum"),
 )
@@ -120,18 +120,18 @@ def _hbnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int)
     )
 
 
-@family("dmrnet", depths="6n + 2 (CIFAR)", published=(20, 56), options=("shortcut",))
+@family("dmrnet", depths="6n + 2 (CIFAR)", listed=(20, 56), options=("shortcut",))
 def _dmrnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     plan = cifar_plan(depth, config.shortcut or "pad")
     return MergeAndRunNetwork(plan, in_channels=in_channels, num_classes=num_classes)
 
 
-@family("densenet", depths=_DENSE_DEPTHS, published=(40, 52, 121), imagenet=_DENSE_IMAGENET, options=("form", "growth"))
+@family("densenet", depths=_DENSE_DEPTHS, listed=(40, 52, 121), imagenet=_DENSE_IMAGENET, options=("form", "growth"))
 def _densenet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     return _dense(depth, config, in_channels, num_classes, beta=0.0, learn_alpha=False)
 
 
-@family("agdnet", depths=_DENSE_DEPTHS, published=(40, 52, 121), imagenet=_DENSE_IMAGENET, options=("form", "growth"))
+@family("agdnet", depths=_DENSE_DEPTHS, listed=(40, 52, 121), imagenet=_DENSE_IMAGENET, options=("form", "growth"))
 def _agdnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     return _dense(depth, config, in_channels, num_classes, beta=0.1, learn_alpha=True)  # sec. 7.2: beta = 0.1
 
@@ -162,8 +162,8 @@ def _dense(
 
 
 def names() -> tuple[str, ...]:
-    """The networks of the papers; other depths have names too."""
-    return tuple(f"{family.name}{depth}" for family in FAMILIES.values() for depth in family.published)
+    """The networks that are listed; other depths have names too."""
+    return tuple(f"{family.name}{depth}" for family in FAMILIES.values() for depth in family.listed)
 
 
 def is_manual(name: str) -> bool:
