@@ -111,5 +111,6 @@ def _one_line(box: str) -> str:
     parts = re.split(r"[─-]{10,}", " ".join(line for line in lines if line))
     told = [part.strip() for part in parts[1:]]
     line = "; ".join(part for part in told if part and not part.startswith(("For full", "Argument helptext")))
+    line = re.sub(r"no type matching (\S+) could be instantiated from \['(.*?)'\]\..*", r"'\2' is none of \1", line)
     line = re.sub(r"^Error parsing [^-:]\S*: ", "", line)  # the name of a class of ours, or of a part of it
     return line if re.search("you meant|subcommands", line) else f"{line.rstrip('.')}; --help tells all flags"

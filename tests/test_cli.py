@@ -100,6 +100,7 @@ def test_a_search_refuses(
         (["--init-channels", "1"], "--init-channels of at least 2"),
         (["--label-smoothing", "2"], "--label-smoothing is 2; it must be from 0 to 1"),
         (["--momentum", "-1"], "--momentum is -1"),
+        (["--grad-clip", "none"], "--grad-clip: 'none' is none of {None}|FLOAT; --help tells all flags"),
     ],
 )
 def test_a_training_refuses(

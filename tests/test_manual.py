@@ -382,7 +382,7 @@ def test_the_command_that_counts(capsys: pytest.CaptureFixture[str]) -> None:
         ("hbnet55", ManualConfig(), "hbnet55: a depth of 55 is not 6n [+] 2 with n of 1 or more; take 56"),
         ("resnet2", ManualConfig(), "not 6n [+] 2"),
         ("agdnet41", ManualConfig(), "not 3m [+] 4"),
-        ("vggnet16", ManualConfig(), "unknown hand-made network 'vggnet16'; there are resnet and a depth"),
+        ("vggnet16", ManualConfig(), "unknown hand-made network 'vggnet16'; there are resnet, hbnet, "),
         ("hbnet", ManualConfig(), "unknown hand-made network"),
         ("resnet20", ManualConfig(growth=24), "--growth is not for resnet"),
         ("densenet40", ManualConfig(first_unit="hb"), "--first-unit is not for densenet"),
@@ -426,4 +426,4 @@ def test_a_network_has_one_name(name: str) -> None:
 
 def test_a_family_cannot_be_registered_twice() -> None:
     with pytest.raises(ValueError, match="a family 'hbnet' already"):
-        manual.registry.family("hbnet", depths="", listed=(), options=())(manual.FAMILIES["hbnet"].build)
+        manual.registry.family("hbnet", listed=(), options=())(manual.FAMILIES["hbnet"].build)

@@ -54,7 +54,6 @@ class Family:
 
     Attributes:
         build: (depth, config, in_channels, num_classes) to the network; raises ValueError for another depth.
-        depths: which ones there are, in words.
         listed: those that `names` gives; they are tested.
         imagenet: those that are built as on ImageNet unless `form` says otherwise.
         options: the fields of `ManualConfig` that it takes.
@@ -62,7 +61,6 @@ class Family:
 
     name: str
     build: Build
-    depths: str
     listed: tuple[int, ...]
     imagenet: tuple[int, ...]
     options: tuple[str, ...]
@@ -71,20 +69,18 @@ class Family:
 FAMILIES: dict[str, Family] = {}
 
 _RESIDUAL_IMAGENET, _DENSE_IMAGENET = tuple(IMAGENET_UNITS), (121,)
-_RESIDUAL_DEPTHS = "34, 50, 101 (ImageNet) or 6n + 2 (CIFAR)"
-_DENSE_DEPTHS = "121 (ImageNet) or 3m + 4 (CIFAR)"
 _RESIDUAL_OPTIONS = ("form", "shortcut", "bottleneck_stride")
 
 
 def family(
-    name: str, *, depths: str, listed: tuple[int, ...], imagenet: tuple[int, ...] = (), options: tuple[str, ...]
+    name: str, *, listed: tuple[int, ...], imagenet: tuple[int, ...] = (), options: tuple[str, ...]
 ) -> Callable[[Build], Build]:
     """Registers a family under its constructor; raises ValueError for a name that is taken."""
 
     def register(build: Build) -> Build:
         if name in FAMILIES:
             raise ValueError(f"there is a family {name!r} already")
-        FAMILIES[name] = Family(name, build, depths, listed, imagenet, options)
+        FAMILIES[name] = Family(name, build, listed, imagenet, options)
         return build
 
     return register
@@ -92,7 +88,6 @@ def family(
 
 @family(
     "resnet",
-    depths=_RESIDUAL_DEPTHS,
     listed=(20, 56, 110, 34, 50, 101),
     imagenet=_RESIDUAL_IMAGENET,
     options=_RESIDUAL_OPTIONS,
@@ -105,7 +100,6 @@ def _resnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int
 
 @family(
     "hbnet",
-    depths=_RESIDUAL_DEPTHS,
     listed=(20, 56, 110, 34, 50, 101),
     imagenet=_RESIDUAL_IMAGENET,
     options=(*_RESIDUAL_OPTIONS, "first_unit", "relu_after_sum"),
@@ -120,18 +114,18 @@ def _hbnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int)
     )
 
 
-@family("dmrnet", depths="6n + 2 (CIFAR)", listed=(20, 56), options=("shortcut",))
+@family("dmrnet", listed=(20, 56), options=("shortcut",))
 def _dmrnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     plan = cifar_plan(depth, config.shortcut or "pad")
     return MergeAndRunNetwork(plan, in_channels=in_channels, num_classes=num_classes)
 
 
-@family("densenet", depths=_DENSE_DEPTHS, listed=(40, 52, 121), imagenet=_DENSE_IMAGENET, options=("form", "growth"))
+@family("densenet", listed=(40, 52, 121), imagenet=_DENSE_IMAGENET, options=("form", "growth"))
 def _densenet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     return _dense(depth, config, in_channels, num_classes, beta=0.0, learn_alpha=False)
 
 
-@family("agdnet", depths=_DENSE_DEPTHS, listed=(40, 52, 121), imagenet=_DENSE_IMAGENET, options=("form", "growth"))
+@family("agdnet", listed=(40, 52, 121), imagenet=_DENSE_IMAGENET, options=("form", "growth"))
 def _agdnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     return _dense(depth, config, in_channels, num_classes, beta=0.1, learn_alpha=True)  # sec. 7.2: beta = 0.1
 
@@ -184,7 +178,7 @@ def _parse(name: str) -> tuple[Family, int] | None:
 
 def describe() -> str:
     """The names there are, in words, for messages."""
-    return "; ".join(f"{family.name} and a depth of {family.depths}" for family in FAMILIES.values())
+    return f"{', '.join(FAMILIES)}, each with a depth, such as hbnet56"
 
 
 def build(
