@@ -17,7 +17,6 @@ import spaces
 from genotypes import Genotype, GenotypeError
 from genotypes.draw import draw
 from nas import manual
-from nas.data import ImageData
 from nas.manual import ManualConfig
 from nas.network import Network, NetworkConfig
 from spaces import KINDS
@@ -53,9 +52,10 @@ class CellArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     def write(self, folder: Path) -> None:
         """Leaves `genotype.json` and the cells' pictures in a folder."""
-        genotypes.save(self.genotype, folder / "genotype.json")
+        genotype = self.genotype
+        genotypes.save(genotype, folder / "genotype.json")
         for kind in KINDS:
-            draw(getattr(self.genotype, kind), folder / f"{kind}.svg", f"{kind} cell")
+            draw(getattr(genotype, kind), folder / f"{kind}.svg", f"{kind} cell")
 
 
 class ManualArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="manual"):
@@ -127,8 +127,3 @@ def _given(config: NetworkConfig | ManualConfig) -> dict[str, Any]:
     """The fields that have another value than their default."""
     values = ((field.name, getattr(config, field.name), field.default) for field in fields(config))
     return {name: value for name, value, default in values if value != default}
-
-
-def shape_of(images: ImageData) -> dict[str, Any]:
-    """What `build` must know of the images."""
-    return {"in_channels": images.channels, "image_size": images.image_size, "num_classes": images.num_classes}

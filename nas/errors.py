@@ -24,10 +24,10 @@ class Stopped(Exception):
 
 
 def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Raises ValueError for a field of `config` that is not a finite number from its least to its largest value."""
+    """Raises ValueError for a field of `config` that is neither None nor a finite number within its two bounds."""
     for name, (least, largest) in ranges.items():
         value = getattr(config, name)
-        if not (math.isfinite(value) and least <= value <= largest):
+        if value is not None and not (math.isfinite(value) and least <= value <= largest):
             flag = f"--{name.replace('_', '-')}"
             bound = f"at least {least:g}" if largest == math.inf else f"from {least:g} to {largest:g}"
             raise ValueError(f"{flag} is {value:g}; it must be {bound}")

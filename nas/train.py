@@ -174,7 +174,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         device = resolve_device(config.run.device)
         images = data.load(config.data)
         torch.manual_seed(config.seed)
-        network = arch.build(**architecture.shape_of(images)).to(device)
+        network = arch.build(
+            in_channels=images.channels, image_size=images.image_size, num_classes=images.num_classes
+        ).to(device)
         train_loader = images.train_loader(seed=config.seed, device=device)
         test_loader = images.test_loader(device=device)
     optimizer = torch.optim.SGD(

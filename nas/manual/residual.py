@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from nas.manual.relaxed import ADMMBlock, FirstUnit, HeavyBallBlock
@@ -163,4 +162,4 @@ class MergeAndRunNetwork(nn.Module):
         x_prime = x = self.stem(x)
         for stage in self.stages:
             x_prime, x = stage(x_prime, x)
-        return self.classifier(self.global_pooling(torch.add(x_prime, x) / 2).flatten(1))
+        return self.classifier(self.global_pooling((x_prime + x) / 2).flatten(1))

@@ -64,10 +64,5 @@ def command(argv: list[str]) -> dict[str, Any]:
     return cli.parse(Simulate | Rates | Check, argv, description=__doc__ or "").run()
 
 
-def main() -> None:
-    """Runs the command line."""
-    cli.run(command)
-
-
 if __name__ == "__main__":
-    main()
+    cli.run(command)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from nas.optimization.iterations import Momentum, momentum_sequence
@@ -76,14 +77,11 @@ def admm_paths(primed: Layers, layers: Layers, x0: Tensor) -> tuple[States, Stat
     """
     if len(primed) != len(layers):
         raise ValueError(f"{len(primed)} layers for x' and {len(layers)} for x; give as many")
-    xp, x, difference = [x0], [x0], None
+    xp, x, difference = [x0], [x0], torch.zeros_like(x0)
     for layer_p, layer in zip(primed, layers, strict=True):
-        towards = x[-1] if difference is None else x[-1] - difference
-        xp.append((layer_p(xp[-1]) + towards) / 2)
-        towards = xp[-1] if difference is None else xp[-1] + difference
-        x.append((layer(x[-1]) + towards) / 2)
-        step = xp[-1] - x[-1]
-        difference = step if difference is None else difference + step
+        xp.append((layer_p(xp[-1]) + (x[-1] - difference)) / 2)
+        x.append((layer(x[-1]) + (xp[-1] + difference)) / 2)
+        difference = difference + (xp[-1] - x[-1])
     return xp, x
 
 

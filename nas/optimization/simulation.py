@@ -86,16 +86,8 @@ class SimulationConfig:
     """Folder for result.json and loss.svg; made where it is missing."""
 
     def __post_init__(self) -> None:
-        counts = ("seeds", "samples", "dimension", "batch_size")
-        given = {"learning_rate": (0.0, math.inf), "epochs": (1.0, math.inf)}
-        check_ranges(
-            self,
-            {
-                **dict.fromkeys(counts, (1, math.inf)),
-                "seed": (0, 2**32),
-                **{name: limits for name, limits in given.items() if getattr(self, name) is not None},
-            },
-        )
+        counts = ("seeds", "samples", "dimension", "batch_size", "epochs")
+        check_ranges(self, {**dict.fromkeys(counts, (1, math.inf)), "seed": (0, 2**32), "learning_rate": (0, math.inf)})
         unknown = [name for name in self.architectures if name not in NETWORKS]
         if unknown or not self.architectures:
             raise ValueError(f"--architectures has {unknown[0] if unknown else 'none'}; known: {', '.join(NETWORKS)}")
