@@ -1,0 +1,118 @@
+"""The supernet as the literature runs it, edge by edge and operation by operation: the reference of `nas.supernet`.
+
+It is DARTS's `model_search.py` (Liu et al., ICLR 2019): every candidate of every edge is a module of its own, in NCHW.
+
+Shape letters: N C H W images, E edges (mixed operations of a cell), O candidate operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nas.macro import (
+    CellPlan,
+    StemName,
+    build_preprocessing,
+    build_stem,
+    edge_stride,
+    plan_cells,
+    resolve_stem,
+)
+from spaces import Kind, Topology, build_operation
+from spaces.ops import POOLS
+
+
+class PlainMixedOperation(nn.Module):
+    """The weighted sum of all candidate operations on one edge (DARTS eq. (2)).
+
+    BatchNorms are not affine, and pools are followed by one, so that no operation can rescale itself against
+    its mixing weight (DARTS's code).
+    """
+
+    def __init__(self, operations: Sequence[str], channels: int, stride: int) -> None:
+        super().__init__()
+        self.candidates = nn.ModuleList(_candidate(name, channels, stride) for name in operations)
+
+    def forward(self, x: Tensor, weights_O: Tensor) -> Tensor:
+        outputs = (weight * candidate(x) for weight, candidate in zip(weights_O.unbind(), self.candidates, strict=True))
+        total = next(outputs)
+        for output in outputs:
+            total = total + output
+        return total
+
+
+def _candidate(name: str, channels: int, stride: int) -> nn.Module:
+    module = build_operation(name, channels, stride, affine=False)
+    if name in POOLS:
+        return nn.Sequential(module, nn.BatchNorm2d(channels, affine=False))
+    return module
+
+
+class PlainSearchCell(nn.Module):
+    """A cell of mixed operations; (N, nodes * C, H, W), half the size for a reduction cell."""
+
+    kind: Kind
+
+    def __init__(self, topology: Topology, operations: Sequence[str], plan: CellPlan) -> None:
+        super().__init__()
+        self.topology = topology
+        self.kind = plan.kind
+        self.preprocess0, self.preprocess1 = build_preprocessing(plan, affine=False)
+        self.edges = nn.ModuleList(
+            PlainMixedOperation(operations, plan.channels, edge_stride(plan, source)) for source, _ in topology.edges
+        )
+
+    def forward(self, s0: Tensor, s1: Tensor, weights_EO: Tensor) -> Tensor:
+        states = [self.preprocess0(s0), self.preprocess1(s1)]
+        weights = weights_EO.unbind()
+        for target in range(2, 2 + self.topology.nodes):
+            arriving = [
+                self.edges[e](states[self.topology.edges[e][0]], weights[e]) for e in self.topology.entering(target)
+            ]
+            states.append(sum(arriving[1:], start=arriving[0]))
+        return torch.cat(states[2:], dim=1)
+
+
+class PlainSupernet(nn.Module):
+    """The network that the search trains (DARTS sec. 3.1).
+
+    Args:
+        topology, operations: of the search space.
+        in_channels, image_size, num_classes: of the data; `image_size` (H, W) only decides the stem "auto".
+        channels: of the first cells (DARTS: 16).
+        layers: number of cells (DARTS: 8).
+        stem: "cifar" (stride 1), "imagenet" (stride 8) or "auto".
+
+    Called with images (N, in_channels, H, W) and the mixing weights (E, O) of each cell kind, it gives logits
+    (N, num_classes).
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        operations: Sequence[str],
+        *,
+        in_channels: int,
+        image_size: tuple[int, int],
+        num_classes: int,
+        channels: int = 16,
+        layers: int = 8,
+        stem: StemName = "auto",
+    ) -> None:
+        super().__init__()
+        self.stem = build_stem(resolve_stem(stem, image_size), in_channels, channels)
+        concatenated: dict[Kind, int] = {"normal": topology.nodes, "reduce": topology.nodes}
+        plans = list(plan_cells(layers, channels, self.stem, concatenated))
+        self.cells = nn.ModuleList(PlainSearchCell(topology, operations, plan) for plan in plans)
+        self.global_pooling = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
+
+    def forward(self, x: Tensor, mixing: Mapping[Kind, Tensor]) -> Tensor:
+        s0, s1 = self.stem(x)
+        for cell in self.cells:
+            assert isinstance(cell, PlainSearchCell)
+            s0, s1 = s1, cell(s0, s1, mixing[cell.kind])
+        return self.classifier(self.global_pooling(s1).flatten(1))
