@@ -1,6 +1,7 @@
 """The supernet: a stack of cells whose edges mix all candidate operations.
 
-It knows a search space only through its topology, its operations and the mixing weights it is called with.
+It knows a search space only through its topology, its operations and the mixing weights it is called with. The work
+is ordered by the node that edges leave, not by edge: see `nas.stacked`.
 
 Shape letters: N C H W images, E edges (mixed operations of a cell), O candidate operations.
 """
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from nas.macro import (
     CellPlan,
@@ -21,59 +23,125 @@ from nas.macro import (
     plan_cells,
     resolve_stem,
 )
+from nas.recompute import recomputed
+from nas.stacked import SharedOperations, Source, StackedOperations, stack
 from spaces import Kind, Topology, build_operation
-from spaces.ops import POOLS
+from spaces.ops import POOLS, NegativeIdentity, Zero
 
 
-class MixedOperation(nn.Module):
-    """The weighted sum of all candidate operations on one edge (DARTS eq. (2)).
+class LeavingEdges(nn.Module):
+    """The mixed operations on all edges that leave one node (DARTS eq. (2)).
 
     BatchNorms are not affine, and pools are followed by one, so that no operation can rescale itself against
     its mixing weight (DARTS's code).
+
+    Args:
+        operations: names of the O candidates.
+        candidates: the O modules of each of the E edges.
+        channels: C.
     """
 
-    def __init__(self, operations: Sequence[str], channels: int, stride: int) -> None:
-        super().__init__()
-        self.candidates = nn.ModuleList(_candidate(name, channels, stride) for name in operations)
+    _order: Tensor
 
-    def forward(self, x: Tensor, weights_O: Tensor) -> Tensor:
-        outputs = (weight * candidate(x) for weight, candidate in zip(weights_O.unbind(), self.candidates, strict=True))
-        total = next(outputs)
-        for output in outputs:
-            total = total + output
+    def __init__(self, operations: Sequence[str], candidates: Sequence[Sequence[nn.Module]], channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        pools: dict[int, nn.Module] = {}
+        identities: dict[int, float] = {}
+        convolutions: dict[int, list[nn.Module]] = {}
+        for o, name in enumerate(operations):
+            separate = [modules[o] for modules in candidates]
+            if name in POOLS:
+                pools[o] = separate[0]
+            elif isinstance(separate[0], nn.Identity | NegativeIdentity):
+                identities[o] = -1.0 if isinstance(separate[0], NegativeIdentity) else 1.0
+            elif not isinstance(separate[0], Zero):
+                convolutions[o] = separate
+        self.shared = SharedOperations(pools, identities, len(operations), channels) if pools or identities else None
+        groups = stack(convolutions)
+        #: The columns of the mixing weights that belong to each of `stacked`.
+        self.columns = [columns for columns, _ in groups]
+        self.stacked = nn.ModuleList(group for _, group in groups)
+        self.register_buffer("_order", torch.tensor(sum(self.columns, start=[]), dtype=torch.int64), persistent=False)
+
+    def forward(self, x: Tensor, weights_EO: Tensor) -> Tensor:
+        """(N, C, H, W) to the mixed results (N, E * C, H', W')."""
+        total = None if self.shared is None else self.shared(x, weights_EO)
+        if self.stacked:
+            source = Source(x, x.relu())
+            for operations, scale in zip(self.stacked, self._scales(weights_EO), strict=True):
+                result = operations(source, scale)
+                total = result if total is None else total.add_(result)
+        assert total is not None, "a space has an operation other than zero"
         return total
 
+    def _scales(self, weights_EO: Tensor) -> tuple[Tensor, ...]:
+        """For each of `stacked` the mixing weights of its results' channels, (operations * E * C,)."""
+        by_channel = weights_EO.t().index_select(0, self._order).unsqueeze(2).expand(-1, -1, self.channels)
+        # Contiguous: the gradient of batch_norm is wrong for a scale whose values lie on each other (torch 2.13-2.15).
+        return by_channel.flatten().contiguous().split([len(of) * by_channel[0].numel() for of in self.columns])
 
-def _candidate(name: str, channels: int, stride: int) -> nn.Module:
-    module = build_operation(name, channels, stride, affine=False)
-    if name in POOLS:
-        return nn.Sequential(module, nn.BatchNorm2d(channels, affine=False))
-    return module
+    def origins(self) -> dict[str, list[tuple[int, str]]]:
+        """For each tensor of this module, the (edge, name) of those of separate candidates that it concatenates."""
+        found = {}
+        for group, (columns, operations) in enumerate(zip(self.columns, self.stacked, strict=True)):
+            assert isinstance(operations, StackedOperations)
+            for ours, origins in operations.origins().items():
+                found[f"stacked.{group}.{ours}"] = [
+                    (edge, f"candidates.{columns[operation]}.{name}") for operation, edge, name in origins
+                ]
+        if self.shared is not None:
+            found |= {f"shared.{ours}": [(0, name)] for ours, name in self.shared.origins().items()}
+        return found
 
 
 class SearchCell(nn.Module):
     """A cell of mixed operations; (N, nodes * C, H, W), half the size for a reduction cell."""
 
     kind: Kind
+    _order: Tensor
 
     def __init__(self, topology: Topology, operations: Sequence[str], plan: CellPlan) -> None:
         super().__init__()
-        self.topology = topology
-        self.kind = plan.kind
+        self.topology, self.kind, self.channels = topology, plan.kind, plan.channels
         self.preprocess0, self.preprocess1 = build_preprocessing(plan, affine=False)
-        self.edges = nn.ModuleList(
-            MixedOperation(operations, plan.channels, edge_stride(plan, source)) for source, _ in topology.edges
+        # Edge by edge, so that a seed gives every edge the weights it had if they were separate modules.
+        candidates = [
+            [build_operation(name, plan.channels, edge_stride(plan, source), affine=False) for name in operations]
+            for source, _ in topology.edges
+        ]
+        #: The edges that leave each node which edges leave.
+        self.edges_of = {
+            source: [e for e, (node, _) in enumerate(topology.edges) if node == source]
+            for source in sorted({source for source, _ in topology.edges})
+        }
+        self.leaving = nn.ModuleDict(
+            {
+                str(source): LeavingEdges(operations, [candidates[e] for e in edges], plan.channels)
+                for source, edges in self.edges_of.items()
+            }
         )
+        self.register_buffer("_order", torch.tensor(sum(self.edges_of.values(), start=[])), persistent=False)
 
     def forward(self, s0: Tensor, s1: Tensor, weights_EO: Tensor) -> Tensor:
-        states = [self.preprocess0(s0), self.preprocess1(s1)]
-        weights = weights_EO.unbind()
-        for target in range(2, 2 + self.topology.nodes):
-            arriving = [
-                self.edges[e](states[self.topology.edges[e][0]], weights[e]) for e in self.topology.entering(target)
-            ]
-            states.append(sum(arriving[1:], start=arriving[0]))
-        return torch.cat(states[2:], dim=1)
+        weights = weights_EO.index_select(0, self._order).split([len(edges) for edges in self.edges_of.values()])
+        states = {0: self.preprocess0(s0), 1: self.preprocess1(s1)}
+        for (source, edges), of_source in zip(self.edges_of.items(), weights, strict=True):
+            results = self.leaving[str(source)](states[source], of_source).split(self.channels, dim=1)
+            for e, result in zip(edges, results, strict=True):
+                target = self.topology.edges[e][1]
+                states[target] = states[target] + result if target in states else result
+        return torch.cat([states[2 + node] for node in range(self.topology.nodes)], dim=1)
+
+    def per_edge_names(self) -> dict[str, list[str]]:
+        """For each tensor of the leaving edges, the names of those of the per-edge layout that it concatenates."""
+        found = {}
+        for source, edges in self.edges_of.items():
+            leaving = self.leaving[str(source)]
+            assert isinstance(leaving, LeavingEdges)
+            for ours, origins in leaving.origins().items():
+                found[f"leaving.{source}.{ours}"] = [f"edges.{edges[e]}.{name}" for e, name in origins]
+        return found
 
 
 class Supernet(nn.Module):
@@ -85,6 +153,8 @@ class Supernet(nn.Module):
         channels: of the first cells (DARTS: 16).
         layers: number of cells (DARTS: 8).
         stem: "cifar" (stride 1), "imagenet" (stride 8) or "auto".
+        checkpoint_cells: keep only the cells' inputs for the gradient, and compute each cell again: less memory,
+            more time.
 
     Called with images (N, in_channels, H, W) and the mixing weights (E, O) of each cell kind, it gives logits
     (N, num_classes).
@@ -101,20 +171,48 @@ class Supernet(nn.Module):
         channels: int = 16,
         layers: int = 8,
         stem: StemName = "auto",
+        checkpoint_cells: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpoint_cells = checkpoint_cells
         self.stem = build_stem(resolve_stem(stem, image_size), in_channels, channels)
         concatenated: dict[Kind, int] = {"normal": topology.nodes, "reduce": topology.nodes}
         plans = list(plan_cells(layers, channels, self.stem, concatenated))
         self.cells = nn.ModuleList(SearchCell(topology, operations, plan) for plan in plans)
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
-        # Depthwise convolutions are the slow ones, and on a CPU faster with the channels innermost.
+        # Stacked channels are innermost in memory, so that what is stacked lies side by side.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, mixing: Mapping[Kind, Tensor]) -> Tensor:
         s0, s1 = self.stem(x)
         for cell in self.cells:
             assert isinstance(cell, SearchCell)
-            s0, s1 = s1, cell(s0, s1, mixing[cell.kind])
+            s0, s1 = s1, self._run(cell, s0, s1, mixing[cell.kind])
         return self.classifier(self.global_pooling(s1).flatten(1))
+
+    def _run(self, cell: SearchCell, s0: Tensor, s1: Tensor, weights_EO: Tensor) -> Tensor:
+        if not (self.checkpoint_cells and torch.is_grad_enabled()):
+            return cell(s0, s1, weights_EO)
+
+        names, parameters = zip(*cell.named_parameters(), strict=True)
+
+        def function(s0: Tensor, s1: Tensor, weights_EO: Tensor, *parameters: Tensor) -> Tensor:
+            return functional_call(cell, dict(zip(names, parameters, strict=True)), (s0, s1, weights_EO))
+
+        return recomputed(function, cell, s0, s1, weights_EO, *parameters)
+
+
+def from_per_edge_state_dict(state_dict: Mapping[str, Tensor], supernet: Supernet) -> dict[str, Tensor]:
+    """The state of a supernet whose edges are separate modules, in the layout of `supernet`.
+
+    There, `cells.3.edges.5.candidates.0...` belongs to operation 0 on edge 5 of cell 3, as in DARTS's code, whose
+    names `_ops.5._ops.0` are the same but for that. Raises KeyError for a tensor that is missing.
+    """
+    converted = {}
+    for layer, cell in enumerate(supernet.cells):
+        assert isinstance(cell, SearchCell)
+        for ours, theirs in cell.per_edge_names().items():
+            parts = [state_dict[f"cells.{layer}.{name}"] for name in theirs]
+            converted[f"cells.{layer}.{ours}"] = torch.cat(parts)
+    return {name: converted[name] if name in converted else state_dict[name] for name in supernet.state_dict()}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from genotypes import OPERATIONS as DECLARED
 from genotypes import declare_operation
+from spaces.depthwise import DepthwiseConv2d
 
 OperationBuilder = Callable[[int, int, bool], nn.Module]
 
@@ -84,23 +85,28 @@ class ReLUConvBN(nn.Module):
 
 
 class FactorizedReduce(nn.Module):
-    """Halves H and W: two stride-2 1x1 convolutions, one of them shifted by a pixel, side by side."""
+    """Halves H and W: two 1x1 convolutions, of the pixels at even and at odd coordinates, side by side."""
 
     def __init__(self, c_in: int, c_out: int, affine: bool = True) -> None:
         super().__init__()
         self.relu = nn.ReLU()
-        self.conv_1 = nn.Conv2d(c_in, c_out // 2, 1, stride=2, bias=False)
-        self.conv_2 = nn.Conv2d(c_in, c_out - c_out // 2, 1, stride=2, bias=False)
+        self.conv_1 = nn.Conv2d(c_in, c_out // 2, 1, bias=False)
+        self.conv_2 = nn.Conv2d(c_in, c_out - c_out // 2, 1, bias=False)
         self.bn = nn.BatchNorm2d(c_out, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(x)
-        shifted = x[:, :, 1:, 1:]
-        odd_h, odd_w = x.shape[2] % 2, x.shape[3] % 2
-        if odd_h or odd_w:
-            # The shifted grid is one short on an odd side: zeros stand where it leaves the image.
-            shifted = F.pad(shifted, (0, odd_w, 0, odd_h))
-        return self.bn(torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1))
+        even, odd = even_and_odd_pixels(self.relu(x))
+        return self.bn(torch.cat([self.conv_1(even), self.conv_2(odd)], dim=1))
+
+
+def even_and_odd_pixels(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The pixels of (N, C, H, W) whose row and column are even, and those of both odd, (N, C, H', W')."""
+    even, odd = x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]
+    # There is one pixel less at odd coordinates of an odd side: zeros stand where the grid leaves the image.
+    missing = [even.shape[dim] - odd.shape[dim] for dim in (2, 3)]
+    if any(missing):
+        odd = F.pad(odd, (0, missing[1], 0, missing[0]))
+    return even, odd
 
 
 class NegativeFactorizedReduce(FactorizedReduce):
@@ -154,19 +160,9 @@ class SepConv(nn.Module):
 
 
 def _depthwise_separable(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
-    padding = dilation * (kernel - 1) // 2
     return [
         nn.ReLU(),
-        nn.Conv2d(
-            channels,
-            channels,
-            kernel,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=channels,
-            bias=False,
-        ),
+        DepthwiseConv2d(channels, kernel, stride, dilation),
         nn.Conv2d(channels, channels, 1, bias=False),
         nn.BatchNorm2d(channels, affine=affine),
     ]

@@ -1,0 +1,52 @@
+"""Functions whose intermediate results are computed again in the backward pass instead of being kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from nas.statistics import frozen_statistics
+
+
+def recomputed(function: Callable[..., Any], module: nn.Module, *tensors: Tensor) -> Any:
+    """`function(*tensors)`, a tensor or a tuple of tensors, of which only `tensors` are kept for the gradient.
+
+    `torch.utils.checkpoint` does the same for whole cells; this costs less for a few operations, and knows that the
+    running statistics of the BatchNorms in `module` must not be updated the second time. Gradients can be
+    differentiated again. When compiled, it is the function itself: the compiler decides what to keep.
+    """
+    if torch.compiler.is_compiling():
+        return function(*tensors)
+    return _Recomputed.apply(function, module, *tensors)
+
+
+class _Recomputed(Function):
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Any], module: nn.Module, *tensors: Tensor) -> Any:
+        ctx.function, ctx.module = function, module
+        ctx.autocast = _autocast_now(tensors[0].device.type)
+        ctx.save_for_backward(*tensors)
+        return function(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        again = torch.is_grad_enabled()
+        needed = ctx.needs_input_grad[2:]
+        inputs = ctx.saved_tensors
+        if not again:
+            inputs = [t.detach().requires_grad_(need) for t, need in zip(inputs, needed, strict=True)]
+        with torch.enable_grad(), ctx.autocast, frozen_statistics(ctx.module):
+            outputs = ctx.function(*inputs)
+        wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=again))
+        return None, None, *(next(found) if need else None for need in needed)
+
+
+def _autocast_now(device: str) -> AbstractContextManager[object]:
+    """The present state of autocast, to be entered again in the backward pass, where it is off."""
+    return torch.autocast(device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device))

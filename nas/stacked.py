@@ -1,0 +1,359 @@
+"""One operation on many edges at once: the edges that leave a node share its tensor, so they share the work.
+
+Run one by one, the candidates of a supernet are thousands of small kernels, and each reads its input from memory
+anew. Here the weights of one operation on all E edges that leave a node are stacked along the channels, edge after
+edge: channel e * C + c of a result is channel c of edge e. The results are those of the separate operations.
+
+Shape letters: N C H W images, E edges that leave one node, J results that all of them share.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from nas.recompute import recomputed
+from spaces.depthwise import depthwise
+from spaces.ops import DilConv, FactorizedReduce, NegativeFactorizedReduce, SepConv, even_and_odd_pixels
+
+#: Those of PyTorch's BatchNorm, which the separate operations have.
+MOMENTUM, EPS = 0.1, 1e-5
+
+STATISTICS = ("running_mean", "running_var")
+
+
+class StackedNorm(nn.Module):
+    """A BatchNorm that is not affine, with the statistics of several ones side by side, (channels,).
+
+    Its output can be multiplied by `scale`, (channels,): the mixing weights then cost no pass of their own.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.track_running_stats = True
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        return F.batch_norm(x, *self.statistics(), scale, None, self.training, MOMENTUM, EPS)
+
+    def statistics(self) -> tuple[Tensor | None, Tensor | None]:
+        """The running mean and variance; none where the batch's are used and the running ones left alone."""
+        if self.training and not self.track_running_stats:
+            return None, None
+        return self.running_mean, self.running_var
+
+
+class Origin(NamedTuple):
+    """A tensor of a separate module: the operation's and the edge's number, and the name in its state."""
+
+    operation: int
+    edge: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A node that edges leave: its tensor and the ReLU of it, both (N, C, H, W)."""
+
+    x: Tensor
+    relu: Tensor
+
+
+class StackedOperations(nn.Module, ABC):
+    """M operations of one kind on E edges, made of separate modules, whose weights they take over.
+
+    The modules come as a list of E for each operation. Called with the source and a scale (M * E * C,) of the
+    results, operation after operation, it gives their weighted sums over the operations, (N, E * C, H', W'), as a new
+    tensor.
+    """
+
+    @abstractmethod
+    def forward(self, source: Source, scale: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def origins(self) -> dict[str, list[Origin]]:
+        """For each tensor of this module, those of separate modules that are concatenated to it."""
+
+    def take(self, separate: Sequence[Sequence[nn.Module]]) -> None:
+        """Loads the weights and statistics of the separate modules."""
+        states = [[module.state_dict() for module in edges] for edges in separate]
+        self.load_state_dict(
+            {
+                ours: torch.cat([states[origin.operation][origin.edge][origin.name] for origin in origins])
+                for ours, origins in self.origins().items()
+            }
+        )
+
+
+class StackedSeparable(StackedOperations):
+    """Depthwise convolution, pointwise convolution and BatchNorm, once (dilated) or twice (separable).
+
+    Filters of several sizes are one convolution: the smaller ones get a border of zeros.
+    """
+
+    def __init__(self, separate: Sequence[Sequence[SepConv | DilConv]]) -> None:
+        super().__init__()
+        filters = [[edges[0].op[4 * i + 1] for edges in separate] for i in range(len(separate[0][0].op) // 4)]
+        first = filters[0][0]
+        self.stride, self.dilation = first.stride[0], first.dilation[0]
+        self.operations, self.edges, C = len(separate), len(separate[0]), first.out_channels
+        width = self.operations * self.edges * C
+        self.depthwise = nn.ModuleList(
+            nn.ParameterList(torch.empty(self.edges * C, 1, *conv.kernel_size) for conv in convs) for convs in filters
+        )
+        self.pointwise = nn.ParameterList(torch.empty(width, C, 1, 1) for _ in filters)
+        self.norms = nn.ModuleList(StackedNorm(width) for _ in filters)
+        self.take(separate)
+
+    def forward(self, source: Source, scale: Tensor) -> Tensor:
+        x = depthwise(source.relu, self._filters(0), stride=self.stride, dilation=self.dilation)
+        if len(self.norms) == 2:
+            x = recomputed(self._between, self, x, self.pointwise[0], self._filters(1))
+        x = pointwise_norm(x, self.pointwise[-1], self._norm(-1), scale)
+        return x if self.operations == 1 else x.unflatten(1, (self.operations, -1)).sum(dim=1)
+
+    def _between(self, x: Tensor, pointwise: Tensor, filters: Tensor) -> Tensor:
+        """From the first depthwise convolution to the second: cheap to compute again, and large."""
+        x = self._norm(0)(F.conv2d(x, pointwise, groups=self.operations * self.edges)).relu_()
+        return depthwise(x, filters)
+
+    def _filters(self, index: int) -> Tensor:
+        """The depthwise filters of all operations, (M * E * C, 1, K, K), K the largest side."""
+        filters = list(self.depthwise[index])
+        largest = max(f.shape[2] for f in filters)
+        padded = [F.pad(f, [(largest - f.shape[2]) // 2] * 4) if f.shape[2] < largest else f for f in filters]
+        return torch.cat(padded) if len(padded) > 1 else padded[0]
+
+    def _norm(self, index: int) -> StackedNorm:
+        norm = self.norms[index]
+        assert isinstance(norm, StackedNorm)
+        return norm
+
+    def origins(self) -> dict[str, list[Origin]]:
+        found = {}
+        for i in range(len(self.norms)):
+            # ReLU, depthwise, pointwise, BatchNorm.
+            for m in range(self.operations):
+                found[f"depthwise.{i}.{m}"] = self._everywhere(f"op.{4 * i + 1}.weight", [m])
+            found[f"pointwise.{i}"] = self._everywhere(f"op.{4 * i + 2}.weight", range(self.operations))
+            for name in STATISTICS:
+                found[f"norms.{i}.{name}"] = self._everywhere(f"op.{4 * i + 3}.{name}", range(self.operations))
+        return found
+
+    def _everywhere(self, name: str, operations: Iterable[int]) -> list[Origin]:
+        return [Origin(m, e, name) for m in operations for e in range(self.edges)]
+
+
+class StackedReductions(StackedOperations):
+    """Factorized reduces, the identity at stride 2, and their negatives."""
+
+    sign: Tensor
+
+    def __init__(self, separate: Sequence[Sequence[FactorizedReduce]]) -> None:
+        super().__init__()
+        self.operations, self.edges = len(separate), len(separate[0])
+        first = separate[0][0]
+        parts = self.operations * self.edges
+        self.halves = nn.ParameterList(
+            torch.empty(parts * half.out_channels, half.in_channels, 1, 1) for half in (first.conv_1, first.conv_2)
+        )
+        self.norm = StackedNorm(parts * first.bn.num_features)
+        signs = [-1.0 if isinstance(edges[0], NegativeFactorizedReduce) else 1.0 for edges in separate]
+        sign = torch.tensor(signs).repeat_interleave(self.edges * first.bn.num_features)
+        self.register_buffer("sign", sign, persistent=False)
+        self.take(separate)
+
+    def forward(self, source: Source, scale: Tensor) -> Tensor:
+        pixels = even_and_odd_pixels(source.relu)
+        halves = [F.conv2d(x, weight) for x, weight in zip(pixels, self.halves, strict=True)]
+        by_edge = [half.unflatten(1, (self.operations * self.edges, -1)) for half in halves]
+        return sum_of_parts(self.norm(torch.cat(by_edge, dim=2).flatten(1, 2), self.sign * scale), self.operations)
+
+    def origins(self) -> dict[str, list[Origin]]:
+        names = {"halves.0": "conv_1.weight", "halves.1": "conv_2.weight"}
+        names |= {f"norm.{name}": f"bn.{name}" for name in STATISTICS}
+        everywhere = [(m, e) for m in range(self.operations) for e in range(self.edges)]
+        return {ours: [Origin(m, e, theirs) for m, e in everywhere] for ours, theirs in names.items()}
+
+
+class SeparateOperations(StackedOperations):
+    """Any other operations, one by one and edge by edge."""
+
+    def __init__(self, separate: Sequence[Sequence[nn.Module]]) -> None:
+        super().__init__()
+        self.separate = nn.ModuleList(nn.ModuleList(edges) for edges in separate)
+
+    def forward(self, source: Source, scale: Tensor) -> Tensor:
+        results = [edge(source.x) for edges in self._lists() for edge in edges]
+        return sum_of_parts(torch.cat(results, dim=1) * scale[:, None, None], len(self.separate))
+
+    def origins(self) -> dict[str, list[Origin]]:
+        return {
+            f"separate.{m}.{e}.{name}": [Origin(m, e, name)]
+            for m, edges in enumerate(self._lists())
+            for e, edge in enumerate(edges)
+            for name in edge.state_dict()
+        }
+
+    def _lists(self) -> list[nn.ModuleList]:
+        return [edges for edges in self.separate if isinstance(edges, nn.ModuleList)]
+
+
+def sum_of_parts(x: Tensor, parts: int) -> Tensor:
+    """The sum of the `parts` equal parts that (N, parts * C, H, W) has along the channels; a new tensor, or `x`."""
+    if parts == 1:
+        return x
+    # One by one: a reduction over the parts would walk through memory against its order.
+    first, second, *others = x.chunk(parts, dim=1)
+    total = first + second
+    for part in others:
+        total = total.add_(part)
+    return total
+
+
+def stack(candidates: Mapping[int, Sequence[nn.Module]]) -> list[tuple[list[int], StackedOperations]]:
+    """Gathers operations that can be computed together.
+
+    Args:
+        candidates: the modules of each operation on E edges, under its column in the mixing weights.
+
+    Returns:
+        The columns of the operations of each group, and the group.
+    """
+    columns: dict[Hashable, list[int]] = {}
+    for o, edges in candidates.items():
+        columns.setdefault(_kind(edges[0]), []).append(o)
+    return [(of, kind[0]([candidates[o] for o in of])) for kind, of in columns.items()]  # type: ignore[index]
+
+
+def _kind(module: nn.Module) -> Hashable:
+    """Equal for what can be computed together; the first item is the class that does it."""
+    affine = any(isinstance(m, nn.BatchNorm2d) and m.affine for m in module.modules())
+    # An operation may insist on affine BatchNorms, and a subclass may compute something else.
+    if type(module) in (SepConv, DilConv) and not affine:
+        convolution = module.op[1]  # type: ignore[index,union-attr]
+        return StackedSeparable, type(module), convolution.stride, convolution.dilation
+    if type(module) in (FactorizedReduce, NegativeFactorizedReduce) and not affine:
+        return (StackedReductions,)
+    return (SeparateOperations,)
+
+
+class SharedOperations(nn.Module):
+    """Pools, each with its BatchNorm, and identities: the same for all edges, which only weight them.
+
+    Called with (N, C, H, W) and the mixing weights (E, O), it gives the weighted sums (N, E * C, H', W').
+
+    Args:
+        pools, identities: the operations' columns in the mixing weights, with the pool, or with the sign.
+        operations: O.
+        channels: C.
+    """
+
+    eye: Tensor
+    selection: Tensor
+
+    def __init__(
+        self, pools: Mapping[int, nn.Module], identities: Mapping[int, float], operations: int, channels: int
+    ) -> None:
+        super().__init__()
+        self.pools = tuple(pools.values())
+        self.norms = nn.ModuleDict({str(o): StackedNorm(channels) for o in pools})
+        # Identity and negative identity are one thing, whose weight is the difference of both.
+        selection = torch.zeros(len(pools) + bool(identities), operations)
+        for row, o in enumerate(pools):
+            selection[row, o] = 1
+        for o, sign in identities.items():
+            selection[-1, o] = sign
+        self.has_identity = bool(identities)
+        self.register_buffer("selection", selection, persistent=False)
+        self.register_buffer("eye", torch.eye(channels), persistent=False)
+
+    def forward(self, x: Tensor, weights_EO: Tensor) -> Tensor:
+        shared = [norm(pool(x)) for pool, norm in zip(self.pools, self.norms.values(), strict=True)]
+        if self.has_identity:
+            shared.append(x)
+        weights_EJ = (weights_EO[:, None] * self.selection).sum(dim=2)
+        # A pointwise convolution, whose matrix has a multiple of the unit matrix for each edge and result.
+        matrix = weights_EJ[:, None, :, None] * self.eye[:, None, :]
+        return F.conv2d(torch.cat(shared, dim=1), matrix.flatten(2).flatten(0, 1)[:, :, None, None])
+
+    def origins(self) -> dict[str, str]:
+        """For each tensor of this module, its name in the candidates of an edge: it is the same on all edges."""
+        return {f"norms.{o}.{name}": f"candidates.{o}.1.{name}" for o in self.norms for name in STATISTICS}
+
+
+def pointwise_norm(x: Tensor, weight: Tensor, norm: StackedNorm, scale: Tensor) -> Tensor:
+    """Grouped pointwise convolution and scaled BatchNorm, of which only the input is kept for the gradient.
+
+    Args:
+        x: (N, groups * C, H, W).
+        weight: (groups * C, C, 1, 1).
+        scale: (groups * C,).
+    """
+    groups = x.shape[1] // weight.shape[1]
+    if torch.compiler.is_compiling():
+        return norm(F.conv2d(x, weight, groups=groups), scale)
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    result: Tensor = _PointwiseNorm.apply(x, weight, scale, *norm.statistics(), norm.training, groups)
+    return result
+
+
+class _PointwiseNorm(Function):
+    """As `nas.recompute`, but the BatchNorm's forward pass is not run again: its batch statistics are kept.
+
+    The backward pass is made of operations that can be differentiated.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        training: bool,
+        groups: int,
+    ) -> Tensor:
+        convolved = F.conv2d(x, weight, groups=groups)
+        result, mean, inverse_std = torch.native_batch_norm(
+            convolved, scale, None, running_mean, running_var, training, MOMENTUM, EPS
+        )
+        kept = () if training else (running_mean, running_var)
+        ctx.save_for_backward(x, weight, scale, mean, inverse_std, *kept)
+        ctx.training, ctx.groups = training, groups
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x, weight, scale, mean, inverse_std, *running = ctx.saved_tensors
+        for_x, for_weight, for_scale = ctx.needs_input_grad[:3]
+        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
+        at_norm, at_scale, _ = torch.ops.aten.native_batch_norm_backward(
+            gradient,
+            F.conv2d(x, weight, groups=ctx.groups),
+            scale,
+            *(running or (None, None)),
+            mean,
+            inverse_std,
+            ctx.training,
+            EPS,
+            [True, for_scale, False],
+        )
+        at_x, at_weight, _ = torch.ops.aten.convolution_backward(
+            at_norm, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], ctx.groups, [for_x, for_weight, False]
+        )
+        return at_x, at_weight, at_scale if for_scale else None, None, None, None, None

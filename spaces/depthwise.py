@@ -1,0 +1,211 @@
+"""Depthwise convolution, with the gradients that the library is slow at on a CPU.
+
+oneDNN convolves depthwise fast with the channels innermost, and so it does the weight gradient of filters at most
+three wide. For the rest it falls back to general code, up to thirty times slower (docs/PERFORMANCE.md). All of it
+can be had from the fast cases:
+
+- the gradient of the input is a convolution of the output's gradient with the mirrored filter (stride 1);
+- a wide filter's weight gradient is that of its three middle columns and of the others one by one, each with the
+  input moved sideways;
+- with dilation 2, pixels of one parity see only pixels of that parity: the four parities of rows and columns are
+  four images for the undilated filter, and at stride 2 only one of them is wanted.
+
+On other devices, and for other layouts, the library's own convolution is taken.
+
+Shape letters: N images, C channels, F filters of a channel, H W size, K side of a filter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+#: The widest filter whose weight gradient oneDNN has a fast kernel for.
+FAST_WIDTH = 3
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution of a square filter with odd side, padded so that stride 1 keeps the size."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, dilation: int) -> None:
+        super().__init__(
+            channels,
+            channels,
+            kernel,
+            stride=stride,
+            padding=dilation * (kernel - 1) // 2,
+            dilation=dilation,
+            groups=channels,
+            bias=False,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depthwise(x, self.weight, stride=self.stride[0], dilation=self.dilation[0])
+
+
+def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) -> Tensor:
+    """Convolves each channel with its own filters, zeros around the image.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (F * C, 1, K, K), K odd; filter f * C + c belongs to channel c.
+        stride: 1 or 2.
+        dilation: 1 or 2.
+
+    Returns:
+        (N, F * C, ceil(H / stride), ceil(W / stride)); channel f * C + c is channel c under filter f * C + c.
+    """
+    if not _gains(x):
+        x = _repeated(x, len(weight) // x.shape[1])
+        return F.conv2d(x, weight, None, stride, dilation * (weight.shape[2] // 2), dilation, x.shape[1])
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    if dilation == 1:
+        return _apply(_Depthwise, x, weight, stride)
+    if stride == 2:
+        return _apply(_Depthwise, _innermost(x[:, :, ::2, ::2]), weight, 1)
+    if x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0:
+        return _from_parities(_apply(_Depthwise, _to_parities(x), weight, 1))
+    x = _repeated(x, len(weight) // x.shape[1])
+    return F.conv2d(x, weight, None, 1, weight.shape[2] - 1, 2, x.shape[1])
+
+
+def _repeated(x: Tensor, filters: int) -> Tensor:
+    """(N, C, H, W) to (N, filters * C, H, W), all channels again and again."""
+    if filters == 1:
+        return x
+    N, C, H, W = x.shape
+    copies = x.permute(0, 2, 3, 1).unsqueeze(3).expand(N, H, W, filters, C)
+    return copies.reshape(N, H, W, filters * C).permute(0, 3, 1, 2)
+
+
+def _gains(x: Tensor) -> bool:
+    """Whether there is a gradient to be computed where the library is slow at it."""
+    return (
+        x.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _innermost(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _to_parities(x: Tensor) -> Tensor:
+    """(N, C, H, W) to (4 N, C, H / 2, W / 2): even and odd rows and columns as images of their own."""
+    N, C, H, W = x.shape
+    split = x.permute(0, 2, 3, 1).reshape(N, H // 2, 2, W // 2, 2, C)
+    return split.permute(2, 4, 0, 1, 3, 5).reshape(4 * N, H // 2, W // 2, C).permute(0, 3, 1, 2)
+
+
+def _from_parities(x: Tensor) -> Tensor:
+    """The inverse of `_to_parities`."""
+    N, C, H, W = len(x) // 4, *x.shape[1:]
+    split = x.permute(0, 2, 3, 1).reshape(2, 2, N, H, W, C)
+    return split.permute(2, 3, 0, 4, 1, 5).reshape(N, 2 * H, 2 * W, C).permute(0, 3, 1, 2)
+
+
+def _apply(function: type[Function], *arguments: Any) -> Tensor:
+    result: Tensor = function.apply(*arguments)
+    return result
+
+
+class _Depthwise(Function):
+    """Undilated. Its gradients are made of itself and `_WeightGradient`, so that it can be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        x = _repeated(x, len(weight) // x.shape[1])
+        return F.conv2d(x, weight, None, stride, weight.shape[2] // 2, 1, x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (x, weight), gradient = ctx.saved_tensors, _innermost(gradients[0])
+        for_x = for_weight = None
+        if ctx.needs_input_grad[0]:
+            for_x = _input_gradient(x, weight, gradient, ctx.stride)
+        if ctx.needs_input_grad[1]:
+            for_weight = _apply(_WeightGradient, x, gradient, weight.shape[2], ctx.stride)
+        return for_x, for_weight, None
+
+
+class _WeightGradient(Function):
+    """The gradient of `_Depthwise` in its weight; bilinear in the input and the output's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
+        ctx.save_for_backward(x, gradient)
+        ctx.stride = stride
+        # At stride 2 the library's general code is faster than three calls.
+        if kernel <= FAST_WIDTH or stride == 2:
+            return _weight_columns(x, gradient, 0, (kernel, kernel), stride)
+        reach, middle = kernel // 2, FAST_WIDTH // 2
+        columns = [_weight_columns(x, gradient, offset, (kernel, 1), 1) for offset in range(-reach, -middle)]
+        columns.append(_weight_columns(x, gradient, 0, (kernel, FAST_WIDTH), 1))
+        columns += [_weight_columns(x, gradient, offset, (kernel, 1), 1) for offset in range(middle + 1, reach + 1)]
+        return torch.cat(columns, dim=3)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (x, gradient), direction = ctx.saved_tensors, gradients[0]
+        for_x = for_gradient = None
+        if ctx.needs_input_grad[0]:
+            for_x = _input_gradient(x, direction, gradient, ctx.stride)
+        if ctx.needs_input_grad[1]:
+            for_gradient = _apply(_Depthwise, x, direction, ctx.stride)
+        return for_x, for_gradient, None, None
+
+
+def _input_gradient(x: Tensor, weight: Tensor, gradient: Tensor, stride: int) -> Tensor:
+    """The gradient of a depthwise convolution in its input (N, C, H, W), from that of its output (N, F * C, ...)."""
+    N, C, H, W = x.shape
+    filters = len(weight) // C
+    if stride == 1:
+        wide = _apply(_Depthwise, gradient, weight.flip(2, 3), 1)
+    else:
+        wide = _library_gradients(_repeated(x, filters), weight, gradient, stride, (True, False))[0]
+    if filters == 1:
+        return wide
+    return wide.permute(0, 2, 3, 1).reshape(N, H, W, filters, C).sum(dim=3).permute(0, 3, 1, 2)
+
+
+def _moved(x: Tensor, columns: int) -> Tensor:
+    """The image moved to the left by `columns` (to the right, if negative), zeros where it was."""
+    width = x.shape[3]
+    distance = min(abs(columns), width)
+    moved = torch.empty_like(x)
+    if columns > 0:
+        moved[..., : width - distance] = x[..., distance:]
+        moved[..., width - distance :] = 0
+    else:
+        moved[..., distance:] = x[..., : width - distance]
+        moved[..., :distance] = 0
+    return moved
+
+
+def _weight_columns(x: Tensor, gradient: Tensor, offset: int, kernel: tuple[int, int], stride: int) -> Tensor:
+    """The weight gradient of the columns of a filter around the one `offset` beside the middle."""
+    # Moved before it is repeated: it is smaller then.
+    x = _repeated(_moved(x, offset) if offset else x, gradient.shape[1] // x.shape[1])
+    return _library_gradients(x, x.new_empty(x.shape[1], 1, *kernel), gradient, stride, (False, True))[1]
+
+
+def _library_gradients(
+    x: Tensor, weight: Tensor, gradient: Tensor, stride: int, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """PyTorch's own gradients of a depthwise convolution in input and weight."""
+    padding = [side // 2 for side in weight.shape[2:]]
+    groups = x.shape[1]
+    for_x, for_weight, _ = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, [stride] * 2, padding, [1, 1], False, [0, 0], groups, [*wanted, False]
+    )
+    return for_x, for_weight
