@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +33,8 @@ STATISTICS = ("running_mean", "running_var")
 class StackedNorm(nn.Module):
     """A BatchNorm that is not affine, with the statistics of several ones side by side, (channels,).
 
-    Its output can be multiplied by `scale`, (channels,): the mixing weights then cost no pass of their own.
+    Its output can be multiplied by `scale`, (channels,): the mixing weights then cost no pass of their own. Of
+    `passes` equal parts of its channels it can be asked for one, (N, channels / passes, H, W).
     """
 
     running_mean: Tensor
@@ -44,14 +46,15 @@ class StackedNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        return F.batch_norm(x, *self.statistics(), scale, None, self.training, MOMENTUM, EPS)
+    def forward(self, x: Tensor, scale: Tensor | None = None, part: int = 0, passes: int = 1) -> Tensor:
+        statistics = self.statistics(part, passes)
+        return F.batch_norm(x, *statistics, scale, None, self.training, MOMENTUM, EPS)
 
-    def statistics(self) -> tuple[Tensor | None, Tensor | None]:
+    def statistics(self, part: int = 0, passes: int = 1) -> tuple[Tensor | None, Tensor | None]:
         """The running mean and variance; none where the batch's are used and the running ones left alone."""
         if self.training and not self.track_running_stats:
             return None, None
-        return self.running_mean, self.running_var
+        return self.running_mean.chunk(passes)[part], self.running_var.chunk(passes)[part]
 
 
 class Origin(NamedTuple):
@@ -97,10 +100,7 @@ class StackedOperations(nn.Module, ABC):
 
 
 class StackedSeparable(StackedOperations):
-    """Depthwise convolution, pointwise convolution and BatchNorm, once (dilated) or twice (separable).
-
-    Filters of several sizes are one convolution: the smaller ones get a border of zeros.
-    """
+    """Depthwise convolution, pointwise convolution and BatchNorm, once (dilated) or twice (separable)."""
 
     def __init__(self, separate: Sequence[Sequence[SepConv | DilConv]]) -> None:
         super().__init__()
@@ -117,23 +117,31 @@ class StackedSeparable(StackedOperations):
         self.take(separate)
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
-        x = depthwise(source.relu, self._filters(0), stride=self.stride, dilation=self.dilation)
-        if len(self.norms) == 2:
-            x = recomputed(self._between, self, x, self.pointwise[0], self._filters(1))
-        x = pointwise_norm(x, self.pointwise[-1], self._norm(-1), scale)
-        return x if self.operations == 1 else x.unflatten(1, (self.operations, -1)).sum(dim=1)
+        passes = passes_over(self.operations, source.x.device)
+        filters = [self._filters(i, passes) for i in range(len(self.norms))]
+        pointwise = [weight.chunk(passes) for weight in self.pointwise]
+        total = None
+        for p, scale_of_pass in enumerate(scale.chunk(passes)):
+            x = depthwise(source.relu, filters[0][p], stride=self.stride, dilation=self.dilation)
+            if len(filters) == 2:
+                x = recomputed(partial(self._between, p, passes), self, x, pointwise[0][p], filters[1][p])
+            x = pointwise_norm(x, pointwise[-1][p], scale_of_pass, self._norm(-1), p, passes)
+            total = x if total is None else total.add_(x)
+        assert total is not None
+        return sum_of_parts(total, self.operations // passes)
 
-    def _between(self, x: Tensor, pointwise: Tensor, filters: Tensor) -> Tensor:
+    def _between(self, part: int, passes: int, x: Tensor, pointwise: Tensor, filters: Tensor) -> Tensor:
         """From the first depthwise convolution to the second: cheap to compute again, and large."""
-        x = self._norm(0)(F.conv2d(x, pointwise, groups=self.operations * self.edges)).relu_()
-        return depthwise(x, filters)
+        x = F.conv2d(x, pointwise, groups=x.shape[1] // pointwise.shape[1])
+        return depthwise(self._norm(0)(x, None, part, passes).relu_(), filters)
 
-    def _filters(self, index: int) -> Tensor:
-        """The depthwise filters of all operations, (M * E * C, 1, K, K), K the largest side."""
+    def _filters(self, index: int, passes: int) -> list[Tensor]:
+        """The depthwise filters of each pass; in one pass, those of all operations, brought to the largest size."""
         filters = list(self.depthwise[index])
+        if passes == len(filters):
+            return filters
         largest = max(f.shape[2] for f in filters)
-        padded = [F.pad(f, [(largest - f.shape[2]) // 2] * 4) if f.shape[2] < largest else f for f in filters]
-        return torch.cat(padded) if len(padded) > 1 else padded[0]
+        return [torch.cat([F.pad(f, [(largest - f.shape[2]) // 2] * 4) for f in filters])]
 
     def _norm(self, index: int) -> StackedNorm:
         norm = self.norms[index]
@@ -293,21 +301,34 @@ class SharedOperations(nn.Module):
         return {f"norms.{o}.{name}": f"candidates.{o}.1.{name}" for o in self.norms for name in STATISTICS}
 
 
-def pointwise_norm(x: Tensor, weight: Tensor, norm: StackedNorm, scale: Tensor) -> Tensor:
+def passes_over(operations: int, device: torch.device) -> int:
+    """In how many passes several operations are computed on a device.
+
+    The fewer kernels, the better for a GPU. On a CPU the results of one operation on all edges fill the cache; and
+    the gradient of a padded filter would cost as much as that of a large one.
+    """
+    return operations if device.type == "cpu" else 1
+
+
+def pointwise_norm(
+    x: Tensor, weight: Tensor, scale: Tensor, norm: StackedNorm, part: int = 0, passes: int = 1
+) -> Tensor:
     """Grouped pointwise convolution and scaled BatchNorm, of which only the input is kept for the gradient.
 
     Args:
         x: (N, groups * C, H, W).
         weight: (groups * C, C, 1, 1).
         scale: (groups * C,).
+        norm: of which the part `part` of `passes` is meant.
     """
     groups = x.shape[1] // weight.shape[1]
     if torch.compiler.is_compiling():
-        return norm(F.conv2d(x, weight, groups=groups), scale)
+        return norm(F.conv2d(x, weight, groups=groups), scale, part, passes)
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    result: Tensor = _PointwiseNorm.apply(x, weight, scale, *norm.statistics(), norm.training, groups)
+    statistics = norm.statistics(part, passes)
+    result: Tensor = _PointwiseNorm.apply(x, weight, scale, *statistics, norm.training, groups)
     return result
 
 

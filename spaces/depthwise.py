@@ -1,14 +1,14 @@
 """Depthwise convolution, with the gradients that the library is slow at on a CPU.
 
-oneDNN convolves depthwise fast with the channels innermost, and so it does the weight gradient of filters at most
+With the channels innermost, oneDNN is fast at the convolution itself, and at the weight gradient of filters up to
 three wide. For the rest it falls back to general code, up to thirty times slower (docs/PERFORMANCE.md). All of it
 can be had from the fast cases:
 
 - the gradient of the input is a convolution of the output's gradient with the mirrored filter (stride 1);
-- a wide filter's weight gradient is that of its three middle columns and of the others one by one, each with the
-  input moved sideways;
-- with dilation 2, pixels of one parity see only pixels of that parity: the four parities of rows and columns are
-  four images for the undilated filter, and at stride 2 only one of them is wanted.
+- of a 5x5 filter, the columns -1, 0, 1 see pixels that are neighbours, and the columns -2, 0, 2 pixels that are
+  neighbours among those of even columns, or of odd ones: two filters three wide;
+- with dilation 2, likewise, even and odd rows and columns are four images for the undilated filter, of which
+  stride 2 wants only the first.
 
 On other devices, and for other layouts, the library's own convolution is taken.
 
@@ -23,10 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
-
-#: The widest filter whose weight gradient oneDNN has a fast kernel for.
-FAST_WIDTH = 3
-
 
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution of a square filter with odd side, padded so that stride 1 keeps the size."""
@@ -145,14 +141,13 @@ class _WeightGradient(Function):
     def forward(ctx: Any, x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
         ctx.save_for_backward(x, gradient)
         ctx.stride = stride
-        # At stride 2 the library's general code is faster than three calls.
-        if kernel <= FAST_WIDTH or stride == 2:
-            return _weight_columns(x, gradient, 0, (kernel, kernel), stride)
-        reach, middle = kernel // 2, FAST_WIDTH // 2
-        columns = [_weight_columns(x, gradient, offset, (kernel, 1), 1) for offset in range(-reach, -middle)]
-        columns.append(_weight_columns(x, gradient, 0, (kernel, FAST_WIDTH), 1))
-        columns += [_weight_columns(x, gradient, offset, (kernel, 1), 1) for offset in range(middle + 1, reach + 1)]
-        return torch.cat(columns, dim=3)
+        filters = gradient.shape[1] // x.shape[1]
+        if kernel == 5 and stride == 1 and x.shape[3] % 2 == 0:
+            middle = _library_weight_gradient(_repeated(x, filters), gradient, (5, 3), 1)
+            x, gradient = _to_column_parities(x), _to_column_parities(gradient)
+            outer = _library_weight_gradient(_repeated(x, filters), gradient, (5, 3), 1)
+            return torch.cat([outer[..., :1], middle, outer[..., 2:]], dim=3)
+        return _library_weight_gradient(_repeated(x, filters), gradient, (kernel, kernel), stride)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -178,24 +173,14 @@ def _input_gradient(x: Tensor, weight: Tensor, gradient: Tensor, stride: int) ->
     return wide.permute(0, 2, 3, 1).reshape(N, H, W, filters, C).sum(dim=3).permute(0, 3, 1, 2)
 
 
-def _moved(x: Tensor, columns: int) -> Tensor:
-    """The image moved to the left by `columns` (to the right, if negative), zeros where it was."""
-    width = x.shape[3]
-    distance = min(abs(columns), width)
-    moved = torch.empty_like(x)
-    if columns > 0:
-        moved[..., : width - distance] = x[..., distance:]
-        moved[..., width - distance :] = 0
-    else:
-        moved[..., distance:] = x[..., : width - distance]
-        moved[..., :distance] = 0
-    return moved
+def _to_column_parities(x: Tensor) -> Tensor:
+    """(N, C, H, W) to (2 N, C, H, W / 2): even and odd columns as images of their own."""
+    N, C, H, W = x.shape
+    split = x.permute(0, 2, 3, 1).reshape(N, H, W // 2, 2, C)
+    return split.permute(3, 0, 1, 2, 4).reshape(2 * N, H, W // 2, C).permute(0, 3, 1, 2)
 
 
-def _weight_columns(x: Tensor, gradient: Tensor, offset: int, kernel: tuple[int, int], stride: int) -> Tensor:
-    """The weight gradient of the columns of a filter around the one `offset` beside the middle."""
-    # Moved before it is repeated: it is smaller then.
-    x = _repeated(_moved(x, offset) if offset else x, gradient.shape[1] // x.shape[1])
+def _library_weight_gradient(x: Tensor, gradient: Tensor, kernel: tuple[int, int], stride: int) -> Tensor:
     return _library_gradients(x, x.new_empty(x.shape[1], 1, *kernel), gradient, stride, (False, True))[1]
 
 
