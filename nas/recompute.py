@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -49,4 +49,6 @@ class _Recomputed(Function):
 
 def _autocast_now(device: str) -> AbstractContextManager[object]:
     """The present state of autocast, to be entered again in the backward pass, where it is off."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
     return torch.autocast(device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device))

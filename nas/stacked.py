@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from nas.recompute import recomputed
-from spaces.depthwise import depthwise
+from spaces.depthwise import as_autocast, depthwise
 from spaces.ops import DilConv, FactorizedReduce, NegativeFactorizedReduce, SepConv, even_and_odd_pixels
 
 #: Those of PyTorch's BatchNorm, which the separate operations have.
@@ -93,7 +93,7 @@ class StackedOperations(nn.Module, ABC):
         states = [[module.state_dict() for module in edges] for edges in separate]
         self.load_state_dict(
             {
-                ours: torch.cat([states[origin.operation][origin.edge][origin.name] for origin in origins])
+                ours: concatenated([states[origin.operation][origin.edge][origin.name] for origin in origins])
                 for ours, origins in self.origins().items()
             }
         )
@@ -141,7 +141,8 @@ class StackedSeparable(StackedOperations):
         if passes == len(filters):
             return filters
         largest = max(f.shape[2] for f in filters)
-        return [torch.cat([F.pad(f, [(largest - f.shape[2]) // 2] * 4) for f in filters])]
+        borders = [(largest - f.shape[2]) // 2 for f in filters]
+        return [torch.cat([F.pad(f, [b] * 4) if b else f for f, b in zip(filters, borders, strict=True)])]
 
     def _norm(self, index: int) -> StackedNorm:
         norm = self.norms[index]
@@ -216,6 +217,11 @@ class SeparateOperations(StackedOperations):
 
     def _lists(self) -> list[nn.ModuleList]:
         return [edges for edges in self.separate if isinstance(edges, nn.ModuleList)]
+
+
+def concatenated(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors one after another along their first dimension; one alone may have none."""
+    return torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
 
 
 def sum_of_parts(x: Tensor, parts: int) -> Tensor:
@@ -324,9 +330,7 @@ def pointwise_norm(
     groups = x.shape[1] // weight.shape[1]
     if torch.compiler.is_compiling():
         return norm(F.conv2d(x, weight, groups=groups), scale, part, passes)
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
+    x, weight = as_autocast(x, weight)
     statistics = norm.statistics(part, passes)
     result: Tensor = _PointwiseNorm.apply(x, weight, scale, *statistics, norm.training, groups)
     return result

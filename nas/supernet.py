@@ -24,7 +24,7 @@ from nas.macro import (
     resolve_stem,
 )
 from nas.recompute import recomputed
-from nas.stacked import SharedOperations, Source, StackedOperations, stack
+from nas.stacked import SharedOperations, Source, StackedOperations, concatenated, stack
 from spaces import Kind, Topology, build_operation
 from spaces.ops import POOLS, NegativeIdentity, Zero
 
@@ -214,5 +214,5 @@ def from_per_edge_state_dict(state_dict: Mapping[str, Tensor], supernet: Superne
         assert isinstance(cell, SearchCell)
         for ours, theirs in cell.per_edge_names().items():
             parts = [state_dict[f"cells.{layer}.{name}"] for name in theirs]
-            converted[f"cells.{layer}.{ours}"] = torch.cat(parts)
+            converted[f"cells.{layer}.{ours}"] = concatenated(parts)
     return {name: converted[name] if name in converted else state_dict[name] for name in supernet.state_dict()}

@@ -58,9 +58,7 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) 
     if not _gains(x):
         x = _repeated(x, len(weight) // x.shape[1])
         return F.conv2d(x, weight, None, stride, dilation * (weight.shape[2] // 2), dilation, x.shape[1])
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
+    x, weight = as_autocast(x, weight)
     if dilation == 1:
         return _apply(_Depthwise, x, weight, stride)
     if stride == 2:
@@ -69,6 +67,18 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) 
         return _from_parities(_apply(_Depthwise, _to_parities(x), weight, 1))
     x = _repeated(x, len(weight) // x.shape[1])
     return F.conv2d(x, weight, None, 1, weight.shape[2] - 1, 2, x.shape[1])
+
+
+def as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the precision in which autocast, where it is on, has convolutions computed.
+
+    It does that by itself for the library's functions, but not for gradients that are written by hand.
+    """
+    device = tensors[0].device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
 
 
 def _repeated(x: Tensor, filters: int) -> Tensor:
