@@ -9,22 +9,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from nas.data import Batch
 from nas.device import Precision, autocast
 from nas.errors import check_ranges
+from nas.optimizers import adam, sgd
+from nas.statistics import frozen_statistics
 from nas.supernet import Supernet
-from spaces import SearchSpace
+from spaces import Kind, SearchSpace
 
-Batch = tuple[Tensor, Tensor]
+Tensors = tuple[Tensor, ...]
 HessianProduct = Literal["finite-difference", "exact"]
 
 
@@ -93,35 +94,31 @@ class Bilevel:
         self.criterion, self.precision = criterion, precision
         self.weights = dict(supernet.named_parameters())
         self.architecture = list(space.parameters())
-        self.weight_optimizer = torch.optim.SGD(
+        self.weight_optimizer = sgd(
             self.weights.values(),
-            lr=config.learning_rate,
+            learning_rate=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
-        self.architecture_optimizer = torch.optim.Adam(
+        self.architecture_optimizer = adam(
             self.architecture,
-            lr=config.arch_learning_rate,
+            learning_rate=config.arch_learning_rate,
             betas=(0.5, 0.999),
             weight_decay=config.arch_weight_decay,
         )
 
-    def loss(
-        self, batch: Batch, weights: Mapping[str, Tensor] | None = None, mixing: Mapping | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The loss and the logits (N, classes) of a batch, at other `weights` or `mixing` where given."""
+    def loss(self, batch: Batch, mixing: Mapping[Kind, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """The loss and the logits (N, classes) of a batch, with other `mixing` weights where given."""
         images, labels = batch
         mixing = self.space.mixing() if mixing is None else mixing
         with autocast(images.device, self.precision):
-            logits = functional_call(self.supernet, dict(weights or {}), (images, mixing))
+            logits = self.supernet(images, mixing)
             return self.criterion(logits, labels), logits
 
     def weight_step(self, train: Batch) -> tuple[Tensor, Tensor]:
         """One clipped SGD step of the weights on a training batch; gives its loss and logits."""
-        with torch.no_grad():
-            mixing = self.space.mixing()
         self.weight_optimizer.zero_grad()
-        loss, logits = self.loss(train, mixing=mixing)
+        loss, logits = self.loss(train, self._constant_mixing())
         loss.backward()
         nn.utils.clip_grad_norm_(self.weights.values(), self.config.grad_clip)
         self.weight_optimizer.step()
@@ -139,87 +136,121 @@ class Bilevel:
             else:
                 loss, logits, gradient = self.first_order_gradient(valid)
         for parameter, g in zip(self.architecture, gradient, strict=True):
-            parameter.grad = g
+            parameter.grad = g.contiguous()  # as fused optimizers want it
         self.architecture_optimizer.step()
         return loss.detach(), logits.detach()
 
-    def first_order_gradient(self, valid: Batch) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Loss, logits and the gradient of L_valid(w, alpha) in alpha (DARTS sec. 2.3, xi = 0)."""
-        loss, logits = self.loss(valid)
-        return loss, logits, self._gradient(loss)
+    @torch.no_grad()
+    def evaluation_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss and the logits of a batch; changes nothing."""
+        return self.loss(batch)
 
-    def second_order_gradient(self, train: Batch, valid: Batch) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def first_order_gradient(self, valid: Batch) -> tuple[Tensor, Tensor, Tensors]:
+        """Loss, logits and the gradient of L_valid(w, alpha) in alpha (DARTS sec. 2.3, xi = 0)."""
+        with constant(self.weights.values()):
+            loss, logits = self.loss(valid)
+            return loss, logits, self._gradient(loss)
+
+    def second_order_gradient(self, train: Batch, valid: Batch) -> tuple[Tensor, Tensor, Tensors]:
         """Loss, logits and the gradient of L_valid(w', alpha) in alpha (DARTS eq. (6)-(8)).
 
         w' = w - xi (m buf + dL_train/dw + d w) is one virtual step with the weights' own learning rate xi,
         momentum m and decay d. Its derivative adds -xi times d2L_train/(dalpha dw) times
         v = dL_valid/dw'(w', alpha), by finite differences or exactly.
+
+        The supernet itself is evaluated at w', and has w again, to the bit, when this returns or raises.
         """
-        exact = self.config.hessian_product == "exact"
         rate = self.weight_optimizer.param_groups[0]["lr"]
-        weights = list(self.weights.values())
-        train_loss, _ = self.loss(train)
-        train_gradient = torch.autograd.grad(train_loss, weights, create_graph=exact, materialize_grads=True)
-        virtual = self._virtual_step(train_gradient, rate)
-        loss, logits = self.loss(valid, weights=virtual)
-        gradient = self._gradient(loss, *virtual.values())
+        with self._moved(self._virtual_step(train, rate)):
+            loss, logits = self.loss(valid)
+            gradient = self._gradient(loss, *self.weights.values())
         direct, v = gradient[: len(self.architecture)], gradient[len(self.architecture) :]
-        if exact:
-            # Weights behind an input that no edge of the space reads have the constant gradient zero.
-            used = [(g, part) for g, part in zip(train_gradient, v, strict=True) if g.requires_grad]
-            outputs, directions = zip(*used, strict=True)
-            implicit = torch.autograd.grad(outputs, self.architecture, grad_outputs=directions, materialize_grads=True)
-        else:
-            implicit = self._finite_difference_product(train, v)
+        exact = self.config.hessian_product == "exact"
+        implicit = self._exact_product(train, v) if exact else self._finite_difference_product(train, v)
         return loss, logits, tuple(d - rate * i for d, i in zip(direct, implicit, strict=True))
 
-    def _gradient(self, loss: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    def _constant_mixing(self) -> Mapping[Kind, Tensor]:
+        """The mixing weights, through which no gradient reaches the architecture."""
+        with torch.no_grad():
+            return self.space.mixing()
+
+    def _gradient(self, loss: Tensor, *others: Tensor) -> Tensors:
         """The gradient in the architecture, and in other tensors behind it.
 
         A supernet of one or two cells has no normal cell; its parameters then have the gradient zero.
         """
         return torch.autograd.grad(loss, [*self.architecture, *others], materialize_grads=True)
 
-    @torch.no_grad()
-    def _virtual_step(self, gradient: tuple[Tensor, ...], rate: float) -> dict[str, Tensor]:
-        """The weights after one step; leaves of a new graph, since alpha's way here is the product's part."""
-        virtual = {}
-        for (name, weight), g in zip(self.weights.items(), gradient, strict=True):
-            step = g.detach() + self.config.weight_decay * weight
-            momentum = self.weight_optimizer.state[weight].get("momentum_buffer")
-            if momentum is not None:
-                step += self.config.momentum * momentum
-            virtual[name] = (weight - rate * step).requires_grad_()
-        return virtual
+    @contextmanager
+    def _moved(self, steps: Tensors) -> Iterator[None]:
+        """Within it every weight is moved by its step.
 
-    def _finite_difference_product(self, train: Batch, v: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        A graph recorded outside cannot be differentiated within, nor the other way round: autograd would notice that
+        the weights have changed.
+        """
+        weights: list[Tensor] = list(self.weights.values())
+        # Copies, because rounding would not bring the weights back from w + step.
+        before = [weight.detach().clone() for weight in weights]
+        with torch.no_grad():
+            torch._foreach_add_(weights, steps)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, before)
+
+    def _virtual_step(self, train: Batch, rate: float | Tensor) -> Tensors:
+        """w' - w of every weight; a constant, since alpha's way through it is the product's part."""
+        weights: list[Tensor] = list(self.weights.values())
+        loss, _ = self.loss(train, self._constant_mixing())
+        gradient = torch.autograd.grad(loss, weights, materialize_grads=True)
+        momenta = [self.weight_optimizer.state.get(weight, {}).get("momentum_buffer") for weight in weights]
+        with torch.no_grad():
+            steps = torch._foreach_add(gradient, weights, alpha=self.config.weight_decay)
+            # There is none before the first step, and never any where the gradient is always zero.
+            kept = [i for i, momentum in enumerate(momenta) if momentum is not None]
+            if kept:
+                torch._foreach_add_([steps[i] for i in kept], [momenta[i] for i in kept], alpha=self.config.momentum)
+            torch._foreach_mul_(steps, -rate)
+        return steps
+
+    def _exact_product(self, train: Batch, v: Tensors) -> Tensors:
+        """d2L_train/(dalpha dw) v by double backward.
+
+        L_train is computed again: the graph that the virtual step could have left would take its memory during the
+        pass at w', and could not be differentiated any more, since the weights have been elsewhere.
+        """
+        loss, _ = self.loss(train)
+        gradient = torch.autograd.grad(loss, list(self.weights.values()), create_graph=True, materialize_grads=True)
+        # Weights behind an input that no edge of the space reads have the constant gradient zero.
+        used = [(g, part) for g, part in zip(gradient, v, strict=True) if g.requires_grad]
+        outputs, directions = zip(*used, strict=True)
+        return torch.autograd.grad(outputs, self.architecture, grad_outputs=directions, materialize_grads=True)
+
+    def _finite_difference_product(self, train: Batch, v: Tensors) -> Tensors:
         """d2L_train/(dalpha dw) v by a central difference, eps = 0.01 / |v| (DARTS eq. (8), footnote 2).
 
         It approximates the derivative only as far as the loss is smooth: where ReLUs and max pooling switch
         within +-eps v it measures their jumps too, which can be larger than the derivative (LOG.md). It is
         DARTS's method; the exact product is the gradient.
         """
-        eps = 0.01 / torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in v]))
+        eps = 0.01 / torch.linalg.vector_norm(torch.stack(torch._foreach_norm(v)))
         sides = []
         for sign in (1, -1):
-            # Moved copies, not the weights moved there and back: rounding would not bring them back.
-            moved = {
-                name: weight.detach() + sign * eps * part
-                for (name, weight), part in zip(self.weights.items(), v, strict=True)
-            }
-            loss, _ = self.loss(train, weights=moved)
-            sides.append(self._gradient(loss))
+            with self._moved(torch._foreach_mul(v, sign * eps)), constant(self.weights.values()):
+                loss, _ = self.loss(train)
+                sides.append(self._gradient(loss))
         return tuple((plus - minus) / (2 * eps) for plus, minus in zip(*sides, strict=True))
 
 
 @contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Within it, BatchNorms in training mode use the batch's statistics and leave the running ones alone."""
-    tracking = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for m in tracking:
-        m.track_running_stats = False
+def constant(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Within it the parameters require no gradient, so that none is computed for them and nothing kept for it."""
+    learnt = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in learnt:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for m in tracking:
-            m.track_running_stats = True
+        for parameter in learnt:
+            parameter.requires_grad_(True)

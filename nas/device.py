@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
 
 Precision = Literal["fp32", "bf16"]
+#: What a user may ask for; `resolve_precision` makes a Precision of it.
+PrecisionChoice = Literal["auto", "fp32", "bf16"]
+
+#: What cuBLAS asks for to be deterministic, read when it starts (cuBLAS documentation, "Results Reproducibility").
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -28,6 +35,45 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_precision(choice: PrecisionChoice, device: torch.device, *, exactly: bool = False) -> Precision:
+    """The precision on a device; "auto" is bf16 on a GPU that computes in it, unless the figures must be exact.
+
+    That is a GPU of compute capability 8.0 (Ampere) or later. Elsewhere bf16 is emulated, and slower than fp32.
+    """
+    if choice != "auto":
+        return choice
+    native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bf16" if native and not exactly else "fp32"
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Forward passes in `precision`: in "bf16" under autocast, with weights and statistics in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def algorithms(device: torch.device, *, deterministic: bool) -> Iterator[None]:
+    """Within it a GPU takes the fastest algorithms, or such alone as give the same bits each time.
+
+    The fastest ones are timed for each shape of tensors (`cudnn.benchmark`), so that two runs may take different ones.
+    An operation that has no deterministic one raises torch's RuntimeError. On a CPU all are deterministic.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    cudnn_before = cudnn.benchmark, cudnn.deterministic
+    torch_before = torch.are_deterministic_algorithms_enabled()
+    only_warning = torch.is_deterministic_algorithms_warn_only_enabled()
+    workspace = os.environ.get(_WORKSPACE)
+    cudnn.benchmark, cudnn.deterministic = not deterministic, deterministic
+    if deterministic:
+        torch.use_deterministic_algorithms(True)
+        os.environ.setdefault(_WORKSPACE, ":4096:8")
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = cudnn_before
+        torch.use_deterministic_algorithms(torch_before, warn_only=only_warning)
+        if workspace is None:
+            os.environ.pop(_WORKSPACE, None)

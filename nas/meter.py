@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
+from nas.data import Batch
+
 
 class Meter:
-    """Sums of losses and of correct predictions, kept on the device until they are read.
+    """Sums of losses and of correct predictions, kept on the device until they are read: adding waits for nothing.
 
     Accuracies are in percent; top-5 counts an image as right if its label is among the five largest logits.
     """
 
     def __init__(self) -> None:
-        self.reset()
+        self.images = 0
+        self._sums = torch.zeros(3, dtype=torch.float64)
 
     def reset(self) -> None:
         """Forgets everything."""
         self.images = 0
-        self._sums = torch.zeros(3, dtype=torch.float64)
+        self._sums = torch.zeros_like(self._sums)  # where the last batch was
 
     @torch.no_grad()
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -46,3 +51,11 @@ class Meter:
 
     def load_state_dict(self, state: dict) -> None:
         self.images, self._sums = state["images"], state["sums"]
+
+
+def measure(step: Callable[[Batch], tuple[Tensor, ...]], batches: Iterable[Batch], meter: Meter) -> None:
+    """Fills `meter` with the figures of the batches; `step` gives the loss and the logits (N, classes) of each."""
+    meter.reset()
+    for batch in batches:
+        loss, logits = step(batch)
+        meter.update(loss, logits, batch[1])

@@ -10,9 +10,11 @@ import csv
 import hashlib
 import io
 import json
+import math
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -20,24 +22,31 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from genotypes.files import write_atomically
 from nas import checkpoint, environment
+from nas.device import algorithms
 from nas.errors import NonFiniteLossError, Stopped, UsageError
 from nas.meter import Meter
 
 T = TypeVar("T")
 
 #: What a resumed run may have otherwise: where it computes and reads, not what.
-_MAY_CHANGE = ("run.run_dir", "run.resume", "run.device", "data.data", "data.download", "data.workers")
+_MAY_CHANGE = (
+    *("run.run_dir", "run.resume", "run.device", "run.cuda_graph"),
+    *("data.data", "data.download", "data.workers"),
+)
+
+#: Steps of an epoch between two looks at its losses on a GPU, which has to catch up with the CPU each time.
+CHECK_EVERY = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where a run is kept and computed; nothing here changes its results on one kind of device."""
+    """Where a run is kept and how it is computed; nothing here changes its results but for rounding."""
 
     run_dir: str | None = None
     """Directory of the run (default: runs/ and a name made of the configuration)."""
@@ -45,6 +54,11 @@ class RunConfig:
     """Go on with the run in that directory; the configuration must be the same."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ... or auto: the GPU where there is one."""
+    deterministic: bool = False
+    """On a GPU take only algorithms that give the same bits each time, which is slower; on a CPU all do."""
+    cuda_graph: bool = True
+    """On a GPU launch each step as one CUDA graph. It changes no result; --no-cuda-graph, kernel by kernel, is slower,
+    and for operations that cannot be captured, and for debuggers and profilers."""
 
 
 class Stateful(Protocol):
@@ -65,7 +79,9 @@ class Run:
         device: where the run computes.
         tracked: what is saved and restored with the position, by name.
 
-    Use it as a context manager: within it SIGINT and SIGTERM save the run and raise Stopped at the next step.
+    Use it as a context manager: within it SIGINT and SIGTERM save the run and raise Stopped at the next step, and a
+    GPU takes the algorithms that `config` asks for. A loss in a tracked meter, or a parameter of a tracked module, that
+    is not finite raises NonFiniteLossError: sooner or later, but before anything of it is saved.
     Raises UsageError for a directory that is not empty (without `resume`), that holds no run or another
     configuration (with it), or that cannot be written.
     """
@@ -84,6 +100,9 @@ class Run:
         self.path = Path(config.run_dir or f"runs/{default_name}-{digits}")
         self.epoch = self.step = 0
         self._tracked, self._device = dict(tracked), device
+        self._meters = [value for value in tracked.values() if isinstance(value, Meter)]
+        self._check_every = 1 if device.type == "cpu" else CHECK_EVERY
+        self._deterministic = config.deterministic
         self._seconds = 0.0
         self._signal: int | None = None
         if config.resume:
@@ -201,8 +220,9 @@ class Run:
         self._total = total
         while self.epoch < total:
             yield self.epoch
+            self._check_parameters()
             self.epoch, self.step = self.epoch + 1, 0
-            self.save()
+            self._write()
             self._stop_if_asked()
 
     def steps(self, batches: Iterable[T], total: int) -> Iterator[T]:
@@ -219,6 +239,8 @@ class Run:
                 yield batch
                 self.step += 1
                 bar.update()
+                if self.step % self._check_every == 0:
+                    self.check_finite()
                 if self._signal is not None:
                     self.save()
                     self._stop_if_asked()
@@ -231,16 +253,28 @@ class Run:
                 self.save()
                 self._stop_if_asked()
 
-    def check_finite(self, loss: Tensor) -> None:
-        """Raises NonFiniteLossError, and leaves the last checkpoint, where the loss is inf or nan.
+    def check_finite(self) -> None:
+        """Raises NonFiniteLossError where a tracked meter was given a loss that is inf or nan, and writes nothing.
 
-        A step's loss tells of the steps before it; that of the evaluation, of the epoch's last step too.
+        It waits for the GPU. A step's loss tells of the steps before it; that of the evaluation, of the last step too.
         """
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the loss is {loss.item()} at step {self.step + 1} of epoch {self.epoch + 1}; the last good "
-                f"checkpoint is in {self.path}; try a smaller learning rate or --precision fp32"
-            )
+        for meter in self._meters:
+            if not math.isfinite(meter.loss):
+                self._give_up(f"the loss is {meter.loss}")
+
+    def _check_parameters(self) -> None:
+        """Raises NonFiniteLossError where the last step has spoiled a parameter that no loss has told of yet."""
+        modules = (value for value in self._tracked.values() if isinstance(value, nn.Module))
+        finite = [parameter.isfinite().all() for module in modules for parameter in module.parameters()]
+        if finite and not torch.stack(finite).all():
+            self._give_up("a weight is inf or nan")
+
+    def _give_up(self, why: str) -> None:
+        about = "" if self._check_every == 1 else "or before "
+        raise NonFiniteLossError(
+            f"{why} at {about}step {self.step} of epoch {self.epoch + 1}; the last good checkpoint is in {self.path}; "
+            "try a smaller learning rate or --precision fp32"
+        )
 
     def eta(self) -> str:
         """How long the epochs that are left will take at the pace so far, after the current one."""
@@ -248,7 +282,12 @@ class Run:
         return time.strftime("%H:%M:%S", time.gmtime(left)) if left < 86400 else f"{left / 86400:.1f} days"
 
     def save(self) -> None:
-        """Writes the checkpoint."""
+        """Writes the checkpoint. Raises NonFiniteLossError for one that could not be gone on with."""
+        self.check_finite()
+        self._check_parameters()
+        self._write()
+
+    def _write(self) -> None:
         state = {
             "epoch": self.epoch,
             "step": self.step,
@@ -262,6 +301,8 @@ class Run:
     # --- signals and files ----------------------------------------------------------------------------------
 
     def __enter__(self) -> Run:
+        self._context = ExitStack()
+        self._context.enter_context(algorithms(self._device, deterministic=self._deterministic))
         self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self.tensorboard = SummaryWriter(
             str(self.path / "tb"), purge_step=self.epoch + 1 if self.epoch or self.step else None
@@ -274,6 +315,7 @@ class Run:
         for s, handler in self._handlers.items():
             signal.signal(s, handler)
         self.tensorboard.close()
+        self._context.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import genotypes
 import spaces
 from genotypes.draw import draw
 from nas import data, report
 from nas.bilevel import Bilevel, BilevelConfig
-from nas.data import DataConfig, ImageData, Loader
-from nas.device import Precision, resolve_device
+from nas.data import Batch, DataConfig, ImageData, Loader
+from nas.device import Precision, PrecisionChoice, resolve_device, resolve_precision
 from nas.errors import check_ranges, users_mistakes
+from nas.graphs import Step, captured
 from nas.macro import StemName
-from nas.meter import Meter
+from nas.meter import Meter, measure
+from nas.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.run import Run, RunConfig
 from nas.supernet import Supernet
 from spaces import KINDS, SearchSpace, SpaceConfig
@@ -36,6 +38,9 @@ class SupernetConfig:
     """Channels of the first cells (DARTS sec. A.1)."""
     stem: StemName = "auto"
     """First layers: cifar (stride 1), imagenet (stride 8), or auto by the image's size."""
+    checkpoint_cells: bool = False
+    """Keep only the inputs of the cells and compute each cell again for its gradient: a quarter of the memory, for
+    about a third more time."""
 
     def __post_init__(self) -> None:
         if self.layers < 1 or self.init_channels < 2:
@@ -54,8 +59,9 @@ class SearchConfig:
     """Passes over the weights' half of the training images (DARTS sec. A.1)."""
     train_portion: float = 0.5
     """Share of the training images for the weights; the others are the architecture's (DARTS sec. 3.1)."""
-    precision: Precision = "fp32"
-    """Forward passes in fp32, or in bf16 with weights and statistics in fp32."""
+    precision: PrecisionChoice = "auto"
+    """Forward passes in fp32, or in bf16 with weights and statistics in fp32; auto: bf16 on GPUs that compute in it
+    (NVIDIA from A100 on), but fp32 for --unrolled by finite differences."""
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     space: SpaceConfig = field(default_factory=SpaceConfig)
@@ -96,6 +102,14 @@ class Loaders(NamedTuple):
     held_out: Loader
 
 
+class Steps(NamedTuple):
+    """What is done with batches, by the bilevel problem itself or as CUDA graphs."""
+
+    architecture: Step
+    weights: Step
+    evaluation: Step
+
+
 class Meters(NamedTuple):
     """Figures of an epoch: of the two kinds of steps, and of the held-out images after them."""
 
@@ -111,12 +125,17 @@ def search(config: SearchConfig) -> dict[str, Any]:
     """
     with users_mistakes():
         device = resolve_device(config.run.device)
+        by_differences = config.bilevel.unrolled and config.bilevel.hessian_product == "finite-difference"
+        precision = resolve_precision(config.precision, device, exactly=by_differences)
+        config = replace(config, precision=precision)  # for config.json, which a resumed run must have too
         images = data.load(config.data)
-        bilevel = _bilevel(config, images, device)
+        bilevel = _bilevel(config, images, device, precision)
         loaders = _loaders(config, images, device)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         bilevel.weight_optimizer, config.epochs, eta_min=config.bilevel.learning_rate_min
     )
+    plain = (bilevel.architecture_step, bilevel.weight_step, bilevel.evaluation_step)
+    steps = Steps(*captured(*plain, device=device, enabled=config.run.cuda_graph))
     meters = Meters(Meter(), Meter(), Meter())
     run = Run(
         config.run,
@@ -126,9 +145,9 @@ def search(config: SearchConfig) -> dict[str, Any]:
         tracked={
             "supernet": bilevel.supernet,
             "space": bilevel.space,
-            "weight_optimizer": bilevel.weight_optimizer,
-            "architecture_optimizer": bilevel.architecture_optimizer,
-            "schedule": schedule,
+            "weight_optimizer": OptimizerState(bilevel.weight_optimizer),
+            "architecture_optimizer": OptimizerState(bilevel.architecture_optimizer),
+            "schedule": ScheduleState(schedule),
             **{f"{name}_meter": meter for name, meter in meters._asdict().items()},
         },
     )
@@ -136,12 +155,14 @@ def search(config: SearchConfig) -> dict[str, Any]:
         run.log(
             f"searching {config.space.space} on {config.data.dataset}: {config.supernet.layers} cells of "
             f"{config.supernet.init_channels} channels, {config.epochs} epochs of {len(loaders.weights)} steps on "
-            f"{device}, in {run.path}"
+            f"{device} in {precision}, in {run.path}"
         )
         for epoch in run.epochs(config.epochs):
-            _search_epoch(run, bilevel, loaders, meters, epoch)
-            evaluate(bilevel, run.interruptible(loaders.held_out.epoch(epoch)), meters.held_out)
-            run.check_finite(torch.tensor(meters.held_out.loss))
+            bilevel.supernet.train()
+            _search_epoch(run, steps, loaders, meters, epoch)
+            bilevel.supernet.eval()
+            measure(steps.evaluation, run.interruptible(loaders.held_out.epoch(epoch)), meters.held_out)
+            run.check_finite()
             _report_epoch(run, bilevel, meters)
             schedule.step()
             meters.weights.reset()
@@ -149,7 +170,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
         return _finish(run, config, bilevel.space, meters.held_out)
 
 
-def _bilevel(config: SearchConfig, images: ImageData, device: torch.device) -> Bilevel:
+def _bilevel(config: SearchConfig, images: ImageData, device: torch.device, precision: Precision) -> Bilevel:
     torch.manual_seed(config.seed)
     space = spaces.build(config.space, seed=config.seed).to(device)
     supernet = Supernet(
@@ -161,8 +182,9 @@ def _bilevel(config: SearchConfig, images: ImageData, device: torch.device) -> B
         channels=config.supernet.init_channels,
         layers=config.supernet.layers,
         stem=config.supernet.stem,
+        checkpoint_cells=config.supernet.checkpoint_cells,
     ).to(device)
-    return Bilevel(supernet, space, config.bilevel, nn.CrossEntropyLoss(), config.precision)
+    return Bilevel(supernet, space, config.bilevel, nn.CrossEntropyLoss(), precision)
 
 
 def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> Loaders:
@@ -175,38 +197,25 @@ def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> L
     )
 
 
-def _search_epoch(run: Run, bilevel: Bilevel, loaders: Loaders, meters: Meters, epoch: int) -> None:
+def _search_epoch(run: Run, steps: Steps, loaders: Loaders, meters: Meters, epoch: int) -> None:
     """Alternates both steps over what is left of an epoch (DARTS, algorithm 1)."""
-    bilevel.supernet.train()
-    steps = len(loaders.weights)
+    number = len(loaders.weights)
     train_batches = loaders.weights.epoch(epoch, run.step)
-    valid_batches = endless(loaders.architecture, epoch * steps + run.step)
-    for train, valid in run.steps(zip(train_batches, valid_batches, strict=False), steps):
-        valid_loss, valid_logits = bilevel.architecture_step(train, valid)
-        run.check_finite(valid_loss)
-        loss, logits = bilevel.weight_step(train)
-        run.check_finite(loss)
+    valid_batches = endless(loaders.architecture, epoch * number + run.step)
+    for train, valid in run.steps(zip(train_batches, valid_batches, strict=False), number):
+        # A captured step's outputs hold until the next step.
+        loss, logits = steps.architecture(train, valid)
+        meters.architecture.update(loss, logits, valid[1])
+        loss, logits = steps.weights(train)
         meters.weights.update(loss, logits, train[1])
-        meters.architecture.update(valid_loss, valid_logits, valid[1])
 
 
-def endless(loader: Loader, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(loader: Loader, start: int) -> Iterator[Batch]:
     """Epoch after epoch of a loader, from its step number `start` on: one stream, wherever it is resumed."""
     epoch, step = divmod(start, len(loader))
     yield from loader.epoch(epoch, step)
     for later in itertools.count(epoch + 1):
         yield from loader.epoch(later)
-
-
-@torch.no_grad()
-def evaluate(bilevel: Bilevel, batches: Iterator[tuple[Tensor, Tensor]], meter: Meter) -> None:
-    """Fills `meter` with the supernet's figures, its BatchNorms using their running statistics."""
-    bilevel.supernet.eval()
-    mixing = bilevel.space.mixing()
-    meter.reset()
-    for batch in batches:
-        loss, logits = bilevel.loss(batch, mixing=mixing)
-        meter.update(loss, logits, batch[1])
 
 
 def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters) -> None:
@@ -222,7 +231,7 @@ def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters) -> None:
             "arch_accuracy": meters.architecture.accuracy,
             "valid_loss": meters.held_out.loss,
             "valid_accuracy": meters.held_out.accuracy,
-            "learning_rate": bilevel.weight_optimizer.param_groups[0]["lr"],
+            "learning_rate": learning_rate(bilevel.weight_optimizer),
         }
     )
     report.add_architecture(run.tensorboard, space, number)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from nas.recompute import recomputed
-from spaces.depthwise import as_autocast, depthwise
+from spaces.depthwise import DepthwiseConv2d, as_autocast, depthwise
 from spaces.ops import DilConv, FactorizedReduce, NegativeFactorizedReduce, SepConv, even_and_odd_pixels
 
 #: Those of PyTorch's BatchNorm, which the separate operations have.
@@ -104,16 +104,16 @@ class StackedSeparable(StackedOperations):
 
     def __init__(self, separate: Sequence[Sequence[SepConv | DilConv]]) -> None:
         super().__init__()
-        filters = [[edges[0].op[4 * i + 1] for edges in separate] for i in range(len(separate[0][0].op) // 4)]
-        first = filters[0][0]
-        self.stride, self.dilation = first.stride[0], first.dilation[0]
-        self.operations, self.edges, C = len(separate), len(separate[0]), first.out_channels
+        first = [_depthwise_of(edges[0]) for edges in separate]
+        self.stride, self.dilation = first[0].stride[0], first[0].dilation[0]
+        self.operations, self.edges, C = len(separate), len(separate[0]), first[0].out_channels
         width = self.operations * self.edges * C
+        rounds = range(len(separate[0][0].op) // 4)
         self.depthwise = nn.ModuleList(
-            nn.ParameterList(torch.empty(self.edges * C, 1, *conv.kernel_size) for conv in convs) for convs in filters
+            nn.ParameterList(torch.empty(self.edges * C, 1, *conv.kernel_size) for conv in first) for _ in rounds
         )
-        self.pointwise = nn.ParameterList(torch.empty(width, C, 1, 1) for _ in filters)
-        self.norms = nn.ModuleList(StackedNorm(width) for _ in filters)
+        self.pointwise = nn.ParameterList(torch.empty(width, C, 1, 1) for _ in rounds)
+        self.norms = nn.ModuleList(StackedNorm(width) for _ in rounds)
         self.take(separate)
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
@@ -137,7 +137,9 @@ class StackedSeparable(StackedOperations):
 
     def _filters(self, index: int, passes: int) -> list[Tensor]:
         """The depthwise filters of each pass; in one pass, those of all operations, brought to the largest size."""
-        filters = list(self.depthwise[index])
+        of_operations = self.depthwise[index]
+        assert isinstance(of_operations, nn.ParameterList)
+        filters = list(of_operations)
         if passes == len(filters):
             return filters
         largest = max(f.shape[2] for f in filters)
@@ -219,6 +221,13 @@ class SeparateOperations(StackedOperations):
         return [edges for edges in self.separate if isinstance(edges, nn.ModuleList)]
 
 
+def _depthwise_of(module: SepConv | DilConv) -> DepthwiseConv2d:
+    """The first convolution: all of an operation have its filter size, only the first has the stride."""
+    convolution = module.op[1]
+    assert isinstance(convolution, DepthwiseConv2d)
+    return convolution
+
+
 def concatenated(tensors: Sequence[Tensor]) -> Tensor:
     """Tensors one after another along their first dimension; one alone may have none."""
     return torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
@@ -255,8 +264,8 @@ def _kind(module: nn.Module) -> Hashable:
     """Equal for what can be computed together; the first item is the class that does it."""
     affine = any(isinstance(m, nn.BatchNorm2d) and m.affine for m in module.modules())
     # An operation may insist on affine BatchNorms, and a subclass may compute something else.
-    if type(module) in (SepConv, DilConv) and not affine:
-        convolution = module.op[1]  # type: ignore[index,union-attr]
+    if isinstance(module, SepConv | DilConv) and type(module) in (SepConv, DilConv) and not affine:
+        convolution = _depthwise_of(module)
         return StackedSeparable, type(module), convolution.stride, convolution.dilation
     if type(module) in (FactorizedReduce, NegativeFactorizedReduce) and not affine:
         return (StackedReductions,)

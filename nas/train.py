@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas import architecture, data, manual, weights
 from nas.architecture import Architecture
 from nas.cost import count_macs, count_parameters
-from nas.data import DataConfig, ImageData, Loader
-from nas.device import Precision, autocast, resolve_device
+from nas.data import Batch, DataConfig, ImageData
+from nas.device import Precision, PrecisionChoice, algorithms, autocast, resolve_device, resolve_precision
 from nas.errors import UsageError, check_ranges, users_mistakes
 from nas.export import to_onnx
+from nas.graphs import captured
 from nas.manual import ManualConfig
-from nas.meter import Meter
+from nas.meter import Meter, measure
 from nas.network import Network, NetworkConfig
+from nas.optimizers import OptimizerState, ScheduleState, learning_rate, sgd
 from nas.report import table
 from nas.run import Run, RunConfig, read_config
 
@@ -71,8 +75,12 @@ class TrainConfig:
     """Label smoothing (DARTS sec. 3.4: 0.1 on ImageNet)."""
     auxiliary_weight: float = 0.4
     """Weight of the auxiliary head's loss (DARTS sec. 3.2)."""
-    precision: Precision = "fp32"
-    """Forward passes in fp32, or in bf16 with weights and statistics in fp32."""
+    ema_decay: float | None = None
+    """Measure and save, not the weights but their exponential moving average over the steps, with this decay, such as
+    0.9999 (Szegedy et al., CVPR 2016, sec. 8, after Polyak and Juditsky 1992); None: the weights."""
+    precision: PrecisionChoice = "auto"
+    """Forward passes in fp32, or in bf16 with weights and statistics in fp32; auto: bf16 on GPUs that compute in it
+    (NVIDIA from A100 on)."""
     report_best: bool = False
     """Also report the best epoch's test accuracy, which the test images chose and which is optimistic."""
     run: RunConfig = field(default_factory=RunConfig)
@@ -89,6 +97,10 @@ class TrainConfig:
             raise ValueError("--nesterov needs a --momentum larger than 0")
         if self.grad_clip is not None and not 0 < self.grad_clip < math.inf:
             raise ValueError(f"--grad-clip is {self.grad_clip:g}; it must be more than 0, or None for no clipping")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(
+                f"--ema-decay is {self.ema_decay:g}; it must lie between 0 and 1, or be None for no average"
+            )
         anything = (0, math.inf)
         check_ranges(
             self,
@@ -172,6 +184,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     with users_mistakes():
         arch, searched = architecture.resolve(config.arch, config.network, config.manual)
         device = resolve_device(config.run.device)
+        precision = resolve_precision(config.precision, device)
+        config = replace(config, precision=precision)  # for config.json, which a resumed run must have too
         images = data.load(config.data)
         torch.manual_seed(config.seed)
         network = arch.build(
@@ -179,14 +193,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
         ).to(device)
         train_loader = images.train_loader(seed=config.seed, device=device)
         test_loader = images.test_loader(device=device)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
-    schedule = _schedule(config, optimizer)
+    training = Training(config, network, precision)
+    plain = (training.training_step, training.evaluation_step)
+    training_step, evaluation_step = captured(*plain, device=device, enabled=config.run.cuda_graph)
+    schedule = _schedule(config, training.optimizer)
     train_meter, test_meter, best = Meter(), Meter(), Best()
     name = Path(config.arch).stem
     run = Run(
@@ -197,8 +207,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         tracked={
             "architecture": SameArchitecture(arch),  # first: the network of another would not load
             "network": network,
-            "optimizer": optimizer,
-            "schedule": schedule,
+            "optimizer": OptimizerState(training.optimizer),
+            "schedule": ScheduleState(schedule),
+            **({} if training.average is None else {"average": training.average}),
             "train_meter": train_meter,
             "test_meter": test_meter,
             "best": best,
@@ -208,42 +219,75 @@ def train(config: TrainConfig) -> dict[str, Any]:
         run.log(
             f"training {config.arch} on {config.data.dataset}: {arch.summary}, "
             f"{count_parameters(network):,} parameters, {config.epochs} epochs of {len(train_loader)} steps on "
-            f"{device}, in {run.path}"
+            f"{device} in {precision}, in {run.path}"
         )
         for epoch in run.epochs(config.epochs):
             if isinstance(network, Network):
                 network.schedule_drop_path(epoch / config.epochs)
-            _train_epoch(run, config, network, optimizer, train_loader, train_meter)
-            measure(network, run.interruptible(test_loader.epoch(epoch)), test_meter, config.precision)
-            run.check_finite(torch.tensor(test_meter.loss))
+            network.train()
+            for batch in run.steps(train_loader.epoch(epoch, run.step), len(train_loader)):
+                loss, logits = training_step(batch)
+                train_meter.update(loss, logits, batch[1])
+            training.measured.eval()
+            measure(evaluation_step, run.interruptible(test_loader.epoch(epoch)), test_meter)
+            run.check_finite()
             best.accuracy = max(best.accuracy, test_meter.accuracy)
-            _report_epoch(run, train_meter, test_meter, optimizer.param_groups[0]["lr"])
+            _report_epoch(run, train_meter, test_meter, learning_rate(training.optimizer))
             schedule.step()
             train_meter.reset()
-        return _finish(run, config, network, images, arch, searched, test_meter, best)
+        return _finish(run, config, training.measured, images, arch, searched, test_meter, best)
 
 
-def _train_epoch(
-    run: Run,
-    config: TrainConfig,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loader: Loader,
-    meter: Meter,
-) -> None:
-    """Trains on what is left of an epoch."""
-    network.train()
-    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    for x, y in run.steps(loader.epoch(run.epoch, run.step), len(loader)):
-        with autocast(x.device, config.precision):
-            loss, logits = _training_loss(network, criterion, config.auxiliary_weight, x, y)
-        run.check_finite(loss)
-        optimizer.zero_grad()
+class Training:
+    """A network, its optimizer, and the average of its weights where one is kept.
+
+    Attributes:
+        measured: what is tested and saved, the average or the network itself.
+    """
+
+    def __init__(self, config: TrainConfig, network: nn.Module, precision: Precision) -> None:
+        self.network, self.precision = network, precision
+        self.optimizer = sgd(
+            network.parameters(),
+            learning_rate=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+        )
+        self.average: AveragedModel | None = None
+        if config.ema_decay is not None:
+            # The statistics of BatchNorm too. It counts its updates on the CPU, which waits for nothing, and does
+            # not count those of a captured step, which does not matter after the first.
+            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+        self.measured = network if self.average is None else self.average.module
+        self._criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        self._auxiliary_weight = config.auxiliary_weight
+        self._grad_clip = config.grad_clip
+
+    def training_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One SGD step on a batch; gives its loss and its logits (N, classes)."""
+        self.optimizer.zero_grad()
+        with autocast(batch[0].device, self.precision):
+            loss, logits = self._loss(*batch)
         loss.backward()
-        if config.grad_clip is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
-        optimizer.step()
-        meter.update(loss, logits, y)
+        if self._grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self._grad_clip)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return loss.detach(), logits.detach()
+
+    def evaluation_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The cross entropy and the logits of a batch, by the network that is measured."""
+        return evaluation_step(self.measured, batch, self.precision)
+
+    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, with the weighted one of the auxiliary head where the network has it, and the logits."""
+        output = self.network(x)
+        if isinstance(output, Tensor):
+            return self._criterion(output, y), output
+        logits, auxiliary = output
+        return self._criterion(logits, y) + self._auxiliary_weight * self._criterion(auxiliary, y), logits
 
 
 class SameArchitecture:
@@ -282,26 +326,13 @@ def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> torch.op
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs, eta_min=config.learning_rate_min)
 
 
-def _training_loss(
-    network: nn.Module, criterion: nn.Module, auxiliary_weight: float, x: Tensor, y: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The loss, with the weighted one of the auxiliary head where the network has it, and the logits."""
-    output = network(x)
-    if isinstance(output, Tensor):
-        return criterion(output, y), output
-    logits, auxiliary = output
-    return criterion(logits, y) + auxiliary_weight * criterion(auxiliary, y), logits
-
-
 @torch.no_grad()
-def measure(network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], meter: Meter, precision: Precision) -> None:
-    """Fills `meter` with the network's cross entropy and accuracies on the batches."""
-    network.eval()
-    meter.reset()
-    for x, y in batches:
-        with autocast(x.device, precision):
-            logits = network(x)
-            meter.update(nn.functional.cross_entropy(logits, y), logits, y)
+def evaluation_step(network: nn.Module, batch: Batch, precision: Precision) -> tuple[Tensor, Tensor]:
+    """The cross entropy of a batch and its logits (N, classes)."""
+    x, y = batch
+    with autocast(x.device, precision):
+        logits = network(x)
+        return nn.functional.cross_entropy(logits, y), logits
 
 
 def _report_epoch(run: Run, train_meter: Meter, test_meter: Meter, learning_rate: float) -> None:
@@ -398,6 +429,7 @@ def evaluate(config: TrainConfig) -> dict[str, Any]:
     path = Path(config.evaluate) / weights.NAME
     with users_mistakes():
         device = resolve_device(config.run.device)
+        precision = resolve_precision(config.precision, device)
         trained = weights.load(path)
         images = data.load(config.data)
         if tuple(images.classes) != trained.classes or images.channels != trained.in_channels:
@@ -410,8 +442,12 @@ def evaluate(config: TrainConfig) -> dict[str, Any]:
             to_onnx(trained, config.onnx)
     trained.normalize(images)
     started = time.monotonic()
-    meter = Meter()
-    measure(trained.network.to(device), images.test_loader(device=device).epoch(0), meter, config.precision)
+    meter, network = Meter(), trained.network.to(device)
+    with algorithms(device, deterministic=config.run.deterministic):
+        # Not captured: one pass is over before that would pay.
+        measure(
+            partial(evaluation_step, network, precision=precision), images.test_loader(device=device).epoch(0), meter
+        )
     return {
         "run_dir": config.evaluate,
         "arch": config.arch,

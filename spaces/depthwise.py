@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution of a square filter with odd side, padded so that stride 1 keeps the size."""
 

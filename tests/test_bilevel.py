@@ -11,10 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 import spaces
-from nas.bilevel import Batch, Bilevel, BilevelConfig, HessianProduct, frozen_statistics
+from nas.bilevel import Bilevel, BilevelConfig, HessianProduct
+from nas.data import Batch
 from nas.report import add_architecture
+from nas.statistics import frozen_statistics
 from nas.supernet import Supernet
 from spaces import SpaceConfig
 
@@ -28,27 +31,23 @@ def supernet_of(space: spaces.SearchSpace, layers: int) -> Supernet:
 
 
 def problem(space_name: str = "hb", *, smooth: bool = False, **fields: object) -> Bilevel:
-    """A supernet of three cells in float64, its momentum buffers filled by one step."""
+    """A supernet of three cells in float64, its momentum buffers filled by one step; `smooth` without max pooling."""
     operations = spaces.get(space_name).operations_default
     if smooth:
         operations = tuple(name for name in operations if name != "max_pool_3x3")
     space = spaces.build(SpaceConfig(space=space_name, nodes=2, init="random", operations=operations))
     supernet = supernet_of(space, layers=3)
-    if smooth:
-        _without_kinks(supernet)
     config = BilevelConfig(learning_rate=0.3, **fields)  # type: ignore[arg-type]
     bilevel = Bilevel(supernet.double(), space.double(), config, nn.CrossEntropyLoss())
     bilevel.weight_step(batch(9))
     return bilevel
 
 
-def _without_kinks(module: nn.Module) -> None:
-    """ReLU becomes softplus: a difference quotient across kinks does not converge to the derivative."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.ReLU):
-            setattr(module, name, nn.Softplus())
-        else:
-            _without_kinks(child)
+@pytest.fixture
+def softplus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ReLU becomes softplus: a difference quotient across kinks does not converge to the derivative."""
+    for owner, name in ((nn.ReLU, "forward"), (Tensor, "relu"), (Tensor, "relu_")):
+        monkeypatch.setattr(owner, name, lambda *self_and_x: nn.functional.softplus(self_and_x[-1]))
 
 
 def batch(seed: int) -> Batch:
@@ -92,6 +91,7 @@ def test_exact_hypergradient(name: str) -> None:
     assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1))[2]), expected) <= 1e-6
 
 
+@pytest.mark.usefixtures("softplus")
 @pytest.mark.parametrize("name", ALL)
 def test_finite_difference_hypergradient(name: str) -> None:
     bilevel = problem(name, smooth=True, unrolled=True)
@@ -153,6 +153,7 @@ class RecordingBoard:
         self.tags.add(tag)
 
 
+@pytest.mark.usefixtures("softplus")
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_a_space_that_leaves_an_input_unread(product: HessianProduct, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(importlib.import_module("spaces.registry")._SPACES, "chain", Chain)
@@ -221,6 +222,74 @@ def test_the_two_sets_of_parameters_are_disjoint_and_complete(name: str) -> None
     assert architecture == {id(p) for p in bilevel.space.parameters()}
 
 
+@pytest.mark.parametrize(
+    ("fields", "weights_learn", "architecture_learns"),
+    [
+        ({}, [False], [True]),
+        ({"unrolled": True}, [True, True, False, False], [False, True, True, True]),
+        ({"unrolled": True, "hessian_product": "exact"}, [True, True, True], [False, True, True]),
+    ],
+    ids=["first", "finite-difference", "exact"],
+)
+def test_no_gradient_is_computed_that_is_not_needed(
+    fields: dict[str, object], weights_learn: list[bool], architecture_learns: list[bool]
+) -> None:
+    bilevel = problem(**fields)
+    seen = []
+
+    def look(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        weights = {w.requires_grad for w in bilevel.weights.values()}
+        mixing = {m.requires_grad for m in inputs[1].values()}
+        seen.append((weights, mixing))
+
+    bilevel.supernet.register_forward_hook(look)
+    bilevel.architecture_step(batch(0), batch(1))
+    assert seen == [({w}, {a}) for w, a in zip(weights_learn, architecture_learns, strict=True)]
+    assert all(w.requires_grad for w in bilevel.weights.values())
+
+
+class Breaking(nn.CrossEntropyLoss):
+    """Fails at the given call."""
+
+    def __init__(self, call: int) -> None:
+        super().__init__()
+        self.left = call
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyError
+        return super().forward(logits, labels)
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("call", [2, 3])
+def test_an_error_at_moved_weights_leaves_the_weights(product: HessianProduct, call: int) -> None:
+    bilevel = problem(unrolled=True, hessian_product=product)
+    before = copy.deepcopy(bilevel.supernet.state_dict())
+    bilevel.criterion = Breaking(call)
+    with pytest.raises(KeyError):
+        bilevel.architecture_step(batch(0), batch(1))
+    for name, value in bilevel.supernet.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(w.requires_grad for w in bilevel.weights.values())
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_a_supernet_may_compute_again_what_it_did_not_keep(product: HessianProduct) -> None:
+    """In the backward pass, in which it must find the weights of the forward pass."""
+    bilevel = problem(unrolled=True, hessian_product=product)
+
+    def gradient() -> Tensor:
+        with frozen_statistics(bilevel.supernet):
+            return flat(bilevel.second_order_gradient(batch(0), batch(1))[2])
+
+    expected = gradient()
+    forward = bilevel.supernet.forward
+    bilevel.supernet.forward = lambda *inputs: checkpoint(forward, *inputs, use_reentrant=False)  # type: ignore
+    torch.testing.assert_close(gradient(), expected, rtol=1e-12, atol=0)
+
+
 def test_the_weights_gradient_is_clipped() -> None:
     bilevel = problem(grad_clip=1e-3)
     bilevel.weight_step(batch(0))
@@ -276,6 +345,15 @@ def test_the_architecture_step_takes_each_batch_for_its_level(unrolled: bool) ->
     loss, logits = bilevel.architecture_step(batch(0), batch(1))
     assert torch.equal(flat(p.grad for p in bilevel.architecture), expected)
     torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, batch(1)[1]))
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_the_learning_rate_may_be_a_tensor(product: HessianProduct) -> None:
+    """As it is on a GPU."""
+    bilevel = problem(unrolled=True, hessian_product=product)
+    expected = flat(bilevel.second_order_gradient(batch(0), batch(1))[2])
+    bilevel.weight_optimizer.param_groups[0]["lr"] = torch.tensor(0.3, dtype=torch.float64)
+    assert torch.equal(flat(bilevel.second_order_gradient(batch(0), batch(1))[2]), expected)
 
 
 def test_the_virtual_step_has_the_weights_current_learning_rate() -> None:

@@ -100,6 +100,7 @@ def test_a_search_refuses(
         (["--init-channels", "1"], "--init-channels of at least 2"),
         (["--label-smoothing", "2"], "--label-smoothing is 2; it must be from 0 to 1"),
         (["--momentum", "-1"], "--momentum is -1"),
+        (["--ema-decay", "1"], "--ema-decay is 1; it must lie between 0 and 1, or be None"),
         (["--grad-clip", "none"], "--grad-clip: 'none' is none of {None}|FLOAT; --help tells all flags"),
     ],
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 from tiny import DATA, assert_same
-from torch import nn
+from torch import Tensor, nn
 
 import spaces
 import train_eval
@@ -25,11 +27,13 @@ SHAPE = {"in_channels": 3, "image_size": (8, 8), "num_classes": 3}
 EPOCHS = 3
 
 
-def test_the_training_loop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ema_decay", [None, 0.6])
+def test_the_training_loop(ema_decay: float | None, tmp_path: Path) -> None:
     flags = ["--seed", "5", "--epochs", str(EPOCHS), "--learning-rate", "0.07", "--learning-rate-min", "0.01"]
     flags += ["--momentum", "0.8", "--weight-decay", "0.02", "--grad-clip", "0.5", "--label-smoothing", "0.2"]
     flags += ["--auxiliary", "--auxiliary-weight", "0.7", "--drop-path-prob", "0.4", "--precision", "bf16"]
     flags += ["--layers", "3", "--init-channels", "4", "--arch", "DARTS_V1", "--run-dir", str(tmp_path / "run")]
+    flags += ["--ema-decay", str(ema_decay)]
     result = train_eval.command([*DATA, *flags])
 
     images = data.load(dataclasses.replace(IMAGES, cutout=True))  # as --preset paper has it
@@ -39,6 +43,7 @@ def test_the_training_loop(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.07, momentum=0.8, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS, eta_min=0.01)
     loader = images.train_loader(seed=5)
+    average: dict[str, Tensor] = {}
     for epoch in range(EPOCHS):
         network.drop_path_prob.fill_(0.4 * epoch / EPOCHS)
         network.train()
@@ -51,14 +56,25 @@ def test_the_training_loop(tmp_path: Path) -> None:
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 0.5)
             optimizer.step()
+            for name, value in network.state_dict().items():
+                before = average.get(name, value)
+                new = before.lerp(value, 1 - 0.6) if value.is_floating_point() else before * 0.6 + value * (1 - 0.6)
+                average[name] = new.to(value.dtype).clone()
         schedule.step()
+    weights = copy.deepcopy(dict(network.state_dict()))
+    if ema_decay is not None:
+        network.load_state_dict(average)
     network.eval()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         right = sum(int((network(x).argmax(1) == y).sum()) for x, y in images.test_loader().epoch(0))
 
     state = checkpoint.load(tmp_path / "run")
     assert state is not None
-    assert_same(dict(state["tracked"]["network"]), dict(network.state_dict()))
+    assert_same(dict(state["tracked"]["network"]), weights)
+    if ema_decay is not None:
+        saved = dict(state["tracked"]["average"])
+        assert saved.pop("n_averaged") == 3 * EPOCHS
+        assert_same(saved, {f"module.{name}": value for name, value in average.items()})
     assert result["test_accuracy"] == 100 * right / 10
 
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import OPERATIONS, SEARCH, TRAIN, assert_same, final_state
-from torch import Tensor
 
 import genotypes
 import train_eval
 import train_search
 from nas import checkpoint
+from nas.data import Batch
 from nas.errors import NonFiniteLossError, Stopped
-from nas.run import Run
+from nas.meter import Meter
+from nas.run import Run, RunConfig
+from nas.train import Training
 
 ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = ("--epochs", "4")
@@ -28,7 +32,10 @@ EPOCHS = ("--epochs", "4")
 COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]]] = {
     "search-agd": (train_search.command, (*SEARCH, *OPERATIONS, *EPOCHS, "--space", "agd", "--init", "random")),
     "search-unrolled": (train_search.command, (*SEARCH, *OPERATIONS, *EPOCHS, "--unrolled")),
-    "train": (train_eval.command, (*TRAIN, *EPOCHS, "--auxiliary", "--drop-path-prob", "0.3", "--cutout")),
+    "train": (
+        train_eval.command,
+        (*TRAIN, *EPOCHS, "--auxiliary", "--drop-path-prob", "0.3", "--cutout", "--ema-decay", "0.5"),
+    ),
 }
 
 
@@ -49,25 +56,24 @@ class Killed(Exception):
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:
-    """Calls `action` at the given training step, counted over all epochs from 1."""
-    steps = 0
-    check = Run.check_finite
+    """Calls `action` in the given training step, counted over all epochs from 1."""
+    counted = itertools.count(1)
+    steps = Run.steps
 
-    def counting(self: Run, loss: Tensor) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == step:
-            action()
-        check(self, loss)
+    def acting(self: Run, batches: Iterable[Any], total: int) -> Iterator[Any]:
+        for batch in steps(self, batches, total):
+            if next(counted) == step:
+                action()
+            yield batch
 
-    monkeypatch.setattr(Run, "check_finite", counting)
+    monkeypatch.setattr(Run, "steps", acting)
 
 
 def kill() -> None:
     raise Killed
 
 
-@pytest.mark.parametrize("step", [3, 4, 7])
+@pytest.mark.parametrize("step", [2, 4, 7])
 def test_killed_and_resumed(
     job: Callable[..., dict[str, Any]], step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +95,7 @@ def test_signalled_in_the_middle_of_an_epoch_and_resumed(
 ) -> None:
     job(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 6, lambda: os.kill(os.getpid(), number))
+        interrupt_at(patch, 5, lambda: os.kill(os.getpid(), number))
         with pytest.raises(Stopped) as stopped:
             job(tmp_path / "parts")
     assert stopped.value.signal == number
@@ -136,6 +142,10 @@ def test_a_damaged_checkpoint_falls_back_on_the_one_before(job: Callable[..., di
     assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
 
 
+def add_loss(meter: Meter, loss: float) -> None:
+    meter.update(torch.tensor(loss), torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))
+
+
 @pytest.mark.parametrize("loss_of_the_epoch", [1, 2, -1])
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(
     job: Callable[..., dict[str, Any]], loss_of_the_epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -145,11 +155,12 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(
     check = Run.check_finite
     seen: list[int] = []
 
-    def poisoned(self: Run, loss: Tensor) -> None:
+    def poisoned(self: Run) -> None:
         seen.append(self.epoch)
         in_evaluation = len(seen) > 1 and seen.count(1) == seen.count(0)
-        poison = in_evaluation if loss_of_the_epoch == -1 else seen.count(1) == loss_of_the_epoch
-        check(self, loss * torch.nan if poison else loss)
+        if in_evaluation if loss_of_the_epoch == -1 else seen.count(1) == loss_of_the_epoch:
+            add_loss(self._meters[0], torch.nan)
+        check(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "check_finite", poisoned)
@@ -160,6 +171,48 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(
     assert (state["epoch"], state["step"]) == (1, 0)
     job(tmp_path / "parts", "--resume")
     assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+
+
+def test_a_signal_saves_nothing_that_the_last_step_has_spoiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Training.training_step
+    steps = itertools.count(1)
+
+    def spoiling(self: Training, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = step(self, batch)
+        if next(steps) == 5:
+            next(self.network.parameters()).data.fill_(torch.inf)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return outputs
+
+    monkeypatch.setattr(Training, "training_step", spoiling)
+    with pytest.raises(NonFiniteLossError, match="a weight is inf or nan at step 2 of epoch 2; the last good"):
+        train_eval.command([*TRAIN, *EPOCHS, "--run-dir", str(tmp_path)])
+    state = checkpoint.load(tmp_path)
+    assert state is not None
+    assert (state["epoch"], state["step"]) == (1, 0)
+
+
+@dataclass(frozen=True)
+class Anything:
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@pytest.mark.parametrize(("every", "told"), [(1, "at step 5 of"), (3, "at or before step 6 of")])
+def test_where_looking_costs_losses_are_looked_at_now_and_then(every: int, told: str, tmp_path: Path) -> None:
+    meter = Meter()
+    run = Run(
+        RunConfig(run_dir=str(tmp_path)), Anything(), default_name="", device=torch.device("cpu"), tracked={"a": meter}
+    )
+    run._check_every = every
+
+    def loop() -> None:
+        with run:
+            for _ in run.epochs(1):
+                for step in run.steps(range(1, 11), 10):
+                    add_loss(meter, torch.inf if step == 5 else 1.0)
+
+    with pytest.raises(NonFiniteLossError, match=f"the loss is inf {told} epoch 1"):
+        loop()
 
 
 def test_a_network_that_diverges_in_its_last_step_is_no_result(tmp_path: Path) -> None:
@@ -178,6 +231,17 @@ def test_a_genotype_file_that_has_changed_is_refused(tmp_path: Path) -> None:
     genotypes.save(genotypes.get("DARTS_V2").genotype, file)
     with pytest.raises(ValueError, match="--arch was DARTS_V1 = .* when the run began and is now DARTS_V2"):
         train_eval.command([*flags, "--resume"])
+
+
+def test_a_run_is_not_resumed_in_another_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is what `--precision auto` would be on another device."""
+    flags = [*TRAIN, "--epochs", "1", "--run-dir", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr("nas.train.resolve_precision", lambda *_: "bf16")
+        train_eval.command(flags)
+    with pytest.raises(ValueError, match="--precision was 'bf16', is 'fp32'"):
+        train_eval.command([*flags, "--resume"])
+    train_eval.command([*flags, "--resume", "--precision", "bf16", "--no-cuda-graph"])
 
 
 @pytest.mark.slow

@@ -41,6 +41,25 @@ def test_bf16_search(tmp_path: Path) -> None:
     assert math.isfinite(float(str(run(tmp_path / "run", "--precision", "bf16")["valid_accuracy"])))
 
 
+@pytest.mark.parametrize(
+    ("flags", "exactly"),
+    [((), False), (("--unrolled",), True), (("--unrolled", "--hessian-product", "exact"), False)],
+)
+def test_finite_differences_are_not_taken_in_bf16_by_themselves(
+    flags: tuple[str, ...], exactly: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def resolve(choice: str, device: torch.device, *, exactly: bool) -> str:
+        asked.append((choice, exactly))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("nas.search.resolve_precision", resolve)
+    with pytest.raises(ValueError, match="enough"):
+        run(tmp_path / "run", *flags)
+    assert asked == [("auto", exactly)]
+
+
 def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     result = run(directory, "--space", "agd", "--seed", "3")
@@ -52,13 +71,14 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     assert json.loads((directory / "result.json").read_text()) == result
     config = json.loads((directory / "config.json").read_text())
     assert (config["seed"], config["space"]["space"], config["supernet"]["init_channels"]) == (3, "agd", 2)
+    assert config["precision"] == "fp32"  # what auto meant
     assert json.loads((directory / "env.json").read_text())["packages"]["torch"]
     with (directory / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[-1]["valid_accuracy"]) == result["valid_accuracy"]
     lines = (directory / "log.txt").read_text().splitlines()
-    assert lines[0].startswith("searching agd on fake: 3 cells of 2 channels, 2 epochs of 2 steps on cpu, in ")
+    assert lines[0].startswith("searching agd on fake: 3 cells of 2 channels, 2 epochs of 2 steps on cpu in fp32, in ")
     assert lines[1].startswith("epoch   1  train ")
 
 

@@ -1,23 +1,296 @@
-"""The supernet: DARTS's macro structure, mixing, eq. (26), every space."""
+"""The supernet against the plain one, edge by edge in NCHW: results, gradients, statistics, training."""
 
 from __future__ import annotations
 
+import copy
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
+from plain_supernet import PlainMixedOperation, PlainSearchCell, PlainSupernet
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
+import nas.stacked
 import spaces
+from nas.bilevel import Bilevel, BilevelConfig
 from nas.macro import resolve_stem
-from nas.supernet import MixedOperation, SearchCell, Supernet
-from spaces import KINDS, SpaceConfig
+from nas.stacked import SeparateOperations
+from nas.supernet import LeavingEdges, SearchCell, Supernet, from_per_edge_state_dict
+from spaces import KINDS, OPERATIONS, SpaceConfig, build_operation
 
 ALL = spaces.names()
 
 
-def build(name: str, **fields: object) -> tuple[spaces.SearchSpace, Supernet]:
+@pytest.fixture(params=["cpu", "gpu"])
+def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In as many passes over the operations as on a CPU, and as on a GPU."""
+    if request.param == "gpu":
+        monkeypatch.setattr(nas.stacked, "passes_over", lambda operations, device: 1)
+
+
+def build(name: str, operations: Sequence[str] = (), **fields: object) -> tuple[spaces.SearchSpace, Supernet]:
+    space = spaces.build(SpaceConfig(space=name, operations=tuple(operations)))
+    shape: dict[str, Any] = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
+    return space, Supernet(space.topology, space.operations, **{**shape, **fields})
+
+
+class Pair:
+    """The plain supernet and ours with the same weights, in float64, and mixing weights drawn at random."""
+
+    def __init__(self, space: spaces.SearchSpace, **fields: Any) -> None:
+        shape: dict[str, Any] = {"in_channels": 3, "image_size": (32, 32), "num_classes": 5, "channels": 4, "layers": 4}
+        self.plain = PlainSupernet(space.topology, space.operations, **{**shape, **fields}).double()
+        self.ours = Supernet(space.topology, space.operations, **{**shape, **fields}).double()
+        self.ours.load_state_dict(from_per_edge_state_dict(self.plain.state_dict(), self.ours))
+        size = (len(space.topology.edges), len(space.operations))
+        self.mixing = {kind: torch.rand(size, dtype=torch.float64, requires_grad=True) for kind in KINDS}
+
+    def converted(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors under the plain names in our layout; zeros for those that are not given."""
+        everything = {name: torch.zeros_like(value) for name, value in self.plain.state_dict().items()}
+        return from_per_edge_state_dict({**everything, **tensors}, self.ours)
+
+    def assert_equal(self, size: tuple[int, int], tolerance: float = 1e-10) -> None:
+        """Logits, all gradients, and statistics after a pass over random images."""
+        x = torch.randn(3, 3, *size, dtype=torch.float64)
+        towards = torch.randn(3, 5, dtype=torch.float64)
+        logits, expected = self.ours(x, self.mixing), self.plain(x, self.mixing)
+        torch.testing.assert_close(logits, expected, rtol=tolerance, atol=tolerance)
+        of_ours = gradients(logits, self.mixing, self.ours, towards)
+        of_plain = gradients(expected, self.mixing, self.plain, towards)
+        for kind in KINDS:
+            torch.testing.assert_close(of_ours.pop(kind), of_plain.pop(kind), rtol=tolerance, atol=tolerance)
+        of_plain = self.converted(of_plain)
+        for name, gradient in of_ours.items():
+            torch.testing.assert_close(gradient, of_plain[name], rtol=tolerance, atol=tolerance, msg=name)
+        self.assert_equal_state(tolerance)
+
+    def assert_equal_state(self, tolerance: float) -> None:
+        """Weights and running statistics."""
+        expected = from_per_edge_state_dict(self.plain.state_dict(), self.ours)
+        for name, value in self.ours.state_dict().items():
+            torch.testing.assert_close(value, expected[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+def gradients(logits: Tensor, mixing: dict[Any, Tensor], net: nn.Module, towards: Tensor) -> dict[str, Tensor]:
+    names, inputs = zip(*mixing.items(), *net.named_parameters(), strict=True)
+    found = torch.autograd.grad(logits, inputs, towards, materialize_grads=True)
+    return dict(zip(names, found, strict=True))
+
+
+# --- equal to the plain form ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("passes")
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [(8, 8), (13, 11)])
+def test_equal_to_the_plain_supernet(name: str, training: bool, size: tuple[int, int]) -> None:
+    pair = Pair(spaces.build(SpaceConfig(space=name)))
+    pair.assert_equal(size)  # in training mode, so that the statistics are not those of the start
+    pair.plain.train(training)
+    pair.ours.train(training)
+    pair.assert_equal(size)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_cells_that_are_computed_again_are_the_same(name: str) -> None:
+    pair = Pair(spaces.build(SpaceConfig(space=name)))
+    pair.ours.checkpoint_cells = True
+    pair.assert_equal((8, 8))
+    pair.ours.checkpoint_cells = False
+    pair.assert_equal((8, 8))
+
+
+@pytest.mark.usefixtures("passes")
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "none"])
+def test_every_operation_alone(name: str) -> None:
+    Pair(spaces.build(SpaceConfig(space="hb", nodes=2, operations=(name,), init="zero"))).assert_equal((8, 8))
+
+
+@pytest.mark.usefixtures("passes")
+@pytest.mark.parametrize("seed", range(6))
+def test_subsets_of_the_operations_in_any_order(seed: int) -> None:
+    drawn = torch.randperm(len(OPERATIONS), generator=torch.Generator().manual_seed(seed))[: 2 + seed].tolist()
+    names = tuple(list(OPERATIONS)[i] for i in drawn)
+    space = spaces.build(SpaceConfig(space="darts", nodes=2, operations=names))
+    Pair(space, channels=3, layers=3, image_size=(8, 8)).assert_equal((8, 8))
+
+
+class Odd(spaces.SearchSpace):
+    """Node 0 is not read, a pair of nodes is joined three times, and one node stands alone."""
+
+    def edges_between(self, nodes: int) -> list[tuple[int, int]]:
+        return [(1, 2), (1, 3), (3, 4), (1, 4), (3, 4), (3, 4)]
+
+
+def test_any_topology() -> None:
+    pair = Pair(Odd(nodes=3), layers=3)
+    assert list(pair.ours.cells[0].edges_of) == [1, 3]
+    pair.assert_equal((8, 8))
+
+
+class Gate(nn.Module):
+    """An operation of a user: affine BatchNorms whatever it is told, a buffer, no ReLU at the start."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, stride, 1)
+        self.register_buffer("offset", torch.tensor(0.25))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.norm(x)).sigmoid() + self.offset
+
+
+def test_a_users_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    added: dict[str, Any] = {
+        "my.gate": lambda channels, stride, affine: Gate(channels, stride),
+        "affine_sep": lambda channels, stride, affine: build_operation("sep_conv_3x3", channels, stride, True),
+    }
+    for name, builder in added.items():
+        monkeypatch.setitem(OPERATIONS, name, builder)
+    space = spaces.build(SpaceConfig(space="darts", nodes=2, operations=("sep_conv_3x3", *added, "skip_connect")))
+    pair = Pair(space, layers=3)
+    assert any(isinstance(m, SeparateOperations) for m in pair.ours.modules())
+    pair.assert_equal((8, 8))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_a_seed_gives_the_plain_supernets_weights(name: str, stem: str) -> None:
     space = spaces.build(SpaceConfig(space=name))
-    shape: dict[str, object] = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
-    return space, Supernet(space.topology, space.operations, **{**shape, **fields})  # type: ignore[arg-type]
+    shape: dict[str, Any] = {"in_channels": 3, "image_size": (8, 8), "num_classes": 5, "channels": 4, "layers": 4}
+    torch.manual_seed(1)
+    plain = PlainSupernet(space.topology, space.operations, **shape, stem=stem)
+    torch.manual_seed(1)
+    ours = Supernet(space.topology, space.operations, **shape, stem=stem)
+    converted = from_per_edge_state_dict(plain.state_dict(), ours)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in plain.parameters())
+    assert all(torch.equal(value, converted[key]) for key, value in ours.state_dict().items())
+
+
+def test_a_missing_tensor_is_named() -> None:
+    pair = Pair(spaces.build(SpaceConfig(space="hb")), layers=1)
+    state = pair.plain.state_dict()
+    del state["cells.0.edges.1.candidates.0.op.1.weight"]
+    with pytest.raises(KeyError, match=r"cells\.0\.edges\.1\.candidates\.0\.op\.1\.weight"):
+        from_per_edge_state_dict(state, pair.ours)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("fields", [{}, {"unrolled": True, "hessian_product": "exact"}], ids=["first", "exact"])
+def test_ten_steps_of_a_search(name: str, fields: dict[str, Any]) -> None:
+    pair = Pair(spaces.build(SpaceConfig(space=name, nodes=2)), layers=3, channels=2)
+    config = BilevelConfig(learning_rate=0.1, arch_learning_rate=0.03, **fields)
+    searches = [
+        Bilevel(net, spaces.build(SpaceConfig(space=name, nodes=2, init="random"), seed=3).double(), config, CRITERION)
+        for net in (pair.ours, pair.plain)  # type: ignore[arg-type]
+    ]
+    for step in range(10 if not fields else 4):
+        generator = torch.Generator().manual_seed(step)
+        batches = [
+            (
+                torch.randn(4, 3, 8, 8, generator=generator, dtype=torch.float64),
+                torch.randint(5, (4,), generator=generator),
+            )
+            for _ in range(2)
+        ]
+        losses = []
+        for search in searches:
+            search.architecture_step(*batches)
+            losses.append(search.weight_step(batches[0])[0])
+        torch.testing.assert_close(losses[0], losses[1], rtol=1e-8, atol=0)
+    pair.assert_equal_state(1e-7)
+    for ours, theirs in zip(searches[0].architecture, searches[1].architecture, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
+
+
+CRITERION = nn.CrossEntropyLoss()
+
+
+@pytest.mark.usefixtures("passes")
+@pytest.mark.parametrize("name", ALL)
+def test_bf16_is_as_near_to_the_exact_results_as_the_plain_form_in_bf16(name: str) -> None:
+    pair = Pair(spaces.build(SpaceConfig(space=name)), channels=8, layers=3)
+    x, towards = torch.randn(16, 3, 16, 16), torch.randn(16, 5)
+
+    def all_gradients(net: nn.Module, dtype: torch.dtype, autocast: bool) -> tuple[Tensor, Tensor]:
+        net.to(dtype)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            logits = net(x.to(dtype), {kind: weights.to(dtype) for kind, weights in pair.mixing.items()})
+        found = torch.autograd.grad(logits, list(pair.mixing.values()), towards.to(logits.dtype))
+        return logits.detach().double(), torch.cat([g.flatten() for g in found]).double()
+
+    exact = all_gradients(pair.plain, torch.float64, False)
+    plain = all_gradients(pair.plain, torch.float32, True)
+    ours = all_gradients(pair.ours, torch.float32, True)
+    for reference, theirs, mine in zip(exact, plain, ours, strict=True):
+        assert (mine - reference).norm() <= 1.5 * (theirs - reference).norm()
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------
+
+
+def kept_bytes(net: nn.Module, mixing: dict[Any, Tensor], x: Tensor) -> int:
+    """What a forward pass keeps for the gradient, parameters aside."""
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in net.parameters()}
+
+    def pack(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with saved_tensors_hooks(pack, lambda t: t):
+        logits = net(x, mixing)
+    del logits
+    return sum(kept.values())
+
+
+def test_less_is_kept_for_the_gradient() -> None:
+    pair = Pair(spaces.build(SpaceConfig(space="darts")), channels=8, layers=6)
+    mixing = {kind: weights.detach() for kind, weights in pair.mixing.items()}
+    x = torch.randn(8, 3, 16, 16, dtype=torch.float64)
+    plain, ours = kept_bytes(pair.plain, mixing, x), kept_bytes(pair.ours, mixing, x)
+    pair.ours.checkpoint_cells = True
+    checkpointed = kept_bytes(pair.ours, mixing, x)
+    assert ours <= 0.5 * plain
+    assert checkpointed <= 0.14 * plain
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of the compiler itself
+@pytest.mark.parametrize("training", [True, False])
+def test_it_is_one_graph_for_the_compiler(training: bool) -> None:
+    space, supernet = build("hb", channels=4, layers=3, image_size=(8, 8))
+    supernet.train(training)
+    twin, x = copy.deepcopy(supernet), torch.randn(4, 3, 8, 8)
+    torch.compiler.reset()
+    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    results = [net(x, space.mixing()) for net in (compiled, supernet)]
+    torch.testing.assert_close(*results)
+    ours, theirs = (
+        torch.autograd.grad(result.sum(), list(net.parameters()))
+        for result, net in zip(results, (twin, supernet), strict=True)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for key, value in supernet.state_dict().items():
+        torch.testing.assert_close(twin.state_dict()[key], value)
+
+
+def test_it_runs_on_the_meta_device() -> None:
+    space, supernet = build("darts", channels=2, layers=3)
+    mixing = {kind: weights.detach().to("meta") for kind, weights in space.mixing().items()}
+    logits = supernet.to("meta")(torch.randn(2, 3, 8, 8, device="meta"), mixing)
+    logits.sum().backward()
+    assert logits.shape == (2, 10)
+
+
+# --- the network itself -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -54,19 +327,23 @@ def test_batchnorms_of_the_cells_are_not_affine() -> None:
     assert not any(m.affine for m in norms)
 
 
-def test_pools_are_followed_by_a_batchnorm() -> None:
-    mixed = MixedOperation(("max_pool_3x3", "avg_pool_3x3", "skip_connect"), 2, 1)
-    assert [isinstance(c, nn.Sequential) for c in mixed.candidates] == [True, True, False]
+@pytest.mark.parametrize("stride", [1, 2])
+def test_leaving_edges_are_weighted_sums_of_the_separate_operations(stride: int) -> None:
+    candidates = [[build_operation(name, 4, stride, affine=False) for name in OPERATIONS] for _ in range(3)]
+    leaving = LeavingEdges(tuple(OPERATIONS), candidates, 4).eval()
+    x, weights = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last), torch.rand(3, len(OPERATIONS))
+    expected = torch.cat(
+        [
+            sum(w * module.eval()(x) for w, module in zip(of_edge, modules, strict=True))  # type: ignore[misc]
+            for of_edge, modules in zip(weights, candidates, strict=True)
+        ],
+        dim=1,
+    )
+    # The pools' BatchNorms have seen nothing: they divide by sqrt(1 + eps).
+    torch.testing.assert_close(leaving(x, weights), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_mixed_operation_is_the_weighted_sum() -> None:
-    mixed = MixedOperation(spaces.TABLE_6, 4, 2).eval()
-    x, weights = torch.randn(2, 4, 6, 6), torch.rand(9)
-    expected = sum(w * candidate(x) for w, candidate in zip(weights, mixed.candidates, strict=True))
-    torch.testing.assert_close(mixed(x, weights), expected)
-
-
-def independent_cell(cell: SearchCell, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor:
+def independent_cell(cell: PlainSearchCell, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor:
     """DARTS eq. (1)-(2) over all pairs of nodes."""
     states = {0: cell.preprocess0(s0), 1: cell.preprocess1(s1)}
     for target in range(2, 6):
@@ -81,13 +358,19 @@ def independent_cell(cell: SearchCell, s0: Tensor, s1: Tensor, weights: Tensor) 
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("layer", [0, 1])
-def test_cell_against_the_formula(name: str, layer: int) -> None:
-    space, supernet = build(name, channels=4, layers=3, image_size=(8, 8))
-    cell = supernet.double().cells[layer]
-    weights = space.double().mixing_weights(cell.kind)
+def test_the_plain_cell_against_the_formula(name: str, layer: int) -> None:
+    pair = Pair(spaces.build(SpaceConfig(space=name)), layers=3)
+    cell = pair.plain.cells[layer]
+    assert isinstance(cell, PlainSearchCell)
+    weights = pair.mixing[cell.kind]
     s0 = torch.randn(2, 12, 8, 8, dtype=torch.float64)
     s1 = torch.randn(2, 12 if layer == 0 else 16, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(cell(s0, s1, weights), independent_cell(cell, s0, s1, weights))
+
+
+def test_plain_pools_are_followed_by_a_batchnorm() -> None:
+    mixed = PlainMixedOperation(("max_pool_3x3", "avg_pool_3x3", "skip_connect"), 2, 1)
+    assert [isinstance(c, nn.Sequential) for c in mixed.candidates] == [True, True, False]
 
 
 # At gap G each of the two peaked mixed operations misses by at most 8 e^-G w* (|x| + max |o(x)|), and the nodes
@@ -96,20 +379,13 @@ def test_cell_against_the_formula(name: str, layer: int) -> None:
 def test_eq_26_in_a_normal_cell(gap: float, tolerance: float) -> None:
     """With the HB initialization x_t = F(x_{t-1}) + x_{t-1} - x_{t-2}, F the mixed operation o1."""
     space = spaces.build(SpaceConfig(space="hb", init_gap=gap), seed=3).double()
-    supernet = Supernet(
-        space.topology,
-        space.operations,
-        in_channels=3,
-        image_size=(8, 8),
-        num_classes=10,
-        channels=8,
-        layers=3,
-    ).double()
-    cell, weights = supernet.cells[0], space.mixing_weights("normal")
+    pair = Pair(space, layers=3, channels=8)
+    cell, plain, weights = pair.ours.cells[0], pair.plain.cells[0], space.mixing_weights("normal")
+    assert isinstance(cell, SearchCell)
     s0, s1 = torch.randn(2, 4, 24, 8, 8, dtype=torch.float64)
     states = [cell.preprocess0(s0), cell.preprocess1(s1)]
     for t in range(4):
-        o1 = cell.edges[3 * t]
+        o1 = plain.edges[3 * t]
         states.append(o1(states[-1], weights[3 * t]) + states[-1] - states[-2])
     expected = torch.cat(states[2:], dim=1)
     error = (cell(s0, s1, weights) - expected).norm() / expected.norm()
@@ -134,3 +410,15 @@ def test_the_supernet_holds_no_architecture() -> None:
         space, supernet = build(name, channels=2, layers=1)
         assert {id(p) for p in supernet.parameters()}.isdisjoint({id(p) for p in space.parameters()})
         assert set(space.mixing()) == set(KINDS)
+
+
+def test_space_and_operation_order_do_not_matter_to_the_names() -> None:
+    """The layout is documented: cell, source node, group of operations."""
+    _, supernet = build("darts", channels=2, layers=1)
+    names = {name.split(".", 2)[2] for name, _ in supernet.named_parameters() if ".leaving.0." in name}
+    stacked = [f"leaving.0.stacked.{g}" for g in range(3)]
+    separable = [f"depthwise.{i}.{m}" for i, m in itertools.product(range(2), range(2))]
+    separable += [f"pointwise.{i}" for i in range(2)]
+    dilated = ["depthwise.0.0", "depthwise.0.1", "pointwise.0"]
+    expected = {f"{stacked[0]}.{n}" for n in separable} | {f"{stacked[1]}.{n}" for n in dilated}
+    assert names == expected | {f"{stacked[2]}.halves.0", f"{stacked[2]}.halves.1"}

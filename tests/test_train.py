@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,22 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     assert "best_test_accuracy_chosen_on_test" not in result
 
 
+@pytest.mark.parametrize("flag", ["--deterministic", "--no-deterministic"])
+def test_the_algorithms_are_as_the_flag_says(flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the training and in the measurement of a trained network."""
+    seen = []
+
+    def algorithms(device: torch.device, *, deterministic: bool) -> nullcontext[None]:
+        seen.append((device.type, deterministic))
+        return nullcontext()
+
+    monkeypatch.setattr("nas.run.algorithms", algorithms)
+    monkeypatch.setattr("nas.train.algorithms", algorithms)
+    run(tmp_path, "--epochs", "1", flag)
+    train_eval.command(["--evaluate", str(tmp_path), "--device", "cpu", flag])
+    assert seen == [("cpu", flag == "--deterministic")] * 2
+
+
 def test_parameters_and_multiply_adds_leave_the_auxiliary_head_out(tmp_path: Path) -> None:
     plain, auxiliary = run(tmp_path / "a"), run(tmp_path / "b", "--auxiliary")
     config = NetworkConfig(layers=3, init_channels=4)
@@ -54,7 +71,7 @@ def test_the_figure_is_the_last_epochs_and_the_best_only_if_asked(
 ) -> None:
     right = iter([5, 9, 2])  # of 10 test images, by epoch
 
-    def measure(network: Network, batches: Any, meter: Meter, precision: str) -> None:
+    def measure(step: object, batches: object, meter: Meter) -> None:
         meter.reset()
         labels = torch.zeros(10, dtype=torch.int64)
         logits = torch.eye(3)[(torch.arange(10) >= next(right)).long()]
@@ -67,7 +84,9 @@ def test_the_figure_is_the_last_epochs_and_the_best_only_if_asked(
     assert result["best_test_accuracy_chosen_on_test"] == 90
 
 
-@pytest.mark.parametrize("flags", [(), ("--auxiliary", "--drop-path-prob", "0.2", "--precision", "bf16")])
+@pytest.mark.parametrize(
+    "flags", [(), ("--auxiliary", "--drop-path-prob", "0.2", "--precision", "bf16"), ("--ema-decay", "0.5")]
+)
 def test_saved_weights_give_identical_logits(flags: tuple[str, ...], tmp_path: Path, monkeypatch: Any) -> None:
     """The network at the end of training and the one loaded from its file, on the test images."""
     trained: list[Network] = []

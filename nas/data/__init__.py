@@ -3,6 +3,6 @@
 from nas.data.config import DataConfig
 from nas.data.datasets import dataset, load
 from nas.data.errors import DataError
-from nas.data.images import ImageData, Loader
+from nas.data.images import Batch, ImageData, Loader
 
-__all__ = ["DataConfig", "DataError", "ImageData", "Loader", "dataset", "load"]
+__all__ = ["Batch", "DataConfig", "DataError", "ImageData", "Loader", "dataset", "load"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.data.images import generator
+from nas.data.images import generator, send
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Draws:
     centers: Tensor
 
     def to(self, device: torch.device) -> "Draws":
-        return Draws(self.offsets.to(device), self.flips.to(device), self.centers.to(device))
+        return Draws(send(self.offsets, device), send(self.flips, device), send(self.centers, device))
 
     def rows(self, rows: slice) -> "Draws":
         return Draws(self.offsets[rows], self.flips[rows], self.centers[rows])

@@ -14,6 +14,9 @@ from torch import Tensor
 from nas.data.config import DataConfig
 from nas.data.errors import DataError
 
+#: Normalized images (N, C, H, W), float32, and labels (N,), int64.
+Batch = tuple[Tensor, Tensor]
+
 
 def generator(*key: str | int) -> torch.Generator:
     """Return a CPU generator whose stream depends on `key` alone, such as `("order", seed, epoch)`.
@@ -91,14 +94,14 @@ class Loader(ABC):
         """Steps an epoch."""
         return -(-self.num_images // self._batch_size)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Iterate over one epoch, from `start_step` on.
 
         Only one epoch of a loader may be under way at a time; the next one may begin before the
         last has been read to its end.
 
         Yields:
-            Normalized images (N, C, H, W), float32, and labels (N,), int64, both on the device.
+            Batches on the device.
         """
         if not 0 <= start_step <= len(self):
             raise ValueError(f"an epoch has {len(self)} steps; cannot start at step {start_step}")
@@ -118,7 +121,14 @@ class Loader(ABC):
             yield slice(first, min(first + self._batch_size, self.num_images))
 
     @abstractmethod
-    def _batches(self, epoch: int, order: Tensor, start_step: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def _batches(self, epoch: int, order: Tensor, start_step: int) -> Iterator[Batch]: ...
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on the device; a GPU gets it in its turn, and nobody waits for it."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 class ImageData(ABC):

@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import resize
 
 from nas.data.augment import Augmentation, normalize
 from nas.data.config import DataConfig
-from nas.data.images import ImageData, Loader
+from nas.data.images import Batch, ImageData, Loader, send
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,8 +58,8 @@ class MemoryLoader(Loader):
         self._std = std.to(device)
         self._augmentation = augmentation
 
-    def _batches(self, epoch: int, order: Tensor, start_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        order = order.to(self.device)
+    def _batches(self, epoch: int, order: Tensor, start_step: int) -> Iterator[Batch]:
+        order = send(order, self.device)
         draws = None
         if self._seed is not None:
             draws = self._augmentation.draw(len(order), seed=self._seed, epoch=epoch).to(self.device)

@@ -16,7 +16,7 @@ from nas.data.augment import Augmentation, cutout, normalize
 from nas.data.config import DataConfig
 from nas.data.errors import DataError
 from nas.data.folder import ImageFiles, read_image
-from nas.data.images import ImageData, Loader, generator
+from nas.data.images import Batch, ImageData, Loader, generator, send
 
 # One batch to read: the epoch, and the images by their position in the data set.
 Request = tuple[int, list[int]]
@@ -94,7 +94,7 @@ class StreamLoader(Loader):
         workers: int,
     ) -> None:
         super().__init__(indices, batch_size=batch_size, seed=seed, device=device)
-        self._labels = labels
+        self._labels = labels.to(device)
         self._mean = mean.to(device)
         self._std = std.to(device)
         self._augmentation = augmentation
@@ -110,9 +110,10 @@ class StreamLoader(Loader):
             generator=torch.Generator(),  # else it would draw from the global state
         )
 
-    def _batches(self, epoch: int, order: Tensor, start_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int, order: Tensor, start_step: int) -> Iterator[Batch]:
         steps = list(self._rows(start_step))
         self._requests[:] = [(epoch, order[rows].tolist()) for rows in steps]
+        labels = self._labels[send(order, self.device)]
         length = self._augmentation.cutout_length
         draws = None
         if self._seed is not None:
@@ -123,7 +124,7 @@ class StreamLoader(Loader):
             batch = normalize(images.to(self.device, non_blocking=True), self._mean, self._std)
             if draws is not None and length is not None:
                 batch = cutout(batch, draws.centers[rows], length)
-            yield batch, self._labels[order[rows]].to(self.device)
+            yield batch, labels[rows]
 
 
 class StreamedData(ImageData):
