@@ -9,7 +9,7 @@ ifndef RUN
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif
 
-.PHONY: demo test test-fast lint format bench clean
+.PHONY: demo test test-fast lint format bench bench-committed clean
 
 $(INSTALLED): setup.cfg pyproject.toml
 	@echo "Installing into .venv (torch and its libraries: about 5 GB, one to three minutes) ..."
@@ -39,8 +39,16 @@ format: $(INSTALLED)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# A look at all benchmarks, in minutes; the figures go to runs/bench.
 bench: $(INSTALLED)
-	$(PY) -m benchmarks.search_step
+	$(PY) -m benchmarks.suite quick --out runs/bench
+
+# The figures of docs/PERFORMANCE.md, on an otherwise idle machine: make bench-committed SUITE=cuda for those of a GPU
+SUITE ?= cpu
+bench-committed: $(INSTALLED)
+	$(PY) -m benchmarks.suite $(SUITE) --out benchmarks/results
+	$(PY) docs/draw_figures.py
+	$(PY) -m benchmarks.report
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -1,25 +1,50 @@
-"""Times the steps of the search: `python -m benchmarks.search_step --space hb --batch-size 16`.
+"""Times the steps of the search against the plain engine: `python -m benchmarks.search_step --space hb`.
 
-Medians over the rounds are printed, and written as JSON with --out.
+Three engines take the same steps in turn: ours, on a GPU as CUDA graphs as in the search; *plain*, the literature's
+(benchmarks/plain.py); and *lean*, the plain supernet without the gradients that nobody uses. Then the kernels, bytes
+and memory of one forward and backward pass are counted, for ours with and without checkpointed cells and for the plain
+supernet. docs/PERFORMANCE.md says how all of it is defined. Tables are printed, and written as JSON with --out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import tyro
-from torch import nn
+from torch import Tensor, nn
 
 import spaces
-from benchmarks.timing import time_rounds, write_result
+from benchmarks.counting import measure_pass
+from benchmarks.plain import PlainBilevel
+from benchmarks.roofline import ARCHITECTURE_PASS, WEIGHT_PASS, Machine, least_work, measure_machine
+from benchmarks.timing import Batch, Step, spread, time_rounds, write_result
 from nas.bilevel import Bilevel, BilevelConfig
-from nas.device import Precision, resolve_device
+from nas.device import Precision, algorithms, autocast, resolve_device
+from nas.graphs import captured
 from nas.report import table
 from nas.supernet import Supernet
-from spaces import SpaceConfig
+from spaces import SearchSpace, SpaceConfig
+from tests.plain_supernet import PlainSupernet
+
+Engine = Literal["ours", "plain", "lean"]
+Steps = dict[tuple[str, Engine], Step]
+Seconds = dict[tuple[str, Engine], list[float]]
+
+ENGINES: tuple[Engine, ...] = ("ours", "plain", "lean")
+OTHERS: tuple[Engine, ...] = ("plain", "lean")
+SUPERNETS: dict[Engine, Callable[..., nn.Module]] = {"ours": Supernet, "plain": PlainSupernet, "lean": PlainSupernet}
+
+WEIGHTS = "weights"
+FIRST = "architecture, first order"
+COMBINED = "weights + architecture, first order"
+FINITE = "architecture, second order, finite-difference"
+EXACT = "architecture, second order, exact"
+STEPS = (WEIGHTS, FIRST, COMBINED, FINITE, EXACT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +53,8 @@ class Config:
 
     space: str = "darts"
     """Search space."""
+    nodes: int = 4
+    """Intermediate nodes of a cell."""
     layers: int = 8
     """Number of cells."""
     init_channels: int = 16
@@ -36,8 +63,10 @@ class Config:
     """Images a batch."""
     image_size: int = 32
     """Side of the images in pixels."""
+    second_order: bool = False
+    """Also time the second-order architecture steps."""
     rounds: int = 5
-    """Timed rounds, after one that is not counted."""
+    """Timed rounds."""
     device: str = "auto"
     """Where to compute."""
     precision: Precision = "fp32"
@@ -47,38 +76,165 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Prints the table of one configuration."""
+    """Prints the tables of one configuration."""
     device = resolve_device(config.device)
-    batch = (
-        torch.randn(config.batch_size, 3, config.image_size, config.image_size, device=device),
-        torch.randint(10, (config.batch_size,), device=device),
-    )
-    steps = _steps(config, device, batch)
-    rows = time_rounds(steps, config.rounds, device)
+    torch.manual_seed(0)
+    machine = measure_machine(device, config.precision)
+    with algorithms(device, deterministic=False):
+        steps = first_order_steps(config, device, ENGINES)
+        if config.second_order:
+            steps |= _second_order_steps(config, device)
+        seconds = with_sums(time_rounds(steps, config.rounds, device))
+        del steps  # and with them the memory of what was captured
+        passes = measure_passes(config, device)
+    rows = rows_of(seconds, _limits(config, machine))
     print(table(rows))
-    write_result(config.out, config, device, rows)
+    print(f"\n{table(passes)}")
+    write_result(config.out, config, device, rows, machine=machine.described(), passes=passes)
 
 
-def _steps(
-    config: Config, device: torch.device, batch: tuple[torch.Tensor, torch.Tensor]
-) -> dict[str, Callable[[], object]]:
-    first = _bilevel(config, device)
-    steps: dict[str, Callable[[], object]] = {
-        "weights": lambda: first.weight_step(batch),
-        "architecture, first order": lambda: first.architecture_step(batch, batch),
-    }
-    products: tuple[Literal["finite-difference", "exact"], ...] = ("finite-difference", "exact")
-    for product in products:
-        if product == "finite-difference" and config.precision != "fp32":
-            continue
-        second = _bilevel(config, device, BilevelConfig(unrolled=True, hessian_product=product))
-        steps[f"architecture, second order, {product}"] = lambda b=second: b.architecture_step(batch, batch)  # type: ignore[misc]
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+
+def first_order_steps(config: Config, device: torch.device, engines: Sequence[Engine]) -> Steps:
+    """Steps of the weights, and of the architecture in first order, of each engine."""
+    train, valid = random_batch(config, device), random_batch(config, device)
+    steps: Steps = {}
+    for engine in engines:
+        bilevel = _bilevel(engine, BilevelConfig(), config, device)
+        weights, architecture = captured(
+            bilevel.weight_step, bilevel.architecture_step, device=device, enabled=engine == "ours"
+        )
+        steps[WEIGHTS, engine] = partial(weights, train)
+        steps[FIRST, engine] = partial(architecture, train, valid)
     return steps
 
 
-def _bilevel(config: Config, device: torch.device, bilevel: BilevelConfig | None = None) -> Bilevel:
-    space = spaces.build(SpaceConfig(space=config.space)).to(device)
-    supernet = Supernet(
+def _second_order_steps(config: Config, device: torch.device) -> Steps:
+    """Steps of the architecture in second order; DARTS's code has no exact product."""
+    train, valid = random_batch(config, device), random_batch(config, device)
+    finite, exact = BilevelConfig(unrolled=True), BilevelConfig(unrolled=True, hessian_product="exact")
+    wanted: list[tuple[str, Engine, BilevelConfig]] = [(EXACT, "ours", exact), (EXACT, "lean", exact)]
+    if config.precision == "fp32":
+        wanted += [(FINITE, engine, finite) for engine in ENGINES]
+    steps: Steps = {}
+    for step, engine, order in wanted:
+        bilevel = _bilevel(engine, order, config, device)
+        (architecture,) = captured(bilevel.architecture_step, device=device, enabled=engine == "ours")
+        steps[step, engine] = partial(architecture, train, valid)
+    return steps
+
+
+def _bilevel(engine: Engine, bilevel: BilevelConfig, config: Config, device: torch.device) -> Bilevel | PlainBilevel:
+    space = build_space(config).to(device)
+    supernet: Any = build_supernet(SUPERNETS[engine], space, config).to(device)
+    stepper = PlainBilevel if engine == "plain" else Bilevel
+    return stepper(supernet, space, bilevel, nn.CrossEntropyLoss(), config.precision)
+
+
+def with_sums(seconds: Seconds) -> Seconds:
+    """The seconds with those of both first-order steps together, summed in each round."""
+    sums = {
+        (COMBINED, engine): [sum(pair) for pair in zip(seconds[WEIGHTS, engine], seconds[FIRST, engine], strict=True)]
+        for engine in ENGINES
+        if (WEIGHTS, engine) in seconds
+    }
+    return {**seconds, **sums}
+
+
+def rows_of(seconds: Seconds, limits: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A row for each step: our milliseconds, how many times faster that is than each other engine, and the limit."""
+    rows = []
+    for step in (name for name in STEPS if (name, "ours") in seconds):
+        ours = statistics.median(seconds[step, "ours"])
+        row: dict[str, Any] = {"step": step, **spread(seconds[step, "ours"])}
+        for engine in OTHERS:
+            theirs = statistics.median(seconds[step, engine]) if (step, engine) in seconds else None
+            row[f"{engine} ms"] = None if theirs is None else 1e3 * theirs
+            row[f"{engine} / ours"] = None if theirs is None else theirs / ours
+        limit = limits.get(step)
+        row["limit ms"] = None if limit is None else 1e3 * limit
+        row["fraction of limit"] = None if limit is None else limit / ours
+        rows.append(row)
+    return rows
+
+
+def _limits(config: Config, machine: Machine) -> dict[str, float]:
+    """Seconds that each step takes at least. An exact product has no such simple count of its passes."""
+    with torch.device("meta"):
+        space = build_space(config)
+        supernet = build_supernet(PlainSupernet, space, config)
+        images = torch.empty(config.batch_size, 3, config.image_size, config.image_size)
+        work = least_work(supernet, lambda: supernet(images, space.mixing()), 2 if config.precision == "bf16" else 4)
+    weights, architecture = work.limit(machine, WEIGHT_PASS), work.limit(machine, ARCHITECTURE_PASS)
+    return {
+        WEIGHTS: weights,
+        FIRST: architecture,
+        COMBINED: weights + architecture,
+        # Two passes give gradients of weights, and the quotient's two sides that of the architecture.
+        FINITE: 2 * weights + 2 * architecture,
+    }
+
+
+# ---- kernels, bytes, memory -----------------------------------------------------------------------------------------
+
+
+def measure_passes(config: Config, device: torch.device) -> list[dict[str, Any]]:
+    """A row for each engine and gradient: kernels, operators, bytes moved, peak memory, and their ratios to plain."""
+    builders: dict[str, Callable[..., nn.Module]] = {
+        "plain": PlainSupernet,
+        "ours": Supernet,
+        "ours, checkpointed cells": partial(Supernet, checkpoint_cells=True),
+    }
+    rows = []
+    for gradients in ("weights", "weights and architecture"):
+        plain: dict[str, float] = {}
+        for engine, build in builders.items():
+            run = one_pass(config, device, build, architecture=gradients != "weights")
+            figures = measure_pass(run, device).described()
+            plain = plain or figures
+            ratios = {f"{name} / plain": figures[name] / plain[name] for name in ("kernels", "moved GB", "peak MiB")}
+            rows.append({"gradients of": gradients, "engine": engine, **figures, **ratios})
+    return rows
+
+
+def one_pass(
+    config: Config, device: torch.device, build: Callable[..., nn.Module], *, architecture: bool = False
+) -> Step:
+    """A forward and backward pass, with the gradient of the weights and, if asked for, of the architecture."""
+    space = build_space(config).to(device)
+    supernet = build_supernet(build, space, config).to(device)
+    images, labels = random_batch(config, device)
+    sources = [*supernet.parameters(), *(space.parameters() if architecture else ())]
+
+    def run() -> None:
+        with torch.set_grad_enabled(architecture):
+            mixing = space.mixing()
+        with autocast(device, config.precision):
+            loss = nn.functional.cross_entropy(supernet(images, mixing), labels)
+        torch.autograd.grad(loss, sources, allow_unused=True)
+
+    return run
+
+
+# ---- what is measured -----------------------------------------------------------------------------------------------
+
+
+def random_batch(config: Config, device: torch.device) -> Batch:
+    """Images (N, 3, H, W) of noise, and labels (N,) of ten classes."""
+    side = config.image_size
+    images: Tensor = torch.randn(config.batch_size, 3, side, side, device=device)
+    return images, torch.randint(10, (config.batch_size,), device=device)
+
+
+def build_space(config: Config) -> SearchSpace:
+    """The search space, where every operation has some weight."""
+    return spaces.build(SpaceConfig(space=config.space, nodes=config.nodes, init="zero"))
+
+
+def build_supernet(build: Callable[..., nn.Module], space: SearchSpace, config: Config) -> nn.Module:
+    """A supernet of either engine."""
+    return build(
         space.topology,
         space.operations,
         in_channels=3,
@@ -86,8 +242,8 @@ def _bilevel(config: Config, device: torch.device, bilevel: BilevelConfig | None
         num_classes=10,
         channels=config.init_channels,
         layers=config.layers,
-    ).to(device)
-    return Bilevel(supernet, space, bilevel or BilevelConfig(), nn.CrossEntropyLoss(), config.precision)
+        stem="cifar",
+    )
 
 
 if __name__ == "__main__":

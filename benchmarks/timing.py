@@ -3,41 +3,66 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from nas.environment import describe
+from nas.graphs import WARM_UP
+
+Step = Callable[[], object]
+#: Images (N, C, H, W) and labels (N,).
+Batch = tuple[Tensor, Tensor]
+K = TypeVar("K", bound=Hashable)
+
+# Or the profiler tells stderr, whatever it is asked for, that there is no GPU.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
-def time_rounds(steps: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> list[dict[str, Any]]:
-    """A row of milliseconds for each step: median, least and most over the rounds after one that is not counted.
+def time_rounds(steps: Mapping[K, Step], rounds: int, device: torch.device) -> dict[K, list[float]]:
+    """Seconds of each step in each of the rounds, after one that is not counted, on a GPU those until all is captured.
 
     Each round times every step once, in turn, so that a drift of the machine's speed falls on all alike.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds + 1):
+    seconds: dict[K, list[float]] = {name: [] for name in steps}
+    uncounted = WARM_UP + 1 if device.type == "cuda" else 1
+    for _ in range(uncounted + rounds):
         for name, step in steps.items():
-            seconds[name].append(_timed(step, device))
-    return [
-        {
-            "step": name,
-            "median ms": 1e3 * statistics.median(times[1:]),
-            "min ms": 1e3 * min(times[1:]),
-            "max ms": 1e3 * max(times[1:]),
-        }
-        for name, times in seconds.items()
-    ]
+            seconds[name].append(timed(step, device))
+    return {name: times[uncounted:] for name, times in seconds.items()}
 
 
-def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+def timed(step: Step, device: torch.device) -> float:
+    """Seconds until the device has done what `step` asks of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Milliseconds: median, least and most."""
+    return {
+        "median ms": 1e3 * statistics.median(seconds),
+        "min ms": 1e3 * min(seconds),
+        "max ms": 1e3 * max(seconds),
+    }
+
+
+def peak_bytes(run: Step, device: torch.device) -> int:
     """The most bytes that the tensors made by `run` hold at once."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -51,19 +76,37 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
-    return max((event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]"), default=0)
+    allocations = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda event: event["ts"])
+    if not allocations:
+        return 0
+    # What an earlier call allocated and nobody has freed under a profiler is still in the total.
+    first = allocations[0]["args"]
+    return max(e["args"]["Total Allocated"] for e in allocations) - (first["Total Allocated"] - first["Bytes"])
 
 
-def write_result(out: str | None, config: Any, device: torch.device, rows: list[dict[str, Any]]) -> None:
-    """Writes the rows as JSON, with the configuration and what they were measured on, if `out` names a file."""
-    if out:
-        result = {"config": asdict(config), "environment": describe(device), "rows": rows}
-        Path(out).write_text(json.dumps(result, indent=2) + "\n")
+def write_result(out: str | None, config: Any, device: torch.device, rows: list[dict[str, Any]], **more: Any) -> None:
+    """Writes the rows, and what `more` names, as JSON with the configuration and what they were measured on.
+
+    Nothing is written where `out` is None. The file does not say where on a machine it or the program lies.
+    """
+    if out is None:
+        return
+    settings = {name: value for name, value in asdict(config).items() if name != "out"}
+    environment = describe(device) | {"command": _command(out), **_hardware(device)}
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = {"config": settings, "environment": environment, **more, "rows": rows}
+    path.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def _timed(step: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    step()
+def _command(out: str) -> list[str]:
+    program, *flags = sys.argv
+    kept = [flag for flag in flags if flag not in ("--out", out, f"--out={out}")]
+    return [f"benchmarks/{Path(program).name}", *kept]
+
+
+def _hardware(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+        properties = torch.cuda.get_device_properties(device)
+        return {"cuda": torch.version.cuda, "memory GiB": round(properties.total_memory / 2**30, 1)}
+    return {"cores": os.cpu_count(), "instructions": torch.backends.cpu.get_cpu_capability()}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from benchmarks.timing import peak_bytes, time_rounds, write_result
+from benchmarks.timing import Step, peak_bytes, spread, time_rounds, write_result
 from nas import manual
 from nas.device import Precision, autocast, resolve_device
 from nas.report import table
@@ -57,9 +57,11 @@ def main(config: Config) -> None:
     )
     builders = {arch: partial(_step, config, arch, device, batch) for arch in config.archs}
     steps = {arch: build() for arch, build in builders.items()}
-    rows: list[dict[str, Any]] = time_rounds(steps, config.rounds, device)
+    rows: list[dict[str, Any]] = [
+        {"step": arch, **spread(seconds)} for arch, seconds in time_rounds(steps, config.rounds, device).items()
+    ]
     for row in rows:
-        row["peak MiB"] = peak_bytes(partial(_twice, builders[row["step"]]), device) / 2**20
+        row["peak MiB"] = peak_bytes(partial(twice, builders[row["step"]]), device) / 2**20
     for row in rows:
         row["time ratio"] = row["median ms"] / rows[0]["median ms"]
         row["memory ratio"] = row["peak MiB"] / rows[0]["peak MiB"]
@@ -67,14 +69,14 @@ def main(config: Config) -> None:
     write_result(config.out, config, device, rows)
 
 
-def _twice(build: Callable[[], Callable[[], object]]) -> None:
+def twice(build: Callable[[], Step]) -> None:
     """Builds a network and trains it for two steps, after which the optimizer has its momentum."""
     step = build()
     step()
     step()
 
 
-def _step(config: Config, arch: str, device: torch.device, batch: tuple[Tensor, Tensor]) -> Callable[[], object]:
+def _step(config: Config, arch: str, device: torch.device, batch: tuple[Tensor, Tensor]) -> Step:
     side = config.image_size
     network: nn.Module = manual.build(arch, image_size=(side, side), num_classes=config.classes).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True)

@@ -1,20 +1,31 @@
 #!/usr/bin/env python
-"""Draws the block diagrams of docs/THEORY.md: `python docs/draw_figures.py` writes them into docs/pictures."""
+"""Draws the pictures of the documents: `python docs/draw_figures.py` writes them into docs/pictures.
+
+They are the block diagrams of THEORY.md, and PERFORMANCE.md's plot of every benchmarks/results/scaling_*.json.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 STATE, LAYER, SUM = "state", "layer", "sum"
 FILL = {STATE: "#e8f0fb", LAYER: "#fdf0d9", SUM: "#ffffff"}
 LINE = "#333333"
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+#: Of the plots of costs: the figures that are drawn, and colour and line of each engine.
+COSTS = {"median ms": "search step, ms", "kernels": "kernels of a pass", "peak MiB": "memory of a pass, MiB"}
+ENGINES = {"plain": ("#c0504d", "s--"), "ours": ("#1f5fa8", "o-")}
 
 
 @dataclass(frozen=True)
@@ -213,10 +224,42 @@ def draw(diagram: Diagram, path: Path) -> None:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=120)
 
 
+def plot_costs(rows: list[dict[str, Any]], path: Path) -> None:
+    """Writes the costs of a result of `benchmarks.scaling`: a row of panels for each cost, a column for each size."""
+    sizes = list(dict.fromkeys(row["varied"] for row in rows))
+    with matplotlib.rc_context({"svg.hashsalt": "optinas", "font.size": 8}):
+        figure = Figure(figsize=(10, 5.6), layout="constrained")
+        panels = figure.subplots(len(COSTS), len(sizes), sharex="col", sharey="row")
+        for line, (cost, label) in zip(panels, COSTS.items(), strict=True):
+            line[0].set_ylabel(label)
+            for axes, size in zip(line, sizes, strict=True):
+                plot_cost(axes, [row for row in rows if row["varied"] == size], cost)
+        for axes, size in zip(panels[-1], sizes, strict=True):
+            axes.set_xlabel(size)
+        panels[0][0].legend(frameon=False)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def plot_cost(axes: Axes, rows: list[dict[str, Any]], cost: str) -> None:
+    """One panel: a cost of both engines over one size, both logarithmic."""
+    for engine, (colour, style) in ENGINES.items():
+        points = [(row["value"], row[cost]) for row in rows if row["engine"] == engine]
+        axes.loglog(*zip(*points, strict=True), style, color=colour, label=engine, markersize=4, linewidth=1.2)
+    axes.set_xticks(sorted({row["value"] for row in rows}))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(True, which="major", linewidth=0.4, alpha=0.6)
+
+
 def main(folder: Path) -> None:
-    """Writes all diagrams into a folder."""
+    """Writes all pictures into a folder."""
     for name, diagram in DIAGRAMS.items():
         draw(diagram, folder / f"{name}.svg")
+    for result in sorted(RESULTS.glob("scaling_*.json")):
+        plot_costs(json.loads(result.read_text())["rows"], folder / f"{result.stem}.svg")
 
 
 if __name__ == "__main__":

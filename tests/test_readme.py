@@ -47,6 +47,20 @@ SHORTER = {
         for arch in ("hbnet56", "resnet56", "agdnet40")
     },
     "--arch hbnet20 --dataset digits --preset smoke": "--arch hbnet20 --dataset digits --preset smoke --epochs 1",
+    "benchmarks.search_step --space darts --batch-size 64": "benchmarks.search_step --space darts --batch-size 2 "
+    "--layers 2 --init-channels 2 --image-size 8 --rounds 1",
+    "benchmarks.evaluation_step --batch-size 96": "benchmarks.evaluation_step --batch-size 2 --layers 2 "
+    "--init-channels 2 --image-size 8 --rounds 1",
+    "benchmarks.train_step --archs densenet40": "benchmarks.train_step --batch-size 2 --image-size 8 --rounds 1 "
+    "--archs densenet40",
+    "benchmarks.data_pipeline --workers 2": "benchmarks.data_pipeline --workers 2 --images 16 --jpegs 8 --batch-size 4 "
+    "--jpeg-size 40 30 --image-size 32 --rounds 1",
+    "benchmarks.epoch --spaces darts hb agd": "benchmarks.epoch --spaces hb --images 24 --epochs 2 --search-layers 2 "
+    "--search-channels 2 --search-batch-size 12 --train-layers 2 --train-channels 2 --train-batch-size 12 "
+    "--image-size 8",
+    "benchmarks.scaling --space darts": "benchmarks.scaling --space darts --base-channels 2 --base-layers 1 "
+    "--base-nodes 1 --base-batch-size 2 --base-image-size 8 --channels 2 4 --layers 1 2 --nodes 1 2 --batch-size 2 4 "
+    "--image-size 8 16 --rounds 1",
     "simulate --quick": "simulate --depths 2 --samples 40 --dimension 3 --batch-size 20 --epochs 1",
 }
 #: This one has the edited checkout of "Add an operation or a data set" around it.
@@ -161,7 +175,7 @@ def test_a_command_that_starts_no_program_of_ours_exists(command: str) -> None:
     if program == "make":
         planned = subprocess.run(["make", "-n", *rest], cwd=ROOT, capture_output=True, text=True)
         assert planned.returncode == 0, planned.stderr
-        for script in re.findall(r"\w+\.py", planned.stdout):
+        for script in re.findall(r"[\w/]+\.py", planned.stdout):
             assert (ROOT / script).exists()
     elif program == "source":
         assert rest == [".venv/bin/activate"]
@@ -223,6 +237,8 @@ def documented_keys(command: str) -> set[str]:
     if command in SNIPPETS or not command.startswith("python "):
         return set()
     program, *flags = shlex.split(command)[1:]
+    if program == "-m" and flags[0].startswith("benchmarks."):
+        return set()
     if program == "-m":
         return keys.get(flags[0]) or keys[" ".join(flags[:2])]
     if program == "genotype_tool.py":

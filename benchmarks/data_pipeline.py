@@ -1,0 +1,112 @@
+"""Images a second that the loaders serve: `python -m benchmarks.data_pipeline`.
+
+*In memory* are random images of CIFAR's shape, held on the device and augmented there. *Streamed* are JPEGs, written
+to a temporary folder by this program, read by worker processes as ImageNet's are, and brought to the device. Each is
+served augmented, as for training, and as it is, as for testing. The table is printed, and written as JSON with --out.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+
+from benchmarks.timing import Step, spread, time_rounds, write_result
+from nas.data import DataConfig, Loader, load
+from nas.device import resolve_device
+from nas.report import table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is served."""
+
+    images: int = 50_000
+    """Images in memory, of 32x32 pixels."""
+    batch_size: int = 64
+    """Images a batch."""
+    jpegs: int = 2_000
+    """Streamed images."""
+    jpeg_size: tuple[int, int] = (500, 375)
+    """Width and height of their files; ImageNet's are about that large."""
+    image_size: int = 224
+    """Side in pixels to which they are brought."""
+    workers: int = 2
+    """Processes that read them."""
+    rounds: int = 3
+    """Timed epochs, after one that is not counted."""
+    device: str = "auto"
+    """Where the images are wanted."""
+    out: str | None = None
+    """Also write the figures as JSON to this file."""
+
+
+def main(config: Config) -> None:
+    """Prints the table of one configuration."""
+    device = resolve_device(config.device)
+    with _loaders(config, device) as loaders:
+        steps: dict[tuple[str, str], Step] = {name: partial(_serve, loader) for name, loader in loaders.items()}
+        rows = []
+        for (images, served), seconds in time_rounds(steps, config.rounds, device).items():
+            times = spread(seconds)
+            number = loaders[images, served].num_images
+            rows.append(
+                {
+                    "images": images,
+                    "served": served,
+                    "images/s": 1e3 * number / times["median ms"],
+                    "least": 1e3 * number / times["max ms"],
+                    "most": 1e3 * number / times["min ms"],
+                }
+            )
+    print(table(rows))
+    write_result(config.out, config, device, rows)
+
+
+def _serve(loader: Loader) -> None:
+    for _ in loader.epoch(0):
+        pass
+
+
+@contextmanager
+def _loaders(config: Config, device: torch.device) -> Iterator[dict[tuple[str, str], Loader]]:
+    memory = DataConfig(dataset="fake", fake_train=config.images, batch_size=config.batch_size, cutout=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_jpegs(Path(folder), config.jpegs, config.jpeg_size)
+        streamed = DataConfig(
+            dataset="imagenet",
+            data=folder,
+            image_size=config.image_size,
+            batch_size=config.batch_size,
+            workers=config.workers,
+        )
+        loaders = {}
+        for name, data in (("in memory", memory), ("streamed", streamed)):
+            served: Callable[..., Loader] = partial(load(data).train_loader, seed=0, device=device)
+            loaders[name, "augmented"] = served()
+            loaders[name, "as they are"] = served(augment=False)
+        yield loaders
+
+
+def write_jpegs(folder: Path, number: int, size: tuple[int, int]) -> None:
+    """Writes `number` JPEGs of (width, height) to train on, and two to test on, into a folder laid out as ImageNet."""
+    width, height = size
+    random = np.random.default_rng(0)
+    # Blotches, because pixels of noise are what JPEG compresses worst.
+    blotches = random.integers(256, size=(number + 2, height // 25 + 1, width // 25 + 1, 3), dtype=np.uint8)
+    for i, pixels in enumerate(blotches):
+        path = folder / ("train" if i < number else "val") / f"class_{i % 2}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR).save(path, quality=90)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,138 @@
+"""Seconds an epoch of the real commands on random images of CIFAR's shape: `python -m benchmarks.epoch`.
+
+`train_search.py` and `train_eval.py` are run as a user runs them, with data, metrics, checkpoints and pictures. An
+epoch's seconds are those between two rows of the run's `metrics.csv`; the first epoch, in which all is allocated,
+compiled or captured, is told apart. What the paper's protocol on the whole of CIFAR-10 would take is *extrapolated*
+from there, in proportion to images and epochs. The table is printed, and written as JSON with --out.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+import nas.search
+import nas.train
+from benchmarks.timing import write_result
+from nas.device import Precision, resolve_device
+from nas.report import table
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+#: Training images of CIFAR-10.
+_CIFAR = 50_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is run; the defaults are the paper's protocol on as many images as CIFAR-10 has."""
+
+    spaces: tuple[str, ...] = ("darts", "hb", "agd")
+    """Search spaces to search in; none for no search."""
+    unrolled: bool = False
+    """Search with second-order architecture steps."""
+    archs: tuple[str, ...] = ("DARTS_V2",)
+    """Networks to train; none for no training."""
+    images: int = 50_000
+    """Training images; there are a fifth as many to test on."""
+    epochs: int = 3
+    """Epochs of each run; all but the first are timed."""
+    search_layers: int = 8
+    """Cells of the supernet."""
+    search_channels: int = 16
+    """Channels of its first cells."""
+    search_batch_size: int = 64
+    """Images a batch in the search."""
+    train_layers: int = 20
+    """Cells of the network."""
+    train_channels: int = 36
+    """Channels of its first cells."""
+    train_batch_size: int = 96
+    """Images a batch in the training."""
+    image_size: int = 32
+    """Side of the images in pixels."""
+    device: str = "auto"
+    """Where to compute."""
+    precision: Precision = "fp32"
+    """Forward passes in fp32 or bf16."""
+    out: str | None = None
+    """Also write the figures as JSON to this file."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 2:
+            raise ValueError("--epochs must be 2 or more: the first epoch is not timed")
+
+
+def main(config: Config) -> None:
+    """Prints the table of one configuration."""
+    order = ["--unrolled"] if config.unrolled else []
+    kind = "search, second order" if config.unrolled else "search, first order"
+    epochs = nas.search.paper("cifar10").epochs
+    rows = [_row(config, f"{kind}, {space}", _search(config, space) + order, epochs) for space in config.spaces]
+    epochs = nas.train.paper("cifar10").epochs
+    rows += [_row(config, f"training, {arch}", _training(config, arch), epochs) for arch in config.archs]
+    print(table(rows))
+    write_result(config.out, config, resolve_device(config.device), rows)
+
+
+def _search(config: Config, space: str) -> list[str]:
+    size = _size(config.search_layers, config.search_channels, config.search_batch_size)
+    return ["train_search.py", "--space", space, *size]
+
+
+def _training(config: Config, arch: str) -> list[str]:
+    size = _size(config.train_layers, config.train_channels, config.train_batch_size)
+    return ["train_eval.py", "--arch", arch, *size]
+
+
+def _size(layers: int, channels: int, batch_size: int) -> list[str]:
+    return ["--layers", str(layers), "--init-channels", str(channels), "--batch-size", str(batch_size)]
+
+
+def _row(config: Config, task: str, command: list[str], protocol_epochs: int) -> dict[str, Any]:
+    """What one run took, and what so many epochs of CIFAR-10 would take."""
+    first, *others = epoch_seconds(config, command)
+    epoch = statistics.median(others)
+    return {
+        "task": task,
+        "images": config.images,
+        "first epoch s": first,
+        "epoch s": epoch,
+        "protocol": f"{protocol_epochs} epochs of CIFAR-10",
+        "extrapolated h": epoch * _CIFAR / config.images * protocol_epochs / 3600,
+    }
+
+
+def epoch_seconds(config: Config, command: list[str]) -> list[float]:
+    """The seconds of each epoch of a run of `command`, which is a script of the checkout and its flags."""
+    script, *flags = command
+    data = ["--dataset", "fake", "--fake-train", str(config.images), "--fake-test", str(max(1, config.images // 5))]
+    data += ["--image-size", str(config.image_size), "--device", config.device, "--precision", config.precision]
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        subprocess.run(
+            [
+                *(sys.executable, str(_ROOT / script)),
+                *flags,
+                *data,
+                *("--epochs", str(config.epochs), "--run-dir", str(run)),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        with (run / "metrics.csv").open() as file:
+            elapsed = [0.0, *(float(row["seconds"]) for row in csv.DictReader(file))]
+    return [later - earlier for earlier, later in itertools.pairwise(elapsed)]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,114 @@
+"""The search as the literature runs it, beside which ours is timed.
+
+The supernet is `PlainSupernet`, which runs every candidate of every edge by itself, in NCHW. The steps are those of
+DARTS's code (Liu et al., ICLR 2019): `loss.backward()` goes through everything, so that a step of the weights has the
+architecture's gradient computed too, and a step of the architecture the weights'; neither is used. The second-order
+step makes a second model. Nothing is captured, compiled or fused.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.timing import Batch
+from nas.bilevel import BilevelConfig
+from nas.device import Precision, autocast
+from spaces import SearchSpace
+
+
+class PlainBilevel:
+    """The steps of DARTS's code, for any supernet that is called with images and mixing weights.
+
+    `config.unrolled` decides which architecture step is taken; its Hessian product is the finite difference.
+    """
+
+    def __init__(
+        self,
+        supernet: nn.Module,
+        space: SearchSpace,
+        config: BilevelConfig,
+        criterion: nn.Module,
+        precision: Precision = "fp32",
+    ) -> None:
+        self.supernet, self.space, self.config = supernet, space, config
+        self.criterion, self.precision = criterion, precision
+        self.weight_optimizer = torch.optim.SGD(
+            supernet.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        self.architecture_optimizer = torch.optim.Adam(
+            space.parameters(),
+            lr=config.arch_learning_rate,
+            betas=(0.5, 0.999),
+            weight_decay=config.arch_weight_decay,
+        )
+
+    def weight_step(self, train: Batch) -> tuple[Tensor]:
+        """One clipped SGD step of the weights; gives its loss."""
+        self.weight_optimizer.zero_grad()
+        loss = self._loss(self.supernet, train)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.supernet.parameters(), self.config.grad_clip)
+        self.weight_optimizer.step()
+        return (loss.detach(),)
+
+    def architecture_step(self, train: Batch, valid: Batch) -> tuple[Tensor]:
+        """One Adam step of the architecture, of first or second order; gives its loss."""
+        self.architecture_optimizer.zero_grad()
+        if self.config.unrolled:
+            loss = self._unrolled_backward(train, valid)
+        else:
+            loss = self._loss(self.supernet, valid)
+            loss.backward()
+        self.architecture_optimizer.step()
+        return (loss.detach(),)
+
+    def _loss(self, supernet: nn.Module, batch: Batch) -> Tensor:
+        images, labels = batch
+        with autocast(images.device, self.precision):
+            loss: Tensor = self.criterion(supernet(images, self.space.mixing()), labels)
+        return loss
+
+    def _unrolled_backward(self, train: Batch, valid: Batch) -> Tensor:
+        """Leaves the gradient of DARTS eq. (7) in the architecture: four passes, a second model. Gives the loss."""
+        rate = self.config.learning_rate
+        virtual = self._virtual_model(train, rate)
+        architecture, weights = list(self.space.parameters()), list(virtual.parameters())
+        loss = self._loss(virtual, valid)
+        gradient = torch.autograd.grad(loss, [*architecture, *weights], allow_unused=True, materialize_grads=True)
+        direct, vector = gradient[: len(architecture)], gradient[len(architecture) :]
+        implicit = self._hessian_product(train, vector)
+        for parameter, d, i in zip(architecture, direct, implicit, strict=True):
+            parameter.grad = d - rate * i
+        return loss
+
+    def _virtual_model(self, train: Batch, rate: float) -> nn.Module:
+        weights = list(self.supernet.parameters())
+        loss = self._loss(self.supernet, train)
+        gradient = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        virtual = copy.deepcopy(self.supernet)
+        with torch.no_grad():
+            for moved, weight, g in zip(virtual.parameters(), weights, gradient, strict=True):
+                step = g + self.config.weight_decay * weight
+                momentum = self.weight_optimizer.state[weight].get("momentum_buffer")
+                moved.sub_(rate * (step if momentum is None else step + self.config.momentum * momentum))
+        return virtual
+
+    def _hessian_product(self, train: Batch, vector: tuple[Tensor, ...]) -> list[Tensor]:
+        """DARTS eq. (8), footnote 2: the weights are moved to one side, to the other, and back."""
+        architecture = list(self.space.parameters())
+        eps = 0.01 / torch.cat([part.flatten() for part in vector]).norm()
+        sides = []
+        for distance in (eps, -2 * eps):
+            self._move(vector, distance)
+            loss = self._loss(self.supernet, train)
+            sides.append(torch.autograd.grad(loss, architecture, allow_unused=True, materialize_grads=True))
+        self._move(vector, eps)
+        return [(plus - minus) / (2 * eps) for plus, minus in zip(*sides, strict=True)]
+
+    @torch.no_grad()
+    def _move(self, vector: tuple[Tensor, ...], distance: Tensor) -> None:
+        for weight, part in zip(self.supernet.parameters(), vector, strict=True):
+            weight.add_(distance * part)

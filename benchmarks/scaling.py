@@ -1,0 +1,116 @@
+"""How the cost of a search step grows: `python -m benchmarks.scaling`.
+
+From one base, one of channels, cells, nodes, batch and image size is varied at a time. For ours and for the plain
+engine (benchmarks/plain.py): the time of a search step (weights and architecture, first order), and of one pass with
+the gradient of the weights the kernels, the bytes moved and the peak memory. The table is printed, and written as JSON
+with --out; `docs/draw_figures.py` draws it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import tyro
+
+from benchmarks import search_step
+from benchmarks.counting import measure_pass
+from benchmarks.timing import spread, time_rounds, write_result
+from nas.device import Precision, resolve_device
+from nas.report import table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The base, and the values of each size; the default is small enough for a CPU."""
+
+    space: str = "darts"
+    """Search space."""
+    base_channels: int = 8
+    """Channels of the first cells where others are varied."""
+    base_layers: int = 4
+    """Cells where others are varied."""
+    base_nodes: int = 4
+    """Intermediate nodes of a cell where others are varied."""
+    base_batch_size: int = 16
+    """Images a batch where others are varied."""
+    base_image_size: int = 16
+    """Side of the images in pixels where others are varied."""
+    channels: tuple[int, ...] = (4, 8, 16, 32)
+    """Channels of the first cells."""
+    layers: tuple[int, ...] = (2, 4, 8, 16)
+    """Cells."""
+    nodes: tuple[int, ...] = (2, 3, 4, 6)
+    """Intermediate nodes of a cell."""
+    batch_size: tuple[int, ...] = (4, 8, 16, 32)
+    """Images a batch."""
+    image_size: tuple[int, ...] = (8, 16, 24, 32)
+    """Side of the images in pixels."""
+    rounds: int = 3
+    """Timed rounds of each point."""
+    device: str = "auto"
+    """Where to compute."""
+    precision: Precision = "fp32"
+    """Forward passes in fp32 or bf16."""
+    out: str | None = None
+    """Also write the figures as JSON to this file."""
+
+
+ENGINES: tuple[search_step.Engine, ...] = ("ours", "plain")
+
+#: What is varied: the field of `search_step.Config` -> those of the base and of the values, and its name in words.
+VARIED = {
+    "init_channels": ("base_channels", "channels", "channels"),
+    "layers": ("base_layers", "layers", "cells"),
+    "nodes": ("base_nodes", "nodes", "nodes of a cell"),
+    "batch_size": ("base_batch_size", "batch_size", "batch"),
+    "image_size": ("base_image_size", "image_size", "image side"),
+}
+
+
+def main(config: Config) -> None:
+    """Prints the table of one configuration."""
+    device = resolve_device(config.device)
+    torch.manual_seed(0)
+    measured: dict[search_step.Config, dict[str, dict[str, float]]] = {}
+    rows: list[dict[str, Any]] = []
+    for name, value, point in points(config):
+        if point not in measured:  # the base is a point of every line
+            measured[point] = _measure(point, device)
+        _, _, words = VARIED[name]
+        rows += [
+            {"varied": words, "value": value, "engine": engine, **figures}
+            for engine, figures in measured[point].items()
+        ]
+    print(table(rows))
+    write_result(config.out, config, device, rows)
+
+
+def points(config: Config) -> list[tuple[str, int, search_step.Config]]:
+    """What is varied, its value, and the search step that has it."""
+    given = asdict(config)
+    base = {name: given[of_base] for name, (of_base, _, _) in VARIED.items()}
+    common = {name: given[name] for name in ("space", "rounds", "device", "precision")}
+    return [
+        (name, value, search_step.Config(**common, **(base | {name: value})))
+        for name, (_, values, _) in VARIED.items()
+        for value in given[values]
+    ]
+
+
+def _measure(point: search_step.Config, device: torch.device) -> dict[str, dict[str, float]]:
+    """By engine: milliseconds of a search step; kernels, bytes and memory of a pass."""
+    steps = search_step.first_order_steps(point, device, ENGINES)
+    seconds = search_step.with_sums(time_rounds(steps, point.rounds, device))
+    return {
+        engine: {
+            **spread(seconds[search_step.COMBINED, engine]),
+            **measure_pass(search_step.one_pass(point, device, search_step.SUPERNETS[engine]), device).described(),
+        }
+        for engine in ENGINES
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
