@@ -38,6 +38,7 @@ T = TypeVar("T")
 _MAY_CHANGE = (
     *("run.run_dir", "run.resume", "run.device", "run.cuda_graph"),
     *("data.data", "data.download", "data.workers"),
+    "supernet.checkpoint_cells",
 )
 
 #: Steps of an epoch between two looks at its losses on a GPU, which has to catch up with the CPU each time.

@@ -12,7 +12,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from nas.recompute import recomputed
-from spaces.depthwise import DepthwiseConv2d, as_autocast, depthwise
+from spaces.depthwise import DepthwiseConv2d, as_autocast, depthwise, depthwise_gradients
 from spaces.ops import DilConv, FactorizedReduce, NegativeFactorizedReduce, SepConv, even_and_odd_pixels
 
 #: Those of PyTorch's BatchNorm, which the separate operations have.
@@ -124,16 +122,11 @@ class StackedSeparable(StackedOperations):
         for p, scale_of_pass in enumerate(scale.chunk(passes)):
             x = depthwise(source.relu, filters[0][p], stride=self.stride, dilation=self.dilation)
             if len(filters) == 2:
-                x = recomputed(partial(self._between, p, passes), self, x, pointwise[0][p], filters[1][p])
+                x = norm_relu_depthwise(x, pointwise[0][p], filters[1][p], self._norm(0), p, passes)
             x = pointwise_norm(x, pointwise[-1][p], scale_of_pass, self._norm(-1), p, passes)
             total = x if total is None else total.add_(x)
         assert total is not None
         return sum_of_parts(total, self.operations // passes)
-
-    def _between(self, part: int, passes: int, x: Tensor, pointwise: Tensor, filters: Tensor) -> Tensor:
-        """From the first depthwise convolution to the second: cheap to compute again, and large."""
-        x = F.conv2d(x, pointwise, groups=x.shape[1] // pointwise.shape[1])
-        return depthwise(self._norm(0)(x, None, part, passes).relu_(), filters)
 
     def _filters(self, index: int, passes: int) -> list[Tensor]:
         """The depthwise filters of each pass; in one pass, those of all operations, brought to the largest size."""
@@ -345,11 +338,28 @@ def pointwise_norm(
     return result
 
 
-class _PointwiseNorm(Function):
-    """As `nas.recompute`, but the BatchNorm's forward pass is not run again: its batch statistics are kept.
+def norm_relu_depthwise(
+    x: Tensor, weight: Tensor, filters: Tensor, norm: StackedNorm, part: int = 0, passes: int = 1
+) -> Tensor:
+    """Grouped pointwise convolution, BatchNorm, ReLU and depthwise convolution; only the input is kept.
 
-    The backward pass is made of operations that can be differentiated.
+    Args:
+        x: (N, groups * C, H, W).
+        weight: (groups * C, C, 1, 1).
+        filters: (groups * C, 1, K, K).
+        norm: of which the part `part` of `passes` is meant.
     """
+    groups = x.shape[1] // weight.shape[1]
+    if torch.compiler.is_compiling():
+        return depthwise(norm(F.conv2d(x, weight, groups=groups), None, part, passes).relu(), filters)
+    x, weight, filters = as_autocast(x, weight, filters)
+    statistics = norm.statistics(part, passes)
+    result: Tensor = _NormReLUDepthwise.apply(x, weight, filters, *statistics, norm.training, groups)
+    return result
+
+
+class _PointwiseNorm(Function):
+    """Computes the convolution again in the backward pass, which is made of what can be differentiated again."""
 
     @staticmethod
     def forward(
@@ -363,31 +373,95 @@ class _PointwiseNorm(Function):
         groups: int,
     ) -> Tensor:
         convolved = F.conv2d(x, weight, groups=groups)
-        result, mean, inverse_std = torch.native_batch_norm(
+        result, *statistics = torch.native_batch_norm(
             convolved, scale, None, running_mean, running_var, training, MOMENTUM, EPS
         )
         kept = () if training else (running_mean, running_var)
-        ctx.save_for_backward(x, weight, scale, mean, inverse_std, *kept)
+        ctx.save_for_backward(x, weight, scale, *statistics, *kept)
         ctx.training, ctx.groups = training, groups
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        x, weight, scale, mean, inverse_std, *running = ctx.saved_tensors
-        for_x, for_weight, for_scale = ctx.needs_input_grad[:3]
+        x, weight, scale, *statistics = ctx.saved_tensors
+        convolved = F.conv2d(x, weight, groups=ctx.groups)
+        at_convolved, for_scale = _norm_gradients(
+            gradients[0], convolved, scale, statistics, ctx.training, ctx.needs_input_grad[2]
+        )
+        for_x, for_weight = _pointwise_gradients(at_convolved, x, weight, ctx.groups, ctx.needs_input_grad[:2])
+        return for_x, for_weight, for_scale, None, None, None, None
+
+
+class _NormReLUDepthwise(Function):
+    """As `_PointwiseNorm`; all but the depthwise convolution is computed again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        filters: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        training: bool,
+        groups: int,
+    ) -> Tensor:
+        convolved = F.conv2d(x, weight, groups=groups)
+        normalized = F.batch_norm(convolved, running_mean, running_var, None, None, training, MOMENTUM, EPS)
+        ctx.save_for_backward(x, weight, filters, *(() if training else (running_mean, running_var)))
+        ctx.training, ctx.groups = training, groups
+        return depthwise(normalized.relu_(), filters)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x, weight, filters, *running = ctx.saved_tensors
+        needed_x, needed_weight, needed_filters = ctx.needs_input_grad[:3]
+        convolved = F.conv2d(x, weight, groups=ctx.groups)
+        normalized, *statistics = torch.native_batch_norm(
+            convolved, None, None, *(running or (None, None)), ctx.training, MOMENTUM, EPS
+        )
+        activated = normalized.relu()
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
-        at_norm, at_scale, _ = torch.ops.aten.native_batch_norm_backward(
-            gradient,
-            F.conv2d(x, weight, groups=ctx.groups),
-            scale,
-            *(running or (None, None)),
-            mean,
-            inverse_std,
-            ctx.training,
-            EPS,
-            [True, for_scale, False],
-        )
-        at_x, at_weight, _ = torch.ops.aten.convolution_backward(
-            at_norm, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], ctx.groups, [for_x, for_weight, False]
-        )
-        return at_x, at_weight, at_scale if for_scale else None, None, None, None, None
+        at_activated, for_filters = depthwise_gradients(activated, filters, gradient, (True, needed_filters))
+        at_normalized = torch.ops.aten.threshold_backward(at_activated, activated, 0)
+        at_convolved, _ = _norm_gradients(at_normalized, convolved, None, [*statistics, *running], ctx.training, False)
+        needed = (needed_x, needed_weight)
+        for_x, for_weight = _pointwise_gradients(at_convolved, x, weight, ctx.groups, needed)
+        return for_x, for_weight, for_filters, None, None, None, None
+
+
+def _norm_gradients(
+    gradient: Tensor,
+    x: Tensor,
+    scale: Tensor | None,
+    statistics: Sequence[Tensor],
+    training: bool,
+    scale_needed: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of a BatchNorm in its input and its scale.
+
+    `statistics` are the mean and the inverse deviation that it took, and the running ones if it took those.
+    """
+    mean, inverse_std, *running = statistics
+    for_x, for_scale, _ = torch.ops.aten.native_batch_norm_backward(
+        gradient.contiguous(memory_format=torch.channels_last),
+        x,
+        scale,
+        *(running or (None, None)),
+        mean,
+        inverse_std,
+        training,
+        EPS,
+        [True, scale_needed, False],
+    )
+    return for_x, for_scale if scale_needed else None
+
+
+def _pointwise_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, groups: int, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a grouped pointwise convolution in its input and its weight."""
+    for_x, for_weight, _ = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], groups, [*needed, False]
+    )
+    return for_x, for_weight

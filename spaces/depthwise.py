@@ -56,7 +56,7 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) 
     Returns:
         (N, F * C, ceil(H / stride), ceil(W / stride)); channel f * C + c is channel c under filter f * C + c.
     """
-    if not _gains(x):
+    if not (torch.is_grad_enabled() and _library_is_slow(x)):
         x = _repeated(x, len(weight) // x.shape[1])
         return F.conv2d(x, weight, None, stride, dilation * (weight.shape[2] // 2), dilation, x.shape[1])
     x, weight = as_autocast(x, weight)
@@ -91,11 +91,25 @@ def _repeated(x: Tensor, filters: int) -> Tensor:
     return copies.reshape(N, H, W, filters * C).permute(0, 3, 1, 2)
 
 
-def _gains(x: Tensor) -> bool:
-    """Whether there is a gradient to be computed where the library is slow at it."""
+def depthwise_gradients(
+    x: Tensor, weight: Tensor, gradient: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of `depthwise(x, weight)` in `x` and `weight`, each if it is wanted, for functions of one's own.
+
+    `gradient` is that of the result. Both can be differentiated again.
+    """
+    if not _library_is_slow(x):
+        return _library_gradients(x, weight, gradient, 1, wanted)
+    return (
+        _input_gradient(x, weight, gradient, 1) if wanted[0] else None,
+        _apply(_WeightGradient, x, gradient, weight.shape[2], 1) if wanted[1] else None,
+    )
+
+
+def _library_is_slow(x: Tensor) -> bool:
+    """Whether there are faster gradients than the library's."""
     return (
         x.device.type == "cpu"
-        and torch.is_grad_enabled()
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.compiler.is_compiling()
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from plain_supernet import PlainSupernet
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
@@ -22,21 +23,26 @@ from nas.supernet import Supernet
 from spaces import SpaceConfig
 
 ALL = spaces.names()
+SHAPE: dict[str, Any] = {"in_channels": 2, "image_size": (8, 8), "num_classes": 3}
 PRODUCTS: tuple[HessianProduct, ...] = ("exact", "finite-difference")
 
 
 def supernet_of(space: spaces.SearchSpace, layers: int) -> Supernet:
-    shape: dict[str, Any] = {"in_channels": 2, "image_size": (8, 8), "num_classes": 3}
-    return Supernet(space.topology, space.operations, channels=4, layers=layers, **shape)
+    return Supernet(space.topology, space.operations, channels=4, layers=layers, **SHAPE)
 
 
 def problem(space_name: str = "hb", *, smooth: bool = False, **fields: object) -> Bilevel:
-    """A supernet of three cells in float64, its momentum buffers filled by one step; `smooth` without max pooling."""
+    """A supernet of three cells in float64, its momentum buffers filled by one step.
+
+    The `smooth` one is the plain one, whose ReLUs can be changed for softplus, without max pooling.
+    """
     operations = spaces.get(space_name).operations_default
     if smooth:
         operations = tuple(name for name in operations if name != "max_pool_3x3")
     space = spaces.build(SpaceConfig(space=space_name, nodes=2, init="random", operations=operations))
-    supernet = supernet_of(space, layers=3)
+    supernet: Any = supernet_of(space, layers=3)
+    if smooth:
+        supernet = PlainSupernet(space.topology, space.operations, channels=4, layers=3, **SHAPE)
     config = BilevelConfig(learning_rate=0.3, **fields)  # type: ignore[arg-type]
     bilevel = Bilevel(supernet.double(), space.double(), config, nn.CrossEntropyLoss())
     bilevel.weight_step(batch(9))
@@ -46,8 +52,7 @@ def problem(space_name: str = "hb", *, smooth: bool = False, **fields: object) -
 @pytest.fixture
 def softplus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every ReLU becomes softplus: a difference quotient across kinks does not converge to the derivative."""
-    for owner, name in ((nn.ReLU, "forward"), (Tensor, "relu"), (Tensor, "relu_")):
-        monkeypatch.setattr(owner, name, lambda *self_and_x: nn.functional.softplus(self_and_x[-1]))
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: nn.functional.softplus(x))
 
 
 def batch(seed: int) -> Batch:
