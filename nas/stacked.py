@@ -417,8 +417,9 @@ class _NormReLUDepthwise(Function):
         x, weight, filters, *running = ctx.saved_tensors
         needed_x, needed_weight, needed_filters = ctx.needs_input_grad[:3]
         convolved = F.conv2d(x, weight, groups=ctx.groups)
+        running_mean, running_var = running or (None, None)
         normalized, *statistics = torch.native_batch_norm(
-            convolved, None, None, *(running or (None, None)), ctx.training, MOMENTUM, EPS
+            convolved, None, None, running_mean, running_var, ctx.training, MOMENTUM, EPS
         )
         activated = normalized.relu()
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
