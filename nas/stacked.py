@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from spaces.depthwise import DepthwiseConv2d, as_autocast, depthwise, depthwise_gradients
+from spaces.depthwise import DepthwiseConv2d, as_autocast, depthwise, depthwise_each, depthwise_gradients
 from spaces.ops import DilConv, FactorizedReduce, NegativeFactorizedReduce, SepConv, even_and_odd_pixels
 
 #: Those of PyTorch's BatchNorm, which the separate operations have.
@@ -118,9 +118,9 @@ class StackedSeparable(StackedOperations):
         passes = passes_over(self.operations, source.x.device)
         filters = [self._filters(i, passes) for i in range(len(self.norms))]
         pointwise = [weight.chunk(passes) for weight in self.pointwise]
+        convolved = depthwise_each(source.relu, filters[0], stride=self.stride, dilation=self.dilation)
         total = None
-        for p, scale_of_pass in enumerate(scale.chunk(passes)):
-            x = depthwise(source.relu, filters[0][p], stride=self.stride, dilation=self.dilation)
+        for p, (x, scale_of_pass) in enumerate(zip(convolved, scale.chunk(passes), strict=True)):
             if len(filters) == 2:
                 x = norm_relu_depthwise(x, pointwise[0][p], filters[1][p], self._norm(0), p, passes)
             x = pointwise_norm(x, pointwise[-1][p], scale_of_pass, self._norm(-1), p, passes)

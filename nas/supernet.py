@@ -41,7 +41,7 @@ class LeavingEdges(nn.Module):
         channels: C.
     """
 
-    _order: Tensor
+    _of_channel: Tensor
 
     def __init__(self, operations: Sequence[str], candidates: Sequence[Sequence[nn.Module]], channels: int) -> None:
         super().__init__()
@@ -62,24 +62,26 @@ class LeavingEdges(nn.Module):
         #: The columns of the mixing weights that belong to each of `stacked`.
         self.columns = [columns for columns, _ in groups]
         self.stacked = nn.ModuleList(group for _, group in groups)
-        self.register_buffer("_order", torch.tensor(sum(self.columns, start=[]), dtype=torch.int64), persistent=False)
+        # Which mixing weight belongs to each channel of the results: operation, edge, channel.
+        edges = torch.arange(len(candidates))[:, None]
+        of_channel = [
+            (edges * len(operations) + o).expand(-1, channels).flatten() for columns in self.columns for o in columns
+        ]
+        self._channels_of = [len(columns) * len(candidates) * channels for columns in self.columns]
+        self.register_buffer("_of_channel", torch.cat(of_channel) if of_channel else None, persistent=False)
 
     def forward(self, x: Tensor, weights_EO: Tensor) -> Tensor:
         """(N, C, H, W) to the mixed results (N, E * C, H', W')."""
         total = None if self.shared is None else self.shared(x, weights_EO)
         if self.stacked:
             source = Source(x, x.relu())
-            for operations, scale in zip(self.stacked, self._scales(weights_EO), strict=True):
+            # A copy: batch_norm's gradient is wrong for a scale whose values lie on each other (torch 2.13 to 2.15).
+            scales = weights_EO.flatten().index_select(0, self._of_channel).split(self._channels_of)
+            for operations, scale in zip(self.stacked, scales, strict=True):
                 result = operations(source, scale)
                 total = result if total is None else total.add_(result)
         assert total is not None, "a space has an operation other than zero"
         return total
-
-    def _scales(self, weights_EO: Tensor) -> tuple[Tensor, ...]:
-        """For each of `stacked` the mixing weights of its results' channels, (operations * E * C,)."""
-        by_channel = weights_EO.t().index_select(0, self._order).unsqueeze(2).expand(-1, -1, self.channels)
-        # Contiguous: the gradient of batch_norm is wrong for a scale whose values lie on each other (torch 2.13-2.15).
-        return by_channel.flatten().contiguous().split([len(of) * by_channel[0].numel() for of in self.columns])
 
     def origins(self) -> dict[str, list[tuple[int, str]]]:
         """For each tensor of this module, the (edge, name) of those of separate candidates that it concatenates."""

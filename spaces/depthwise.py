@@ -17,6 +17,7 @@ Shape letters: N images, C channels, F filters of a channel, H W size, K side of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,18 +57,28 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) 
     Returns:
         (N, F * C, ceil(H / stride), ceil(W / stride)); channel f * C + c is channel c under filter f * C + c.
     """
+    return depthwise_each(x, [weight], stride=stride, dilation=dilation)[0]
+
+
+def depthwise_each(x: Tensor, weights: Sequence[Tensor], *, stride: int = 1, dilation: int = 1) -> list[Tensor]:
+    """`depthwise` of one image with each of several weights."""
     if not (torch.is_grad_enabled() and _library_is_slow(x)):
-        x = _repeated(x, len(weight) // x.shape[1])
-        return F.conv2d(x, weight, None, stride, dilation * (weight.shape[2] // 2), dilation, x.shape[1])
-    x, weight = as_autocast(x, weight)
+        return [_library_convolution(x, weight, stride, dilation) for weight in weights]
+    x, *weights = as_autocast(x, *weights)
     if dilation == 1:
-        return _apply(_Depthwise, x, weight, stride)
+        return [_apply(_Depthwise, x, weight, stride) for weight in weights]
     if stride == 2:
-        return _apply(_Depthwise, _innermost(x[:, :, ::2, ::2]), weight, 1)
+        x = _innermost(x[:, :, ::2, ::2])
+        return [_apply(_Depthwise, x, weight, 1) for weight in weights]
     if x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0:
-        return _from_parities(_apply(_Depthwise, _to_parities(x), weight, 1))
+        x = _to_parities(x)
+        return [_from_parities(_apply(_Depthwise, x, weight, 1)) for weight in weights]
+    return [_library_convolution(x, weight, 1, 2) for weight in weights]
+
+
+def _library_convolution(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     x = _repeated(x, len(weight) // x.shape[1])
-    return F.conv2d(x, weight, None, 1, weight.shape[2] - 1, 2, x.shape[1])
+    return F.conv2d(x, weight, None, stride, dilation * (weight.shape[2] // 2), dilation, x.shape[1])
 
 
 def as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
