@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from PIL import Image
 
+from benchmarks.command import run_benchmark
 from benchmarks.timing import Step, spread, time_rounds, write_result
 from nas.data import DataConfig, Loader, load
 from nas.device import resolve_device
@@ -109,4 +109,4 @@ def write_jpegs(folder: Path, number: int, size: tuple[int, int]) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_benchmark(main, Config, __doc__)

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 import nas.search
 import nas.train
+from benchmarks.command import run_benchmark
 from benchmarks.timing import write_result
 from nas.device import Precision, resolve_device
 from nas.report import table
@@ -70,6 +69,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.epochs < 2:
             raise ValueError("--epochs must be 2 or more: the first epoch is not timed")
+        if not (self.spaces or self.archs):
+            raise ValueError("--spaces and --archs are both empty; name something to run")
 
 
 def main(config: Config) -> None:
@@ -135,4 +136,4 @@ def epoch_seconds(config: Config, command: list[str]) -> list[float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_benchmark(main, Config, __doc__)

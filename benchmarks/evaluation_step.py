@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor, nn
 
 import genotypes
+from benchmarks.command import run_benchmark
 from benchmarks.counting import measure_pass
 from benchmarks.roofline import WEIGHT_PASS, Work, least_work, measure_machine
 from benchmarks.timing import Batch, Step, spread, time_rounds, write_result
@@ -142,4 +142,4 @@ def _work(config: Config) -> Work:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_benchmark(main, Config, __doc__)

@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import tyro
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from benchmarks.command import run_benchmark
 from benchmarks.timing import peak_bytes, write_result
 from nas.data import DataConfig, load
 from nas.device import resolve_device
@@ -262,4 +262,4 @@ def _epoch(step: Step, batches: Iterable[Batch], device: torch.device) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Digits | Speed, description=__doc__))
+    run_benchmark(main, Digits | Speed, __doc__)

@@ -1,4 +1,4 @@
-"""The least time that a pass can take on this device: its roofline (Williams, Waterman, Patterson, CACM 2009).
+"""What a pass would take if it did nothing twice: its roofline (Williams, Waterman, Patterson, CACM 2009).
 
     limit = max(FLOPs / matmul rate, minimal bytes / copy bandwidth),    fraction = limit / measured time
 
@@ -11,12 +11,12 @@ three times the forward pass for a step of the weights, twice for a step of the 
 of weights. (`FlopCounterMode` has the weight gradient of a depthwise convolution too high by the number of channels,
 so that it is not asked for the backward pass.)
 
-**Minimal bytes** are those of tensors that no fusion can avoid: a BatchNorm must have seen its whole input before it
-can give any output, so that its input has to be stored; and so has the output of a cell, which others read. Each of
-these is written and read in the forward pass, read once more in the backward pass, and its gradient is written and
-read: five transfers. A pool does not depend on the edge it is on, so the same pool of the same node counts once. All
-else (ReLU, the convolutions between, mixing, sums, identities, the optimizer's step) counts as fused, and free. So the
-limit is one that can only be approached.
+**Minimal bytes** are a model of the traffic of a pass that computes nothing twice: a BatchNorm must have seen its whole
+input before it can give any output, so that its input is stored; and so is the output of a cell, which others read.
+Each of these is written and read in the forward pass, read once more in the backward pass, and its gradient is
+written and read: five transfers. A pool does not depend on the edge it is on, so the same pool of the same node counts
+once. All else (ReLU, the convolutions between, mixing, sums, identities, the optimizer's step) counts as fused, and
+free. A pass that computes some of it again moves less, so the limit is a yardstick and no bound.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import tyro
 
 from benchmarks import search_step
+from benchmarks.command import run_benchmark
 from benchmarks.counting import measure_pass
 from benchmarks.timing import spread, time_rounds, write_result
 from nas.device import Precision, resolve_device
@@ -113,4 +113,4 @@ def _measure(point: search_step.Config, device: torch.device) -> dict[str, dict[
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_benchmark(main, Config, __doc__)

@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import tyro
 from torch import Tensor, nn
 
 import spaces
+from benchmarks.command import run_benchmark
 from benchmarks.counting import measure_pass
 from benchmarks.plain import PlainBilevel
 from benchmarks.roofline import ARCHITECTURE_PASS, WEIGHT_PASS, Machine, least_work, measure_machine
@@ -247,4 +247,4 @@ def build_supernet(build: Callable[..., nn.Module], space: SearchSpace, config: 
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_benchmark(main, Config, __doc__)

@@ -17,6 +17,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from benchmarks.command import run_benchmark
+
 _ROOT = Path(__file__).resolve().parent.parent
 
 #: The file's name without .json -> the program and its flags.
@@ -101,4 +103,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_benchmark(main, Config, __doc__)

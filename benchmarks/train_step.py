@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor, nn
 
+from benchmarks.command import run_benchmark
 from benchmarks.timing import Step, peak_bytes, spread, time_rounds, write_result
 from nas import manual
 from nas.device import Precision, autocast, resolve_device
@@ -93,4 +93,4 @@ def _step(config: Config, arch: str, device: torch.device, batch: tuple[Tensor, 
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_benchmark(main, Config, __doc__)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data import Batch
-from nas.device import Precision, autocast
+from nas.device import Precision, autocast, full_fp32
 from nas.errors import check_ranges
 from nas.optimizers import adam, sgd
 from nas.statistics import frozen_statistics
@@ -58,10 +58,12 @@ class BilevelConfig:
             self,
             {
                 **dict.fromkeys(("learning_rate", "learning_rate_min", "weight_decay"), anything),
-                **dict.fromkeys(("grad_clip", "arch_learning_rate", "arch_weight_decay"), anything),
+                **dict.fromkeys(("arch_learning_rate", "arch_weight_decay"), anything),
                 "momentum": (0, 1),
             },
         )
+        if not 0 < self.grad_clip < math.inf:
+            raise ValueError(f"--grad-clip is {self.grad_clip:g}; it must be more than 0")
 
 
 class Bilevel:
@@ -232,12 +234,14 @@ class Bilevel:
 
         It approximates the derivative only as far as the loss is smooth: where ReLUs and max pooling switch
         within +-eps v it measures their jumps too, which can be larger than the derivative (LOG.md). It is
-        DARTS's method; the exact product is the gradient.
+        DARTS's method; the exact product is the gradient. Both sides differ by little, so that they are computed in
+        full float32 on a GPU too.
         """
         eps = 0.01 / torch.linalg.vector_norm(torch.stack(torch._foreach_norm(v)))
         sides = []
         for sign in (1, -1):
-            with self._moved(torch._foreach_mul(v, sign * eps)), constant(self.weights.values()):
+            moved = self._moved(torch._foreach_mul(v, sign * eps))
+            with moved, constant(self.weights.values()), full_fp32():
                 loss, _ = self.loss(train)
                 sides.append(self._gradient(loss))
         return tuple((plus - minus) / (2 * eps) for plus, minus in zip(*sides, strict=True))

@@ -52,6 +52,18 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 @contextmanager
+def full_fp32() -> Iterator[None]:
+    """Within it a GPU rounds no input of a float32 convolution or product to TF32, which has 10 bits of mantissa."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+@contextmanager
 def algorithms(device: torch.device, *, deterministic: bool) -> Iterator[None]:
     """Within it a GPU takes the fastest algorithms, or such alone as give the same bits each time.
 

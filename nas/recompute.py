@@ -16,9 +16,9 @@ from nas.statistics import frozen_statistics
 def recomputed(function: Callable[..., Any], module: nn.Module, *tensors: Tensor) -> Any:
     """`function(*tensors)`, a tensor or a tuple of tensors, of which only `tensors` are kept for the gradient.
 
-    `torch.utils.checkpoint` does the same for whole cells; this costs less for a few operations, and knows that the
-    running statistics of the BatchNorms in `module` must not be updated the second time. Gradients can be
-    differentiated again. When compiled, it is the function itself: the compiler decides what to keep.
+    Unlike `torch.utils.checkpoint` it leaves the running statistics of the BatchNorms in `module` alone the second
+    time, and gradients can be differentiated again. When compiled, it is the function itself: the compiler decides
+    what to keep.
     """
     if torch.compiler.is_compiling():
         return function(*tensors)
@@ -37,13 +37,17 @@ class _Recomputed(Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         again = torch.is_grad_enabled()
         needed = ctx.needs_input_grad[2:]
-        inputs = ctx.saved_tensors
-        if not again:
-            inputs = [t.detach().requires_grad_(need) for t, need in zip(inputs, needed, strict=True)]
         with torch.enable_grad(), ctx.autocast, frozen_statistics(ctx.module):
+            if again:
+                # Views: the gradient must end at them, and not go on from one input into another's history.
+                inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
+            else:
+                inputs = [
+                    tensor.detach().requires_grad_(need) for tensor, need in zip(ctx.saved_tensors, needed, strict=True)
+                ]
             outputs = ctx.function(*inputs)
         wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
-        found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=again))
+        found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=again, allow_unused=True))
         return None, None, *(next(found) if need else None for need in needed)
 
 

@@ -52,7 +52,8 @@ class RunConfig:
     run_dir: str | None = None
     """Directory of the run (default: runs/ and a name made of the configuration)."""
     resume: bool = False
-    """Go on with the run in that directory; the configuration must be the same."""
+    """Go on with the run in that directory; the configuration must be the same, but for --device, --cuda-graph,
+    --checkpoint-cells, --data, --download and --workers."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ... or auto: the GPU where there is one."""
     deterministic: bool = False
@@ -129,10 +130,15 @@ class Run:
     def _check_same(self, described: dict[str, Any]) -> None:
         saved = read_config(self.path)
         before, now = binding(saved), binding(described)
+        if before.keys() != now.keys():
+            raise UsageError(
+                f"{self.path} was made by another version of this program and cannot be gone on with; start a run "
+                "in another --run-dir"
+            )
         changed = [
-            f"--{key.split('.')[-1].replace('_', '-')} was {before.get(key)!r}, is {now.get(key)!r}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
+            f"--{key.split('.')[-1].replace('_', '-')} was {before[key]!r}, is {now[key]!r}"
+            for key in sorted(now)
+            if before[key] != now[key]
         ]
         if changed:
             raise UsageError(
@@ -272,9 +278,10 @@ class Run:
 
     def _give_up(self, why: str) -> None:
         about = "" if self._check_every == 1 else "or before "
+        kept = f"the last good checkpoint is in {self.path}; " if checkpoint.load(self.path) else ""
         raise NonFiniteLossError(
-            f"{why} at {about}step {self.step} of epoch {self.epoch + 1}; the last good checkpoint is in {self.path}; "
-            "try a smaller learning rate or --precision fp32"
+            f"{why} at {about}step {self.step} of epoch {self.epoch + 1}; {kept}"
+            "start a run with a smaller learning rate, or with --precision fp32 if it was bf16"
         )
 
     def eta(self) -> str:

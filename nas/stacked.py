@@ -227,7 +227,7 @@ def concatenated(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def sum_of_parts(x: Tensor, parts: int) -> Tensor:
-    """The sum of the `parts` equal parts that (N, parts * C, H, W) has along the channels; a new tensor, or `x`."""
+    """The sum of the `parts` equal parts of `x`, (N, parts * C, H, W), along the channels; of one part, `x` itself."""
     if parts == 1:
         return x
     # One by one: a reduction over the parts would walk through memory against its order.
@@ -254,13 +254,18 @@ def stack(candidates: Mapping[int, Sequence[nn.Module]]) -> list[tuple[list[int]
 
 
 def _kind(module: nn.Module) -> Hashable:
-    """Equal for what can be computed together; the first item is the class that does it."""
-    affine = any(isinstance(m, nn.BatchNorm2d) and m.affine for m in module.modules())
-    # An operation may insist on affine BatchNorms, and a subclass may compute something else.
-    if isinstance(module, SepConv | DilConv) and type(module) in (SepConv, DilConv) and not affine:
-        convolution = _depthwise_of(module)
-        return StackedSeparable, type(module), convolution.stride, convolution.dilation
-    if type(module) in (FactorizedReduce, NegativeFactorizedReduce) and not affine:
+    """Equal for what can be computed together; the first item is the class that does it.
+
+    An operation of a user may look like one of ours and be another: what is not known to the last is left separate.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    plain = all((m.affine, m.momentum, m.eps, m.track_running_stats) == (False, MOMENTUM, EPS, True) for m in norms)
+    if isinstance(module, SepConv | DilConv) and type(module) in (SepConv, DilConv) and plain:
+        parts = [type(part) for part in module.op]
+        if parts == [nn.ReLU, DepthwiseConv2d, nn.Conv2d, nn.BatchNorm2d] * (len(parts) // 4):
+            convolution = _depthwise_of(module)
+            return StackedSeparable, type(module), convolution.stride, convolution.dilation
+    if type(module) in (FactorizedReduce, NegativeFactorizedReduce) and plain:
         return (StackedReductions,)
     return (SeparateOperations,)
 

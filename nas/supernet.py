@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.dropout import _DropoutNd
 
 from nas.macro import (
     CellPlan,
@@ -27,6 +28,9 @@ from nas.recompute import recomputed
 from nas.stacked import SharedOperations, Source, StackedOperations, concatenated, stack
 from spaces import Kind, Topology, build_operation
 from spaces.ops import POOLS, NegativeIdentity, Zero
+
+#: The identities, and the sign of each. A subclass may compute something else.
+SIGNS: dict[type[nn.Module], float] = {nn.Identity: 1.0, NegativeIdentity: -1.0}
 
 
 class LeavingEdges(nn.Module):
@@ -53,9 +57,9 @@ class LeavingEdges(nn.Module):
             separate = [modules[o] for modules in candidates]
             if name in POOLS:
                 pools[o] = separate[0]
-            elif isinstance(separate[0], nn.Identity | NegativeIdentity):
-                identities[o] = -1.0 if isinstance(separate[0], NegativeIdentity) else 1.0
-            elif not isinstance(separate[0], Zero):
+            elif type(separate[0]) in SIGNS:
+                identities[o] = SIGNS[type(separate[0])]
+            elif type(separate[0]) is not Zero:
                 convolutions[o] = separate
         self.shared = SharedOperations(pools, identities, len(operations), channels) if pools or identities else None
         groups = stack(convolutions)
@@ -79,6 +83,7 @@ class LeavingEdges(nn.Module):
             scales = weights_EO.flatten().index_select(0, self._of_channel).split(self._channels_of)
             for operations, scale in zip(self.stacked, scales, strict=True):
                 result = operations(source, scale)
+                # In place: each result is a new tensor, which nothing else holds.
                 total = result if total is None else total.add_(result)
         assert total is not None, "a space has an operation other than zero"
         return total
@@ -156,10 +161,12 @@ class Supernet(nn.Module):
         layers: number of cells (DARTS: 8).
         stem: "cifar" (stride 1), "imagenet" (stride 8) or "auto".
         checkpoint_cells: keep only the cells' inputs for the gradient, and compute each cell again: less memory,
-            more time.
+            more time. When compiled, the compiler decides.
 
     Called with images (N, in_channels, H, W) and the mixing weights (E, O) of each cell kind, it gives logits
     (N, num_classes).
+
+    Raises ValueError for cells to be computed again that have an operation with dropout.
     """
 
     def __init__(
@@ -183,6 +190,11 @@ class Supernet(nn.Module):
         self.cells = nn.ModuleList(SearchCell(topology, operations, plan) for plan in plans)
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
+        if checkpoint_cells and any(isinstance(m, _DropoutNd) for m in self.cells.modules()):
+            raise ValueError(
+                "an operation has dropout, which a cell that is computed again would draw anew; leave "
+                "--checkpoint-cells out"
+            )
         # Stacked channels are innermost in memory, so that what is stacked lies side by side.
         self.to(memory_format=torch.channels_last)
 

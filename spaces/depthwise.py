@@ -51,8 +51,7 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) 
     Args:
         x: (N, C, H, W).
         weight: (F * C, 1, K, K), K odd; filter f * C + c belongs to channel c.
-        stride: 1 or 2.
-        dilation: 1 or 2.
+        stride, dilation: any; up to 2 they have the faster gradients.
 
     Returns:
         (N, F * C, ceil(H / stride), ceil(W / stride)); channel f * C + c is channel c under filter f * C + c.
@@ -62,7 +61,7 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) 
 
 def depthwise_each(x: Tensor, weights: Sequence[Tensor], *, stride: int = 1, dilation: int = 1) -> list[Tensor]:
     """`depthwise` of one image with each of several weights."""
-    if not (torch.is_grad_enabled() and _library_is_slow(x)):
+    if not (torch.is_grad_enabled() and _library_is_slow(x) and stride <= 2 and dilation <= 2):
         return [_library_convolution(x, weight, stride, dilation) for weight in weights]
     x, *weights = as_autocast(x, *weights)
     if dilation == 1:
@@ -107,7 +106,7 @@ def depthwise_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of `depthwise(x, weight)` in `x` and `weight`, each if it is wanted, for functions of one's own.
 
-    `gradient` is that of the result. Both can be differentiated again.
+    `weight` has one filter a channel, (C, 1, K, K). `gradient` is that of the result. Both can be differentiated again.
     """
     if not _library_is_slow(x):
         return _library_gradients(x, weight, gradient, 1, wanted)

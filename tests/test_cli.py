@@ -66,7 +66,7 @@ def image_folder(root: Path, **counts: int) -> Path:
         (["--layer", "3"], "--layers"),
         (["--nodes", "0"], "at least 1 intermediate node"),
         (["--epochs", "0"], "--epochs is 0"),
-        (["--grad-clip", "-1"], "--grad-clip is -1; it must be at least 0"),
+        (["--grad-clip", "-1"], "--grad-clip is -1; it must be more than 0"),
         (["--learning-rate", "nan"], "--learning-rate is nan"),
         (["--init-gap", "inf"], "--init-gap is inf"),
         (["--device", "meta"], "--device cpu always works"),

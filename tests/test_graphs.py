@@ -219,3 +219,14 @@ def test_a_step_that_cannot_be_captured_is_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match="try --no-cuda-graph") as caught:
         CudaGraph(lambda: (x * x.sum().item(),), memory)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("fakes")
+def test_the_shapes_of_all_batches_decide_the_graph() -> None:
+    memory = FakeMemory(torch.device("cpu"))
+    step = CapturedStep(lambda a, b: (a[0].sum() + b[0].sum(),), memory)  # type: ignore[arg-type]
+    for _ in range(graphs.WARM_UP + 2):
+        for images in (4, 3):
+            (output,) = step(batch(4, 1.0), batch(images, 1.0))
+            assert output == 2 * (4 + images)
+    assert memory.recorded == 2

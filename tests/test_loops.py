@@ -27,20 +27,20 @@ SHAPE = {"in_channels": 3, "image_size": (8, 8), "num_classes": 3}
 EPOCHS = 3
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.6])
-def test_the_training_loop(ema_decay: float | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ema_decay", "nesterov"), [(None, True), (0.6, False)])
+def test_the_training_loop(ema_decay: float | None, nesterov: bool, tmp_path: Path) -> None:
     flags = ["--seed", "5", "--epochs", str(EPOCHS), "--learning-rate", "0.07", "--learning-rate-min", "0.01"]
     flags += ["--momentum", "0.8", "--weight-decay", "0.02", "--grad-clip", "0.5", "--label-smoothing", "0.2"]
     flags += ["--auxiliary", "--auxiliary-weight", "0.7", "--drop-path-prob", "0.4", "--precision", "bf16"]
     flags += ["--layers", "3", "--init-channels", "4", "--arch", "DARTS_V1", "--run-dir", str(tmp_path / "run")]
-    flags += ["--ema-decay", str(ema_decay)]
+    flags += ["--ema-decay", str(ema_decay), "--nesterov" if nesterov else "--no-nesterov"]
     result = train_eval.command([*DATA, *flags])
 
     images = data.load(dataclasses.replace(IMAGES, cutout=True))  # as --preset paper has it
     torch.manual_seed(5)
     config = NetworkConfig(layers=3, init_channels=4, auxiliary=True, drop_path_prob=0.4)
     network = Network(ZOO["DARTS_V1"].genotype, config, **SHAPE)  # type: ignore[arg-type]
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.07, momentum=0.8, weight_decay=0.02)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.07, momentum=0.8, nesterov=nesterov, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS, eta_min=0.01)
     loader = images.train_loader(seed=5)
     average: dict[str, Tensor] = {}
@@ -113,10 +113,15 @@ def test_the_search_loop(tmp_path: Path) -> None:
     supernet.eval()
     held_out = images.train_loader(seed=5, indices=theirs, augment=False).epoch(0)
     with torch.no_grad():
-        right = sum(int((bilevel.loss(batch)[1].argmax(1) == batch[1]).sum()) for batch in held_out)
+        figures = [(*bilevel.loss(batch), batch[1]) for batch in held_out]
+    right = sum(int((logits.argmax(1) == y).sum()) for _, logits, y in figures)
 
     state = checkpoint.load(tmp_path / "run")
     assert state is not None
     assert_same(dict(state["tracked"]["supernet"]), dict(supernet.state_dict()))
     assert_same(dict(state["tracked"]["space"]), dict(space.state_dict()))
     assert result["valid_accuracy"] == 100 * right / 8
+    tracked = state["tracked"]
+    expected = sum(float(loss) * len(y) for loss, _, y in figures)
+    assert tracked["held_out_meter"]["sums"][0].item() == pytest.approx(expected, rel=1e-6)
+    assert tracked["weights_meter"]["images"] == tracked["architecture_meter"]["images"] == 0

@@ -20,6 +20,7 @@ from nas.macro import resolve_stem
 from nas.stacked import SeparateOperations
 from nas.supernet import LeavingEdges, SearchCell, Supernet, from_per_edge_state_dict
 from spaces import KINDS, OPERATIONS, SpaceConfig, build_operation
+from spaces.ops import DilConv
 
 ALL = spaces.names()
 
@@ -105,6 +106,21 @@ def test_cells_that_are_computed_again_are_the_same(name: str) -> None:
     pair.assert_equal((8, 8))
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_cells_that_are_computed_again_can_be_differentiated_twice(name: str) -> None:
+    pair = Pair(spaces.build(SpaceConfig(space=name, nodes=2)), layers=5, channels=2)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 3, 8, 8, generator=generator, dtype=torch.float64)
+    batch = images, torch.randint(5, (4,), generator=generator)
+    space = spaces.build(SpaceConfig(space=name, nodes=2, init="random"), seed=3).double()
+    config = BilevelConfig(learning_rate=0.3, unrolled=True, hessian_product="exact")
+    found = []
+    for checkpoint_cells in (False, True):
+        pair.ours.checkpoint_cells = checkpoint_cells
+        found.append(Bilevel(pair.ours, space, config, CRITERION).second_order_gradient(batch, batch)[2])
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "none"])
 def test_every_operation_alone(name: str) -> None:
@@ -127,8 +143,10 @@ class Odd(spaces.SearchSpace):
         return [(1, 2), (1, 3), (3, 4), (1, 4), (3, 4), (3, 4)]
 
 
-def test_any_topology() -> None:
+@pytest.mark.parametrize("again", [False, True])
+def test_any_topology(again: bool) -> None:
     pair = Pair(Odd(nodes=3), layers=3)
+    pair.ours.checkpoint_cells = again
     assert list(pair.ours.cells[0].edges_of) == [1, 3]
     pair.assert_equal((8, 8))
 
@@ -157,6 +175,55 @@ def test_a_users_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair(space, layers=3)
     assert any(isinstance(m, SeparateOperations) for m in pair.ours.modules())
     pair.assert_equal((8, 8))
+
+
+class Triple(nn.Identity):
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * x
+
+
+def _slow_norm(channels: int, stride: int, affine: bool) -> nn.Module:
+    module: Any = build_operation("dil_conv_3x3", channels, stride, affine)
+    module.op[3].momentum = 0.01
+    return module
+
+
+def _gelu(channels: int, stride: int, affine: bool) -> nn.Module:
+    module: Any = build_operation("sep_conv_3x3", channels, stride, affine)
+    module.op[0] = nn.GELU()
+    return module
+
+
+#: Operations of a user that look like ours and are not.
+NEARLY: dict[str, Any] = {
+    "triple": lambda c, stride, affine: Triple() if stride == 1 else build_operation("skip_connect", c, stride, affine),
+    "slow_norm": _slow_norm,
+    "gelu": _gelu,
+    "dilation_3": lambda c, stride, affine: DilConv(c, 3, stride, 3, affine),
+}
+
+
+@pytest.mark.parametrize("name", NEARLY)
+def test_operations_that_are_nearly_known(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPERATIONS, name, NEARLY[name])
+    space = spaces.build(SpaceConfig(space="darts", nodes=2, operations=(name, "sep_conv_5x5", "max_pool_3x3")))
+    Pair(space, layers=3).assert_equal((8, 8))
+
+
+def test_dropout_cannot_be_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPERATIONS, "drop", lambda channels, stride, affine: nn.Sequential(nn.Dropout(), nn.ReLU()))
+    with pytest.raises(ValueError, match="leave --checkpoint-cells out"):
+        build("darts", ("drop", "max_pool_3x3"), layers=1, checkpoint_cells=True)
+
+
+def test_cells_are_computed_again_in_the_precision_they_had() -> None:
+    space, supernet = build("hb", channels=4, layers=1, checkpoint_cells=True)
+    seen: list[torch.dtype] = []
+    supernet.cells[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = supernet(torch.randn(2, 3, 8, 8), space.mixing())
+    logits.float().sum().backward()
+    assert seen == [torch.bfloat16] * 2
 
 
 @pytest.mark.parametrize("name", ALL)

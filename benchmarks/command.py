@@ -1,0 +1,25 @@
+"""How a benchmark is started: as the commands of the toolkit, with one line for a mistake and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from nas.cli import parse, run
+from nas.errors import users_mistakes
+
+
+def run_benchmark(main: Callable[[Any], None], config: Any, description: str | None) -> None:
+    """Runs `main` with the `config` that the command line gives, and exits."""
+
+    def command(argv: list[str]) -> None:
+        default = config() if isinstance(config, type) else None  # a union of subcommands has none
+        try:
+            with users_mistakes():
+                main(parse(config, argv, description=description or "", default=default))
+        except subprocess.CalledProcessError as error:
+            sys.exit(error.returncode)  # the program that was started has said why
+
+    run(command)
