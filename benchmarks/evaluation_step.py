@@ -21,7 +21,8 @@ import genotypes
 from benchmarks.command import run_benchmark
 from benchmarks.counting import measure_pass
 from benchmarks.roofline import WEIGHT_PASS, Work, least_work, measure_machine
-from benchmarks.timing import Batch, Step, spread, time_rounds, write_result
+from benchmarks.timing import Step, spread, time_rounds, write_result
+from nas.data import Batch
 from nas.device import Precision, algorithms, autocast, resolve_device
 from nas.graphs import captured
 from nas.network import Network, NetworkConfig

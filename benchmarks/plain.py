@@ -13,8 +13,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import Batch
 from nas.bilevel import BilevelConfig
+from nas.data import Batch
 from nas.device import Precision, autocast
 from spaces import SearchSpace
 

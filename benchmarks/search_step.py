@@ -22,8 +22,9 @@ from benchmarks.command import run_benchmark
 from benchmarks.counting import measure_pass
 from benchmarks.plain import PlainBilevel
 from benchmarks.roofline import ARCHITECTURE_PASS, WEIGHT_PASS, Machine, least_work, measure_machine
-from benchmarks.timing import Batch, Step, spread, time_rounds, write_result
+from benchmarks.timing import Step, spread, time_rounds, write_result
 from nas.bilevel import Bilevel, BilevelConfig
+from nas.data import Batch
 from nas.device import Precision, algorithms, autocast, resolve_device
 from nas.graphs import captured
 from nas.report import table

@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from nas.environment import describe
 from nas.graphs import WARM_UP
 
 Step = Callable[[], object]
-#: Images (N, C, H, W) and labels (N,).
-Batch = tuple[Tensor, Tensor]
 K = TypeVar("K", bound=Hashable)
 
 # Or the profiler tells stderr, whatever it is asked for, that there is no GPU.

@@ -185,8 +185,8 @@ class Supernet(nn.Module):
         super().__init__()
         self.checkpoint_cells = checkpoint_cells
         self.stem = build_stem(resolve_stem(stem, image_size), in_channels, channels)
-        concatenated: dict[Kind, int] = {"normal": topology.nodes, "reduce": topology.nodes}
-        plans = list(plan_cells(layers, channels, self.stem, concatenated))
+        nodes: dict[Kind, int] = {"normal": topology.nodes, "reduce": topology.nodes}
+        plans = list(plan_cells(layers, channels, self.stem, nodes))
         self.cells = nn.ModuleList(SearchCell(topology, operations, plan) for plan in plans)
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
