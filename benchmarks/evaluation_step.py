@@ -1,8 +1,8 @@
 """Times a training step of an evaluation network against its plain form: `python -m benchmarks.evaluation_step`.
 
-The step is that of `nas.train`: drop path, auxiliary loss, clipped SGD. *Plain* is the same network in NCHW,
-run operator by operator; ours is on a GPU a CUDA graph, as in the training. Tables are printed, and written as JSON
-with --out.
+The step is that of `nas.train`: drop path, auxiliary loss, clipped SGD. *Plain* is the network as the literature runs
+it, in NCHW, edge by edge and operator by operator (tests/plain_network.py); ours is on a GPU a CUDA graph, as in the
+training. Tables are printed, and written as JSON with --out.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from nas.graphs import captured
 from nas.network import Network, NetworkConfig
 from nas.report import table
 from nas.train import TrainConfig, Training
+from tests.plain_network import PlainNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def main(config: Config) -> None:
     device = resolve_device(config.device)
     torch.manual_seed(0)
     builders: dict[str, Callable[[], nn.Module]] = {
-        "plain": lambda: build(config).to(memory_format=torch.contiguous_format).to(device),
+        "plain": lambda: PlainNetwork(build(config)).to(device),
         "ours": lambda: build(config).to(device),
     }
     machine = measure_machine(device, config.precision)

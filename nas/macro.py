@@ -114,9 +114,12 @@ def plan_cells(
         reduction_prev = reduction
 
 
-def build_preprocessing(plan: CellPlan, affine: bool) -> tuple[nn.Module, nn.Module]:
-    """The two modules that bring a cell's inputs to its number of channels and to one size."""
-    first: nn.Module
+def build_preprocessing(plan: CellPlan, affine: bool) -> tuple[FactorizedReduce | ReLUConvBN, ReLUConvBN]:
+    """The two modules that bring a cell's inputs to its number of channels and to one size.
+
+    Both start with a ReLU, and so do those of the next cell, which read one of the same tensors.
+    """
+    first: FactorizedReduce | ReLUConvBN
     if plan.reduction_prev:
         first = FactorizedReduce(plan.c_prev_prev, plan.channels, affine)
     else:

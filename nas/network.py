@@ -26,6 +26,7 @@ from nas.macro import (
     resolve_stem,
 )
 from spaces import Kind, build_operation
+from spaces.ops import StartsWithReLU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +51,23 @@ class NetworkConfig:
             raise ValueError(f"--drop-path-prob must lie in [0, 1), not {self.drop_path_prob}")
 
 
-class DropPath(nn.Module):
-    """Zeroes whole samples with probability `prob` and rescales the others (Larsson et al., ICLR 2017).
+def drop_path_mask(x: Tensor, prob: Tensor) -> Tensor:
+    """Factors (N, 1, 1, 1) that zero whole samples of `x` with probability `prob` and rescale the others.
 
-    `prob` is a tensor, not a number, so that a compiled network is not compiled anew each epoch.
+    That is drop path (Larsson et al., ICLR 2017). `prob` is a tensor, not a number, so that a compiled network is not
+    compiled anew each epoch.
     """
-
-    def forward(self, x: Tensor, prob: Tensor) -> Tensor:
-        keep = 1 - prob
-        mask = torch.rand(len(x), 1, 1, 1, device=x.device) < keep
-        return x * (mask / keep).to(x.dtype)
+    keep = 1 - prob
+    kept = torch.rand(len(x), 1, 1, 1, device=x.device) < keep
+    return (kept / keep).to(x.dtype)
 
 
 class Cell(nn.Module):
-    """One cell of a genotype; (N, concatenated nodes * C, H, W), half the size for a reduction cell."""
+    """One cell of a genotype; (N, concatenated nodes * C, H, W), half the size for a reduction cell.
+
+    It is called with the ReLUs of the outputs of the two cells before: each is read by two cells, which share it, as
+    the edges that leave a node share the node's.
+    """
 
     def __init__(self, genotype: CellGenotype, plan: CellPlan) -> None:
         super().__init__()
@@ -77,21 +81,33 @@ class Cell(nn.Module):
             stride = edge_stride(plan, edge.source)
             self.edges.append(build_operation(edge.operation, plan.channels, stride))
             self.drops.append(stride == 2 or edge.operation not in ("skip_connect", "neg_skip_connect"))
-        self.drop_path = DropPath()
 
-    def forward(self, s0: Tensor, s1: Tensor, drop_path_prob: Tensor | None) -> Tensor:
-        states = [self.preprocess0(s0), self.preprocess1(s1)]
+    def forward(self, relu0: Tensor, relu1: Tensor, drop_path_prob: Tensor | None) -> Tensor:
+        states = [self.preprocess0.after_relu(relu0), self.preprocess1.after_relu(relu1)]
+        rectified: dict[int, Tensor] = {}
         edges = iter(zip(self.edges, self.drops, strict=True))
         for sources in self.sources:
-            arriving = []
+            total = None
             for source in sources:
                 edge, drops = next(edges)
-                h = edge(states[source])
-                if drops and drop_path_prob is not None:
-                    h = self.drop_path(h, drop_path_prob)
-                arriving.append(h)
-            states.append(sum(arriving[1:], start=arriving[0]))
+                if isinstance(edge, StartsWithReLU):
+                    if source not in rectified:
+                        rectified[source] = states[source].relu()
+                    path = edge.after_relu(rectified[source])
+                else:
+                    path = edge(states[source])
+                prob = drop_path_prob if drops else None
+                total = _plus(total, path, None if prob is None else drop_path_mask(path, prob))
+            assert total is not None, "a node has an edge"
+            states.append(total)
         return torch.cat([states[node] for node in self.concat], dim=1)
+
+
+def _plus(total: Tensor | None, path: Tensor, mask: Tensor | None) -> Tensor:
+    """total + mask * path, in one pass; no total is zero, and no mask one."""
+    if total is None:
+        return path if mask is None else path * mask
+    return total + path if mask is None else torch.addcmul(total, path, mask)
 
 
 class AuxiliaryHead(nn.Module):
@@ -179,12 +195,15 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         prob = self.drop_path_prob if self.training and self._final_drop_path_prob > 0 else None
         auxiliary = None
-        s0, s1 = self.stem(x)
+        s0, last = self.stem(x)
+        relu0 = s0.relu()
         for layer, cell in enumerate(self.cells):
-            s0, s1 = s1, cell(s0, s1, prob)
+            relu1 = last.relu()
+            last = cell(relu0, relu1, prob)
+            relu0 = relu1
             if layer == self.auxiliary_at and self.auxiliary_head is not None and self.training:
-                auxiliary = self.auxiliary_head(s1)
-        logits = self.classifier(self.global_pooling(s1).flatten(1))
+                auxiliary = self.auxiliary_head(last)
+        logits = self.classifier(self.global_pooling(last).flatten(1))
         return logits if auxiliary is None else (logits, auxiliary)
 
 

@@ -103,7 +103,10 @@ class LeavingEdges(nn.Module):
 
 
 class SearchCell(nn.Module):
-    """A cell of mixed operations; (N, nodes * C, H, W), half the size for a reduction cell."""
+    """A cell of mixed operations; (N, nodes * C, H, W), half the size for a reduction cell.
+
+    It is called with the ReLUs of the outputs of the two cells before: each is read by two cells, which share it.
+    """
 
     kind: Kind
     _order: Tensor
@@ -130,9 +133,9 @@ class SearchCell(nn.Module):
         )
         self.register_buffer("_order", torch.tensor(sum(self.edges_of.values(), start=[])), persistent=False)
 
-    def forward(self, s0: Tensor, s1: Tensor, weights_EO: Tensor) -> Tensor:
+    def forward(self, relu0: Tensor, relu1: Tensor, weights_EO: Tensor) -> Tensor:
         weights = weights_EO.index_select(0, self._order).split([len(edges) for edges in self.edges_of.values()])
-        states = {0: self.preprocess0(s0), 1: self.preprocess1(s1)}
+        states = {0: self.preprocess0.after_relu(relu0), 1: self.preprocess1.after_relu(relu1)}
         for (source, edges), of_source in zip(self.edges_of.items(), weights, strict=True):
             results = self.leaving[str(source)](states[source], of_source).split(self.channels, dim=1)
             for e, result in zip(edges, results, strict=True):
@@ -199,22 +202,25 @@ class Supernet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, mixing: Mapping[Kind, Tensor]) -> Tensor:
-        s0, s1 = self.stem(x)
+        s0, last = self.stem(x)
+        relu0 = s0.relu()
         for cell in self.cells:
             assert isinstance(cell, SearchCell)
-            s0, s1 = s1, self._run(cell, s0, s1, mixing[cell.kind])
-        return self.classifier(self.global_pooling(s1).flatten(1))
+            relu1 = last.relu()
+            last = self._run(cell, relu0, relu1, mixing[cell.kind])
+            relu0 = relu1
+        return self.classifier(self.global_pooling(last).flatten(1))
 
-    def _run(self, cell: SearchCell, s0: Tensor, s1: Tensor, weights_EO: Tensor) -> Tensor:
+    def _run(self, cell: SearchCell, relu0: Tensor, relu1: Tensor, weights_EO: Tensor) -> Tensor:
         if not (self.checkpoint_cells and torch.is_grad_enabled()):
-            return cell(s0, s1, weights_EO)
+            return cell(relu0, relu1, weights_EO)
 
         names, parameters = zip(*cell.named_parameters(), strict=True)
 
-        def function(s0: Tensor, s1: Tensor, weights_EO: Tensor, *parameters: Tensor) -> Tensor:
-            return functional_call(cell, dict(zip(names, parameters, strict=True)), (s0, s1, weights_EO))
+        def function(relu0: Tensor, relu1: Tensor, weights_EO: Tensor, *parameters: Tensor) -> Tensor:
+            return functional_call(cell, dict(zip(names, parameters, strict=True)), (relu0, relu1, weights_EO))
 
-        return recomputed(function, cell, s0, s1, weights_EO, *parameters)
+        return recomputed(function, cell, relu0, relu1, weights_EO, *parameters)
 
 
 def from_per_edge_state_dict(state_dict: Mapping[str, Tensor], supernet: Supernet) -> dict[str, Tensor]:

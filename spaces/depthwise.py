@@ -60,18 +60,17 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) 
 
 
 def depthwise_each(x: Tensor, weights: Sequence[Tensor], *, stride: int = 1, dilation: int = 1) -> list[Tensor]:
-    """`depthwise` of one image with each of several weights."""
-    if not (torch.is_grad_enabled() and _library_is_slow(x) and stride <= 2 and dilation <= 2):
+    """`depthwise` of one image with each of several weights, which share what the gradients have in common."""
+    plain = dilation == 1 and all(len(weight) == x.shape[1] and weight.shape[2] <= 3 for weight in weights)
+    if plain or not (torch.is_grad_enabled() and _library_is_slow(x) and stride <= 2 and dilation <= 2):
         return [_library_convolution(x, weight, stride, dilation) for weight in weights]
     x, *weights = as_autocast(x, *weights)
     if dilation == 1:
-        return [_apply(_Depthwise, x, weight, stride) for weight in weights]
+        return _convolved(x, weights, stride)
     if stride == 2:
-        x = _innermost(x[:, :, ::2, ::2])
-        return [_apply(_Depthwise, x, weight, 1) for weight in weights]
+        return _convolved(_innermost(x[:, :, ::2, ::2]), weights, 1)
     if x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0:
-        x = _to_parities(x)
-        return [_from_parities(_apply(_Depthwise, x, weight, 1)) for weight in weights]
+        return [_from_parities(result) for result in _convolved(_to_parities(x), weights, 1)]
     return [_library_convolution(x, weight, 1, 2) for weight in weights]
 
 
@@ -93,7 +92,7 @@ def as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _repeated(x: Tensor, filters: int) -> Tensor:
-    """(N, C, H, W) to (N, filters * C, H, W), all channels again and again."""
+    """(N, C, H, W) to (N, filters * C, H, W), all channels again and again; the gradient is a single sum."""
     if filters == 1:
         return x
     N, C, H, W = x.shape
@@ -111,8 +110,8 @@ def depthwise_gradients(
     if not _library_is_slow(x):
         return _library_gradients(x, weight, gradient, 1, wanted)
     return (
-        _input_gradient(x, weight, gradient, 1) if wanted[0] else None,
-        _apply(_WeightGradient, x, gradient, weight.shape[2], 1) if wanted[1] else None,
+        _input_gradient(x, [weight], [gradient], 1) if wanted[0] else None,
+        _weight_gradients(x, [gradient], [weight.shape[2]], 1)[0] if wanted[1] else None,
     )
 
 
@@ -143,66 +142,85 @@ def _from_parities(x: Tensor) -> Tensor:
     return split.permute(2, 3, 0, 4, 1, 5).reshape(N, 2 * H, 2 * W, C).permute(0, 3, 1, 2)
 
 
-def _apply(function: type[Function], *arguments: Any) -> Tensor:
-    result: Tensor = function.apply(*arguments)
-    return result
+def _convolved(x: Tensor, weights: Sequence[Tensor], stride: int) -> list[Tensor]:
+    return list(_Depthwise.apply(stride, x, *weights))
+
+
+def _weight_gradients(x: Tensor, gradients: Sequence[Tensor], kernels: Sequence[int], stride: int) -> list[Tensor]:
+    return list(_WeightGradients.apply(stride, kernels, x, *gradients))
 
 
 class _Depthwise(Function):
-    """Undilated. Its gradients are made of itself and `_WeightGradient`, so that it can be differentiated again."""
+    """One image under several weights, undilated, each as many times wider than the image.
+
+    Its gradients are made of itself and `_WeightGradients`, so that it can be differentiated again.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(ctx: Any, stride: int, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *weights)
         ctx.stride = stride
-        x = _repeated(x, len(weight) // x.shape[1])
-        return F.conv2d(x, weight, None, stride, weight.shape[2] // 2, 1, x.shape[1])
+        x = _copies(x, len(weights[0]) // x.shape[1])
+        return tuple(F.conv2d(x, weight, None, stride, weight.shape[2] // 2, 1, x.shape[1]) for weight in weights)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        (x, weight), gradient = ctx.saved_tensors, _innermost(gradients[0])
-        for_x = for_weight = None
-        if ctx.needs_input_grad[0]:
-            for_x = _input_gradient(x, weight, gradient, ctx.stride)
-        if ctx.needs_input_grad[1]:
-            for_weight = _apply(_WeightGradient, x, gradient, weight.shape[2], ctx.stride)
-        return for_x, for_weight, None
+        x, *weights = ctx.saved_tensors
+        gradients = tuple(_innermost(gradient) for gradient in gradients)
+        _, needed_x, *needed = ctx.needs_input_grad
+        for_x = _input_gradient(x, weights, gradients, ctx.stride) if needed_x else None
+        for_weights: list[Tensor | None] = [None] * len(weights)
+        if any(needed):
+            for_weights = [*_weight_gradients(x, gradients, [weight.shape[2] for weight in weights], ctx.stride)]
+        return None, for_x, *for_weights
 
 
-class _WeightGradient(Function):
-    """The gradient of `_Depthwise` in its weight; bilinear in the input and the output's gradient."""
+class _WeightGradients(Function):
+    """The gradients of `_Depthwise` in its weights; bilinear in the input and the outputs' gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
-        ctx.save_for_backward(x, gradient)
+    def forward(ctx: Any, stride: int, kernels: Sequence[int], x: Tensor, *gradients: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *gradients)
         ctx.stride = stride
-        filters = gradient.shape[1] // x.shape[1]
-        if kernel == 5 and stride == 1 and x.shape[3] % 2 == 0:
-            middle = _library_weight_gradient(_repeated(x, filters), gradient, (5, 3), 1)
-            x, gradient = _to_column_parities(x), _to_column_parities(gradient)
-            outer = _library_weight_gradient(_repeated(x, filters), gradient, (5, 3), 1)
-            return torch.cat([outer[..., :1], middle, outer[..., 2:]], dim=3)
-        return _library_weight_gradient(_repeated(x, filters), gradient, (kernel, kernel), stride)
+        filters = gradients[0].shape[1] // x.shape[1]
+        wide = _copies(x, filters)
+        found = []
+        for kernel, gradient in zip(kernels, gradients, strict=True):
+            if kernel == 5 and stride == 1 and x.shape[3] % 2 == 0:
+                middle = _library_weight_gradient(wide, gradient, (5, 3), 1)
+                columns = _copies(_to_column_parities(x), filters)
+                outer = _library_weight_gradient(columns, _to_column_parities(gradient), (5, 3), 1)
+                found.append(torch.cat([outer[..., :1], middle, outer[..., 2:]], dim=3))
+            else:
+                found.append(_library_weight_gradient(wide, gradient, (kernel, kernel), stride))
+        return tuple(found)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        (x, gradient), direction = ctx.saved_tensors, gradients[0]
-        for_x = for_gradient = None
-        if ctx.needs_input_grad[0]:
-            for_x = _input_gradient(x, direction, gradient, ctx.stride)
-        if ctx.needs_input_grad[1]:
-            for_gradient = _apply(_Depthwise, x, direction, ctx.stride)
-        return for_x, for_gradient, None, None
+    def backward(ctx: Any, *directions: Any) -> Any:
+        x, *gradients = ctx.saved_tensors
+        _, _, needed_x, *needed = ctx.needs_input_grad
+        for_x = _input_gradient(x, directions, gradients, ctx.stride) if needed_x else None
+        for_gradients = _convolved(x, directions, ctx.stride) if any(needed) else [None] * len(gradients)
+        return None, None, for_x, *for_gradients
 
 
-def _input_gradient(x: Tensor, weight: Tensor, gradient: Tensor, stride: int) -> Tensor:
-    """The gradient of a depthwise convolution in its input (N, C, H, W), from that of its output (N, F * C, ...)."""
+def _copies(x: Tensor, filters: int) -> Tensor:
+    """`_repeated` in half the time, for where no gradient is recorded."""
+    return torch.cat([x] * filters, dim=1) if filters > 1 else x
+
+
+def _input_gradient(x: Tensor, weights: Sequence[Tensor], gradients: Sequence[Tensor], stride: int) -> Tensor:
+    """The gradient of `_Depthwise` in its input (N, C, H, W), from those of its outputs, each (N, F * C, ...)."""
     N, C, H, W = x.shape
-    filters = len(weight) // C
-    if stride == 1:
-        wide = _apply(_Depthwise, gradient, weight.flip(2, 3), 1)
-    else:
-        wide = _library_gradients(_repeated(x, filters), weight, gradient, stride, (True, False))[0]
+    filters = len(weights[0]) // C
+    wide = None
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if stride == 1:
+            (of_one,) = _convolved(gradient, [weight.flip(2, 3)], 1)
+        else:
+            of_one = _library_gradients(_repeated(x, filters), weight, gradient, stride, (True, False))[0]
+        wide = of_one if wide is None else wide.add_(of_one)
+    assert wide is not None
     if filters == 1:
         return wide
     return wide.permute(0, 2, 3, 1).reshape(N, H, W, filters, C).sum(dim=3).permute(0, 3, 1, 2)

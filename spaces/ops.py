@@ -10,7 +10,9 @@ Every operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)),
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -69,22 +71,49 @@ def build_operation(name: str, channels: int, stride: int, affine: bool = True) 
     return OPERATIONS[name](channels, stride, affine)
 
 
-class ReLUConvBN(nn.Module):
+class StartsWithReLU(ABC):
+    """A module that sees only the ReLU of its input; whoever has that already shares it by calling `after_relu`."""
+
+    @abstractmethod
+    def after_relu(self, x: Tensor) -> Tensor:
+        """The result, from the ReLU `x` of the input."""
+
+
+class _ReLUSequence(nn.Sequential, StartsWithReLU):
+    """Modules one after another, of which the first is a ReLU."""
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        for module in islice(self, 1, None):
+            x = module(x)
+        return x
+
+
+class _OneSequence(nn.Module, StartsWithReLU):
+    """What has its modules in a sequence `op`, as DARTS's code does, whose names for weights are kept."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__()
+        self.op = _ReLUSequence(*modules)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        return self.op.after_relu(x)
+
+
+class ReLUConvBN(_OneSequence):
     """ReLU - convolution - BatchNorm."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, padding: int, affine: bool = True) -> None:
-        super().__init__()
-        self.op = nn.Sequential(
+        super().__init__(
             nn.ReLU(),
             nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=False),
             nn.BatchNorm2d(c_out, affine=affine),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)
 
-
-class FactorizedReduce(nn.Module):
+class FactorizedReduce(nn.Module, StartsWithReLU):
     """Halves H and W: two 1x1 convolutions, of the pixels at even and at odd coordinates, side by side."""
 
     def __init__(self, c_in: int, c_out: int, affine: bool = True) -> None:
@@ -95,7 +124,10 @@ class FactorizedReduce(nn.Module):
         self.bn = nn.BatchNorm2d(c_out, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        even, odd = even_and_odd_pixels(self.relu(x))
+        return self.after_relu(self.relu(x))
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        even, odd = even_and_odd_pixels(x)
         return self.bn(torch.cat([self.conv_1(even), self.conv_2(odd)], dim=1))
 
 
@@ -112,8 +144,8 @@ def even_and_odd_pixels(x: Tensor) -> tuple[Tensor, Tensor]:
 class NegativeFactorizedReduce(FactorizedReduce):
     """Minus the factorized reduce: the negative identity at stride 2."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return -super().forward(x)
+    def after_relu(self, x: Tensor) -> Tensor:
+        return -super().after_relu(x)
 
 
 class NegativeIdentity(nn.Module):
@@ -134,34 +166,28 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
-class DilConv(nn.Module):
+class DilConv(_OneSequence):
     """ReLU - dilated depthwise - pointwise - BatchNorm."""
 
     def __init__(self, channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> None:
-        super().__init__()
-        self.op = nn.Sequential(*_depthwise_separable(channels, kernel, stride, dilation, affine))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)
+        super().__init__(nn.ReLU(), *_depthwise_separable(channels, kernel, stride, dilation, affine))
 
 
-class SepConv(nn.Module):
+class SepConv(_OneSequence):
     """ReLU - depthwise - pointwise - BatchNorm, twice; only the first depthwise has the stride."""
 
     def __init__(self, channels: int, kernel: int, stride: int, affine: bool) -> None:
-        super().__init__()
-        self.op = nn.Sequential(
+        super().__init__(
+            nn.ReLU(),
             *_depthwise_separable(channels, kernel, stride, 1, affine),
+            # In place: nobody else sees the BatchNorm's result, nor does its gradient need it.
+            nn.ReLU(inplace=True),
             *_depthwise_separable(channels, kernel, 1, 1, affine),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)
 
 
 def _depthwise_separable(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
     return [
-        nn.ReLU(),
         DepthwiseConv2d(channels, kernel, stride, dilation),
         nn.Conv2d(channels, channels, 1, bias=False),
         nn.BatchNorm2d(channels, affine=affine),
@@ -195,7 +221,7 @@ def _dil_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
 
 @operation("conv_7x1_1x7")
 def _conv_7x1_1x7(channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.Sequential(
+    return _ReLUSequence(
         nn.ReLU(),
         nn.Conv2d(channels, channels, (1, 7), stride=(1, stride), padding=(0, 3), bias=False),
         nn.Conv2d(channels, channels, (7, 1), stride=(stride, 1), padding=(3, 0), bias=False),

@@ -7,12 +7,13 @@ import re
 import pytest
 import torch
 from conftest import random_genotype
+from plain_network import PlainNetwork
 from torch import nn
 
 import genotypes
 from genotypes import ZOO, CellGenotype, Edge, Genotype, GenotypeError
 from nas.cost import count_parameters, network_cost
-from nas.network import DropPath, Network, NetworkConfig, _pool_to_2x2, from_darts_state_dict
+from nas.network import Network, NetworkConfig, _pool_to_2x2, drop_path_mask, from_darts_state_dict
 
 CIFAR = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
 IMAGENET = {"in_channels": 3, "image_size": (224, 224), "num_classes": 1000}
@@ -105,7 +106,7 @@ def test_cells_of_unlike_width_follow_each_other() -> None:
 def test_cell_against_the_sum_over_edges() -> None:
     genotype = random_genotype(4, edges=3)
     cell = small(genotype).double().eval().cells[0]
-    s0, s1 = torch.randn(2, 2, 12, 8, 8, dtype=torch.float64)
+    s0, s1 = torch.randn(2, 2, 12, 8, 8, dtype=torch.float64).relu()
     states = [cell.preprocess0(s0), cell.preprocess1(s1)]
     index = 0
     for node in genotype.normal.nodes:
@@ -115,6 +116,36 @@ def test_cell_against_the_sum_over_edges() -> None:
             index += 1
         states.append(total)
     torch.testing.assert_close(cell(s0, s1, None), torch.cat(states[2:], dim=1))
+
+
+@pytest.mark.parametrize("side", [16, 13])
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+@pytest.mark.parametrize("seed", range(4))
+def test_network_against_its_plain_form(seed: int, stem: str, side: int) -> None:
+    config = NetworkConfig(layers=6, init_channels=4, stem=stem, auxiliary=True, drop_path_prob=0.4)  # type: ignore[arg-type]
+    torch.manual_seed(seed)
+    network = small(random_genotype(seed, edges=3), config).double()
+    network.schedule_drop_path(1.0)
+    plain = PlainNetwork(network)
+    side = side * (4 if stem == "imagenet" else 1)
+    x = torch.randn(4, 3, side, side, dtype=torch.float64)
+    found = []
+    for form in (network, plain):
+        torch.manual_seed(seed)  # of drop path
+        logits, auxiliary = form(x)
+        (logits.square().sum() + auxiliary.square().sum()).backward()
+        found.append((logits, auxiliary, form.eval()(x)))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-10)
+    for ours, theirs in ((gradients(network), gradients(plain.network)), (buffers(network), buffers(plain.network))):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
+
+
+def gradients(network: nn.Module) -> dict[str, torch.Tensor | None]:
+    return {name: weight.grad for name, weight in network.named_parameters()}
+
+
+def buffers(network: nn.Module) -> dict[str, torch.Tensor]:
+    return dict(network.named_buffers())
 
 
 def test_a_faulty_genotype_is_refused_with_its_path() -> None:
@@ -178,12 +209,11 @@ def test_no_auxiliary_output_in_evaluation() -> None:
 
 
 def test_drop_path_drops_samples_and_keeps_the_mean() -> None:
-    x = torch.ones(20_000, 2, 1, 1)
-    y = DropPath()(x, torch.tensor(0.2))
-    assert set(y.unique().tolist()) == {0.0, 1.25}
-    assert torch.equal(y[:, 0], y[:, 1])
+    mask = drop_path_mask(torch.ones(20_000, 2, 3, 3), torch.tensor(0.2))
+    assert mask.shape == (20_000, 1, 1, 1)
+    assert set(mask.unique().tolist()) == {0.0, 1.25}
     # The mean of n samples has the standard deviation sqrt(p / (1 - p) / n) = 0.0035.
-    assert y.mean().item() == pytest.approx(1, abs=0.015)
+    assert mask.mean().item() == pytest.approx(1, abs=0.015)
 
 
 def test_drop_path_is_scheduled_and_rests_in_evaluation() -> None:
@@ -203,7 +233,7 @@ def test_the_network_drops_paths_in_training() -> None:
     network = small(Genotype(cell, cell), NetworkConfig(layers=3, init_channels=4, drop_path_prob=0.99))
     network.schedule_drop_path(1.0)
     normal = network.cells[0]
-    s0, s1 = torch.randn(2, 200, 12, 8, 8)
+    s0, s1 = torch.randn(2, 200, 12, 8, 8).relu()
     out = normal(s0, s1, network.drop_path_prob)
     identity = normal.preprocess0(s0)
     dropped = (out == identity).flatten(1).all(dim=1).double().mean()

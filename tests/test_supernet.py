@@ -449,7 +449,7 @@ def test_eq_26_in_a_normal_cell(gap: float, tolerance: float) -> None:
     pair = Pair(space, layers=3, channels=8)
     cell, plain, weights = pair.ours.cells[0], pair.plain.cells[0], space.mixing_weights("normal")
     assert isinstance(cell, SearchCell)
-    s0, s1 = torch.randn(2, 4, 24, 8, 8, dtype=torch.float64)
+    s0, s1 = torch.randn(2, 4, 24, 8, 8, dtype=torch.float64).relu()
     states = [cell.preprocess0(s0), cell.preprocess1(s1)]
     for t in range(4):
         o1 = plain.edges[3 * t]

@@ -1,0 +1,60 @@
+"""The evaluation network as the literature runs it, edge by edge: the reference of `nas.network`.
+
+It is the forward pass of DARTS's `model.py` (Liu et al., ICLR 2019): every edge computes the ReLU it starts with, every
+cell those of its inputs, in NCHW.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from nas.network import Cell, Network
+
+
+class PlainNetwork(nn.Module):
+    """Runs copies of the modules of a network one by one; the results are those of `network`.
+
+    Draws the same random numbers in the same order for drop path.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+        self.cells = self.network.cells
+        for module in self.network.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        network = self.network
+        auxiliary = None
+        s0, s1 = network.stem(x)
+        for layer, cell in enumerate(self.cells):
+            assert isinstance(cell, Cell)
+            s0, s1 = s1, self._cell(cell, s0, s1)
+            if layer == network.auxiliary_at and network.auxiliary_head is not None and self.training:
+                auxiliary = network.auxiliary_head(s1)
+        logits = network.classifier(network.global_pooling(s1).flatten(1))
+        return logits if auxiliary is None else (logits, auxiliary)
+
+    def _cell(self, cell: Cell, s0: Tensor, s1: Tensor) -> Tensor:
+        states = [cell.preprocess0(s0), cell.preprocess1(s1)]
+        edges = iter(zip(cell.edges, cell.drops, strict=True))
+        for sources in cell.sources:
+            arriving = []
+            for source in sources:
+                edge, drops = next(edges)
+                h = edge(states[source])
+                arriving.append(self._dropped(h) if drops and self.training else h)
+            states.append(sum(arriving[1:], start=arriving[0]))
+        return torch.cat([states[node] for node in cell.concat], dim=1)
+
+    def _dropped(self, h: Tensor) -> Tensor:
+        if self.network._final_drop_path_prob == 0:
+            return h
+        keep = 1 - self.network.drop_path_prob
+        mask = torch.rand(len(h), 1, 1, 1, device=h.device) < keep
+        return h.div_(keep.to(h.dtype)).mul_(mask)
