@@ -40,10 +40,14 @@ CPU: Suite = {
     "search_step_darts_b16_cpu": "search_step --space darts --batch-size 16 --rounds 5 --second-order --device cpu",
     "search_step_hb_b16_cpu": "search_step --space hb --batch-size 16 --rounds 5 --device cpu",
     "search_step_agd_b16_cpu": "search_step --space agd --batch-size 16 --rounds 5 --device cpu",
-    "search_step_darts_b64_cpu": "search_step --space darts --batch-size 64 --rounds 3 --device cpu",
-    "evaluation_step_cpu": "evaluation_step --batch-size 16 --rounds 5 --device cpu",
+    **{
+        f"search_step_{space}_b64_cpu": f"search_step --space {space} --batch-size 64 --rounds 3 --device cpu"
+        for space in ("darts", "hb", "agd")
+    },
+    "evaluation_step_b16_cpu": "evaluation_step --batch-size 16 --rounds 9 --device cpu",
+    "evaluation_step_b64_cpu": "evaluation_step --batch-size 64 --rounds 5 --device cpu",
     "data_pipeline_cpu": "data_pipeline --jpegs 500 --device cpu",
-    "epoch_cpu": "epoch --spaces darts --images 256 --epochs 2 --device cpu",
+    "epoch_cpu": "epoch --images 256 --epochs 3 --device cpu",
     "scaling_cpu": "scaling --rounds 2 --device cpu",
 }
 
