@@ -98,7 +98,7 @@ class LeavingEdges(nn.Module):
                     (edge, f"candidates.{columns[operation]}.{name}") for operation, edge, name in origins
                 ]
         if self.shared is not None:
-            found |= {f"shared.{ours}": [(0, name)] for ours, name in self.shared.origins().items()}
+            found |= {f"shared.{ours}": [(0, name) for name in names] for ours, names in self.shared.origins().items()}
         return found
 
 
