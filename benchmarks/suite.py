@@ -45,7 +45,7 @@ CPU: Suite = {
         for space in ("darts", "hb", "agd")
     },
     "evaluation_step_b16_cpu": "evaluation_step --batch-size 16 --rounds 9 --device cpu",
-    "evaluation_step_b64_cpu": "evaluation_step --batch-size 64 --rounds 5 --device cpu",
+    "evaluation_step_b64_cpu": "evaluation_step --batch-size 64 --rounds 9 --device cpu",
     "data_pipeline_cpu": "data_pipeline --jpegs 500 --device cpu",
     "epoch_cpu": "epoch --images 256 --epochs 3 --device cpu",
     "scaling_cpu": "scaling --rounds 2 --device cpu",

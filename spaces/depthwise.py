@@ -60,7 +60,7 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) 
 
 
 def depthwise_each(x: Tensor, weights: Sequence[Tensor], *, stride: int = 1, dilation: int = 1) -> list[Tensor]:
-    """`depthwise` of one image with each of several weights, which share what the gradients have in common."""
+    """`depthwise` of one image with each of several weights, all with as many filters, which share what they can."""
     if not (torch.is_grad_enabled() and _library_is_slow(x) and stride <= 2 and dilation <= 2):
         return [_library_convolution(x, weight, stride, dilation) for weight in weights]
     x, *weights = as_autocast(x, *weights)
