@@ -64,6 +64,8 @@ class BilevelConfig:
         )
         if not 0 < self.grad_clip < math.inf:
             raise ValueError(f"--grad-clip is {self.grad_clip:g}; it must be more than 0")
+        if self.hessian_product == "exact" and not self.unrolled:
+            raise ValueError("--hessian-product exact does nothing without --unrolled; add that, or leave it out")
 
 
 class Bilevel:

@@ -26,7 +26,7 @@ from nas.macro import (
     resolve_stem,
 )
 from spaces import Kind, build_operation
-from spaces.ops import StartsWithReLU
+from spaces.ops import starts_with_relu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ class NetworkConfig:
 def drop_path_mask(x: Tensor, prob: Tensor) -> Tensor:
     """Factors (N, 1, 1, 1) that zero whole samples of `x` with probability `prob` and rescale the others.
 
-    That is drop path (Larsson et al., ICLR 2017). `prob` is a tensor, not a number, so that a compiled network is not
-    compiled anew each epoch.
+    That is drop path (Larsson et al., ICLR 2017). `prob` is a tensor, not a number, so that a captured or compiled step
+    takes the present one.
     """
     keep = 1 - prob
     kept = torch.rand(len(x), 1, 1, 1, device=x.device) < keep
@@ -90,7 +90,7 @@ class Cell(nn.Module):
             total = None
             for source in sources:
                 edge, drops = next(edges)
-                if isinstance(edge, StartsWithReLU):
+                if starts_with_relu(edge):
                     if source not in rectified:
                         rectified[source] = states[source].relu()
                     path = edge.after_relu(rectified[source])

@@ -46,11 +46,7 @@ class StackedNorm(nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor | None = None, part: int = 0, passes: int = 1) -> Tensor:
         statistics = self.statistics(part, passes)
-        result = F.batch_norm(x, *statistics, scale, None, self.training, MOMENTUM, EPS)
-        if torch.compiler.is_compiling():
-            return result
-        innermost: Tensor = _GradientInnermost.apply(result)
-        return innermost
+        return F.batch_norm(x, *statistics, scale, None, self.training, MOMENTUM, EPS)
 
     def statistics(self, part: int = 0, passes: int = 1) -> tuple[Tensor | None, Tensor | None]:
         """The running mean and variance; none where the batch's are used and the running ones left alone."""
@@ -305,7 +301,10 @@ class SharedOperations(nn.Module):
         self.register_buffer("eye", torch.eye(channels), persistent=False)
 
     def forward(self, x: Tensor, weights_EO: Tensor) -> Tensor:
-        shared = [] if self.norm is None else [self.norm(torch.cat([pool(x) for pool in self.pools.values()], dim=1))]
+        shared = []
+        if self.norm is not None:
+            pooled = self.norm(torch.cat([pool(x) for pool in self.pools.values()], dim=1))
+            shared.append(pooled if torch.compiler.is_compiling() else _GradientInnermost.apply(pooled))
         if self.has_identity:
             shared.append(x)
         weights_EJ = (weights_EO[:, None] * self.selection).sum(dim=2)

@@ -62,7 +62,7 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) 
 def depthwise_each(x: Tensor, weights: Sequence[Tensor], *, stride: int = 1, dilation: int = 1) -> list[Tensor]:
     """`depthwise` of one image with each of several weights, all with as many filters, which share what they can."""
     if not (torch.is_grad_enabled() and _library_is_slow(x) and stride <= 2 and dilation <= 2):
-        return [_library_convolution(x, weight, stride, dilation) for weight in weights]
+        return _library_convolutions(x, weights, stride, dilation)
     x, *weights = as_autocast(x, *weights)
     if dilation == 1:
         return _convolved(x, weights, stride)
@@ -70,12 +70,14 @@ def depthwise_each(x: Tensor, weights: Sequence[Tensor], *, stride: int = 1, dil
         return _convolved(_innermost(x[:, :, ::2, ::2]), weights, 1)
     if x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0:
         return [_from_parities(result) for result in _convolved(_to_parities(x), weights, 1)]
-    return [_library_convolution(x, weight, 1, 2) for weight in weights]
+    return _library_convolutions(x, weights, 1, 2)
 
 
-def _library_convolution(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    x = _repeated(x, len(weight) // x.shape[1])
-    return F.conv2d(x, weight, None, stride, dilation * (weight.shape[2] // 2), dilation, x.shape[1])
+def _library_convolutions(x: Tensor, weights: Sequence[Tensor], stride: int, dilation: int) -> list[Tensor]:
+    x = _repeated(x, len(weights[0]) // x.shape[1])
+    return [
+        F.conv2d(x, weight, None, stride, dilation * (weight.shape[2] // 2), dilation, x.shape[1]) for weight in weights
+    ]
 
 
 def as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -212,12 +214,13 @@ def _input_gradient(x: Tensor, weights: Sequence[Tensor], gradients: Sequence[Te
     """The gradient of `_Depthwise` in its input (N, C, H, W), from those of its outputs, each (N, F * C, ...)."""
     N, C, H, W = x.shape
     filters = len(weights[0]) // C
+    wide_x = x if stride == 1 else _repeated(x, filters)
     wide = None
     for weight, gradient in zip(weights, gradients, strict=True):
         if stride == 1:
             (of_one,) = _convolved(gradient, [weight.flip(2, 3)], 1)
         else:
-            of_one = _library_gradients(_repeated(x, filters), weight, gradient, stride, (True, False))[0]
+            of_one = _library_gradients(wide_x, weight, gradient, stride, (True, False))[0]
         wide = of_one if wide is None else wide.add_(of_one)
     assert wide is not None
     if filters == 1:

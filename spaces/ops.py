@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import islice
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -72,11 +73,30 @@ def build_operation(name: str, channels: int, stride: int, affine: bool = True) 
 
 
 class StartsWithReLU(ABC):
-    """A module that sees only the ReLU of its input; whoever has that already shares it by calling `after_relu`."""
+    """A module that sees only the ReLU of its input; whoever has that already shares it by calling `after_relu`.
+
+    That is another entrance than the module itself: `forward` and its hooks are passed by. `starts_with_relu` tells
+    whether both give the same.
+    """
 
     @abstractmethod
     def after_relu(self, x: Tensor) -> Tensor:
         """The result, from the ReLU `x` of the input."""
+
+
+def starts_with_relu(module: nn.Module) -> TypeGuard[StartsWithReLU]:
+    """Whether `module(x)` is `module.after_relu(x.relu())`.
+
+    A subclass, or another activation in the ReLU's place, may compute something else: they are not known to.
+    """
+    first: object = None
+    if type(module) in (FactorizedReduce, NegativeFactorizedReduce):
+        first = module.relu
+    elif type(module) in (ReLUConvBN, DilConv, SepConv):
+        first = module.op[0]  # type: ignore[index]
+    elif type(module) is _ReLUSequence:
+        first = module[0]
+    return type(first) is nn.ReLU
 
 
 class _ReLUSequence(nn.Sequential, StartsWithReLU):

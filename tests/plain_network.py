@@ -23,16 +23,15 @@ class PlainNetwork(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-        self.cells = self.network.cells
         for module in self.network.modules():
             if isinstance(module, nn.ReLU):
-                module.inplace = False
+                module.inplace = False  # as in DARTS's code
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         network = self.network
         auxiliary = None
         s0, s1 = network.stem(x)
-        for layer, cell in enumerate(self.cells):
+        for layer, cell in enumerate(network.cells):
             assert isinstance(cell, Cell)
             s0, s1 = s1, self._cell(cell, s0, s1)
             if layer == network.auxiliary_at and network.auxiliary_head is not None and self.training:

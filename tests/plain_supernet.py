@@ -109,6 +109,9 @@ class PlainSupernet(nn.Module):
         self.cells = nn.ModuleList(PlainSearchCell(topology, operations, plan) for plan in plans)
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # as in DARTS's code
 
     def forward(self, x: Tensor, mixing: Mapping[Kind, Tensor]) -> Tensor:
         s0, s1 = self.stem(x)

@@ -74,6 +74,7 @@ def image_folder(root: Path, **counts: int) -> Path:
         (["--train-portion", "1"], "--train-portion"),
         (["--device", "gpu"], "--device cpu always works"),
         (["--unrolled", "--precision", "bf16"], "--hessian-product exact"),
+        (["--hessian-product", "exact"], "does nothing without --unrolled"),
         (["--precision", "fp8"], "invalid choice 'fp8'"),
         (["--dataset", "folder", "--data", "nowhere"], "nowhere"),
         (["--dataset", "cifar10", "--data", "nowhere"], "--download"),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spaces.depthwise import DepthwiseConv2d, depthwise
+from spaces.depthwise import DepthwiseConv2d, depthwise, depthwise_each
 
 SIZES = [(8, 6), (7, 9), (4, 4), (1, 1), (2, 3)]
 
@@ -46,6 +46,28 @@ def test_values_and_derivatives(kernel: int, stride: int, dilation: int, filters
     second = torch.autograd.grad(first, (x, weight, towards), directions)
     second_expected = torch.autograd.grad(first_expected, (x, weight, towards), directions)
     torch.testing.assert_close(second, second_expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 9)])
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_several_weights_of_one_image(
+    stride: int, dilation: int, wanted: tuple[bool, bool], size: tuple[int, int]
+) -> None:
+    x = images(size)
+    weights = [
+        torch.randn(8, 1, k, k, dtype=torch.float64, requires_grad=w) for k, w in zip((3, 5), wanted, strict=True)
+    ]
+    results = depthwise_each(x, weights, stride=stride, dilation=dilation)
+    expected = [reference(x, weight, stride, dilation) for weight in weights]
+    torch.testing.assert_close(results, expected, rtol=1e-12, atol=1e-12)
+
+    inputs = [x, *(weight for weight in weights if weight.requires_grad)]
+    losses = [sum(y.square().sum() for y in of) for of in (results, expected)]
+    firsts = [torch.autograd.grad(loss, inputs, create_graph=True) for loss in losses]  # type: ignore[arg-type]
+    torch.testing.assert_close(*firsts, rtol=1e-12, atol=1e-12)
+    seconds = [torch.autograd.grad(sum(g.square().sum() for g in first), inputs) for first in firsts]  # type: ignore[arg-type]
+    torch.testing.assert_close(*seconds, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

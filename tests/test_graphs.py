@@ -199,7 +199,7 @@ def test_no_step_waits_for_the_gpu(product: Any) -> None:
     space = spaces.build(SpaceConfig(space="darts", nodes=2)).to(device)
     shape: dict[str, Any] = {"in_channels": 3, "image_size": (8, 8), "num_classes": 3}
     supernet = Supernet(space.topology, space.operations, channels=4, layers=3, **shape).to(device)
-    config = BilevelConfig(unrolled=product is not None, hessian_product=product or "exact")
+    config = BilevelConfig(unrolled=product is not None, hessian_product=product or "finite-difference")
     bilevel = Bilevel(supernet, space, config, nn.CrossEntropyLoss())
     data = torch.randn(8, 3, 8, 8, device=device), torch.arange(8, device=device) % 3
     meter = Meter()

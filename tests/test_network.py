@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 from conftest import random_genotype
 from plain_network import PlainNetwork
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import genotypes
 from genotypes import ZOO, CellGenotype, Edge, Genotype, GenotypeError
 from nas.cost import count_parameters, network_cost
 from nas.network import Network, NetworkConfig, _pool_to_2x2, drop_path_mask, from_darts_state_dict
+from spaces.ops import OPERATIONS, TABLE_6, FactorizedReduce, SepConv
 
 CIFAR = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
 IMAGENET = {"in_channels": 3, "image_size": (224, 224), "num_classes": 1000}
@@ -140,6 +144,56 @@ def test_network_against_its_plain_form(seed: int, stem: str, side: int) -> None
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
+def test_readers_of_a_node_share_its_relu() -> None:
+    """In the five cells of DARTS_V2, each reads two outputs; in it sources 0, 1 and 2 have edges with a ReLU."""
+    network = small(ZOO["DARTS_V2"].genotype, NetworkConfig(layers=5, init_channels=4))
+    counted = {}
+    for form in (network, PlainNetwork(network)):
+        with Operators() as operators:
+            form(torch.randn(2, 3, 16, 16))
+        counted[type(form)] = operators.counts["aten.relu.default"]
+    assert counted[Network] < counted[PlainNetwork] / 2
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators below autograd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def _doubled(channels: int, stride: int, affine: bool) -> nn.Module:
+    class Doubled(FactorizedReduce):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    return Doubled(channels, channels, affine) if stride == 2 else nn.Identity()
+
+
+def _gelu(channels: int, stride: int, affine: bool) -> nn.Module:
+    module = SepConv(channels, 3, stride, affine)
+    module.op[0] = nn.GELU()
+    return module
+
+
+#: What is not known to begin with the ReLU of its input, though it looks so; and the operations outside Table 6.
+OTHERS = {"doubled": _doubled, "gelu": _gelu} | {name: OPERATIONS[name] for name in OPERATIONS if name not in TABLE_6}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_operations_against_the_plain_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPERATIONS, "sep_conv_3x3", OTHERS[name])
+    cell = CellGenotype(nodes=((Edge("sep_conv_3x3", 0), Edge("sep_conv_3x3", 1)),), concat=(2,))
+    network = small(Genotype(cell, cell)).double()
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(network(x), PlainNetwork(network)(x), rtol=1e-9, atol=1e-10)
+
+
 def gradients(network: nn.Module) -> dict[str, torch.Tensor | None]:
     return {name: weight.grad for name, weight in network.named_parameters()}
 
@@ -211,6 +265,7 @@ def test_no_auxiliary_output_in_evaluation() -> None:
 def test_drop_path_drops_samples_and_keeps_the_mean() -> None:
     mask = drop_path_mask(torch.ones(20_000, 2, 3, 3), torch.tensor(0.2))
     assert mask.shape == (20_000, 1, 1, 1)
+    assert drop_path_mask(torch.ones(2, dtype=torch.bfloat16), torch.tensor(0.2)).dtype == torch.bfloat16
     assert set(mask.unique().tolist()) == {0.0, 1.25}
     # The mean of n samples has the standard deviation sqrt(p / (1 - p) / n) = 0.0035.
     assert mask.mean().item() == pytest.approx(1, abs=0.015)

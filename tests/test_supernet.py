@@ -210,6 +210,27 @@ def test_operations_that_are_nearly_known(name: str, monkeypatch: pytest.MonkeyP
     Pair(space, layers=3).assert_equal((8, 8))
 
 
+def test_a_single_reduction_before_other_operations() -> None:
+    """Its result is what the others are added to, in place."""
+    space = spaces.build(SpaceConfig(space="darts", nodes=2, operations=("skip_connect", "sep_conv_3x3")))
+    Pair(space, layers=3).assert_equal((8, 8))
+
+
+def test_the_gradient_of_the_pools_has_no_gaps() -> None:
+    space, supernet = build("darts", layers=1)
+    cell = supernet.cells[0]
+    assert isinstance(cell, SearchCell)
+    dense: list[bool] = []
+
+    def look(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        output.register_hook(lambda gradient: dense.append(gradient.is_contiguous(memory_format=torch.channels_last)))
+
+    for leaving in cell.leaving.values():
+        leaving.shared.norm.register_forward_hook(look)
+    supernet(torch.randn(2, 3, 8, 8), space.mixing()).square().sum().backward()
+    assert dense == [True] * len(cell.leaving)
+
+
 def test_dropout_cannot_be_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPERATIONS, "drop", lambda channels, stride, affine: nn.Sequential(nn.Dropout(), nn.ReLU()))
     with pytest.raises(ValueError, match="leave --checkpoint-cells out"):
