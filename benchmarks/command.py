@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from nas.cli import parse, run
@@ -18,8 +19,19 @@ def run_benchmark(main: Callable[[Any], None], config: Any, description: str | N
         default = config() if isinstance(config, type) else None  # a union of subcommands has none
         try:
             with users_mistakes():
-                main(parse(config, argv, description=description or "", default=default))
+                parsed = parse(config, argv, description=description or "", default=default)
+                _check_sizes(parsed)
+                main(parsed)
         except subprocess.CalledProcessError as error:
             sys.exit(error.returncode)  # the program that was started has said why
 
     run(command)
+
+
+def _check_sizes(config: Any) -> None:
+    """Raises ValueError for a whole number less than 1; only of workers there may be none."""
+    for name, value in asdict(config).items():
+        least = 0 if name == "workers" else 1
+        for number in value if isinstance(value, tuple) else (value,):
+            if type(number) is int and number < least:
+                raise ValueError(f"--{name.replace('_', '-')} is {number}; it must be at least {least}")

@@ -26,6 +26,7 @@ from benchmarks import (
     suite,
     timing,
 )
+from benchmarks.command import run_benchmark
 from benchmarks.counting import OperatorCounter, computes
 from benchmarks.plain import PlainBilevel
 from nas.bilevel import Bilevel, BilevelConfig
@@ -189,6 +190,18 @@ def test_each_line_of_the_scaling_varies_one_size() -> None:
 def test_epochs_need_one_that_is_timed() -> None:
     with pytest.raises(ValueError, match="--epochs"):
         epoch.Config(epochs=1)
+
+
+@pytest.mark.parametrize("program", [search_step, evaluation_step, data_pipeline, epoch, scaling])
+def test_a_size_of_nothing_is_refused_in_one_line(
+    program: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flag = "--search-batch-size" if program is epoch else "--batch-size"
+    monkeypatch.setattr("sys.argv", ["program", flag, "0"])
+    with pytest.raises(SystemExit, match="2"):
+        run_benchmark(program.main, program.Config, program.__doc__)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{flag} is 0; it must be at least 1" in line
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
