@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from spaces.depthwise import DepthwiseConv2d, as_autocast, depthwise, depthwise_each, depthwise_gradients
+from spaces.norm import FoldedBatchNorm2d
 from spaces.ops import DilConv, FactorizedReduce, NegativeFactorizedReduce, SepConv, even_and_odd_pixels
 
 #: Those of PyTorch's BatchNorm, which the separate operations have.
@@ -262,7 +263,7 @@ def _kind(module: nn.Module) -> Hashable:
     plain = all((m.affine, m.momentum, m.eps, m.track_running_stats) == (False, MOMENTUM, EPS, True) for m in norms)
     if isinstance(module, SepConv | DilConv) and type(module) in (SepConv, DilConv) and plain:
         parts = [type(part) for part in module.op]
-        if parts == [nn.ReLU, DepthwiseConv2d, nn.Conv2d, nn.BatchNorm2d] * (len(parts) // 4):
+        if parts == [nn.ReLU, DepthwiseConv2d, nn.Conv2d, FoldedBatchNorm2d] * (len(parts) // 4):
             convolution = _depthwise_of(module)
             return StackedSeparable, type(module), convolution.stride, convolution.dilation
     if type(module) in (FactorizedReduce, NegativeFactorizedReduce) and plain:

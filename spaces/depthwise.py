@@ -25,6 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+#: Numbers in an image below which the library is as fast at the gradients of a 3x3 filter.
+_SMALL = 2**20
+
 
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution of a square filter with odd side, padded so that stride 1 keeps the size."""
@@ -61,7 +64,8 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) 
 
 def depthwise_each(x: Tensor, weights: Sequence[Tensor], *, stride: int = 1, dilation: int = 1) -> list[Tensor]:
     """`depthwise` of one image with each of several weights, all with as many filters, which share what they can."""
-    if not (torch.is_grad_enabled() and _library_is_slow(x) and stride <= 2 and dilation <= 2):
+    fast = torch.is_grad_enabled() and _library_is_slow(x) and stride <= 2 and dilation <= 2
+    if not fast or _is_small(x, weights, dilation):
         return _library_convolutions(x, weights, stride, dilation)
     x, *weights = as_autocast(x, *weights)
     if dilation == 1:
@@ -71,6 +75,12 @@ def depthwise_each(x: Tensor, weights: Sequence[Tensor], *, stride: int = 1, dil
     if x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0:
         return [_from_parities(result) for result in _convolved(_to_parities(x), weights, 1)]
     return _library_convolutions(x, weights, 1, 2)
+
+
+def _is_small(x: Tensor, weights: Sequence[Tensor], dilation: int) -> bool:
+    """Whether the library's gradients are as fast as ours, and the function around those would only cost."""
+    undilated_3x3 = dilation == 1 and all(len(weight) == x.shape[1] and weight.shape[2] <= 3 for weight in weights)
+    return undilated_3x3 and x.numel() < _SMALL
 
 
 def _library_convolutions(x: Tensor, weights: Sequence[Tensor], stride: int, dilation: int) -> list[Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from genotypes import OPERATIONS as DECLARED
 from genotypes import declare_operation
 from spaces.depthwise import DepthwiseConv2d
+from spaces.norm import FoldedBatchNorm2d
 
 OperationBuilder = Callable[[int, int, bool], nn.Module]
 
@@ -129,7 +130,7 @@ class ReLUConvBN(_OneSequence):
         super().__init__(
             nn.ReLU(),
             nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=False),
-            nn.BatchNorm2d(c_out, affine=affine),
+            FoldedBatchNorm2d(c_out, affine=affine),
         )
 
 
@@ -141,7 +142,7 @@ class FactorizedReduce(nn.Module, StartsWithReLU):
         self.relu = nn.ReLU()
         self.conv_1 = nn.Conv2d(c_in, c_out // 2, 1, bias=False)
         self.conv_2 = nn.Conv2d(c_in, c_out - c_out // 2, 1, bias=False)
-        self.bn = nn.BatchNorm2d(c_out, affine=affine)
+        self.bn = FoldedBatchNorm2d(c_out, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.after_relu(self.relu(x))
@@ -210,7 +211,7 @@ def _depthwise_separable(channels: int, kernel: int, stride: int, dilation: int,
     return [
         DepthwiseConv2d(channels, kernel, stride, dilation),
         nn.Conv2d(channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels, affine=affine),
+        FoldedBatchNorm2d(channels, affine=affine),
     ]
 
 
@@ -245,7 +246,7 @@ def _conv_7x1_1x7(channels: int, stride: int, affine: bool) -> nn.Module:
         nn.ReLU(),
         nn.Conv2d(channels, channels, (1, 7), stride=(1, stride), padding=(0, 3), bias=False),
         nn.Conv2d(channels, channels, (7, 1), stride=(stride, 1), padding=(3, 0), bias=False),
-        nn.BatchNorm2d(channels, affine=affine),
+        FoldedBatchNorm2d(channels, affine=affine),
     )
 
 
