@@ -29,9 +29,11 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d`, of which the training mode is faster on a CPU where channels do not fill its vectors."""
 
     def forward(self, x: Tensor) -> Tensor:
-        places = _VECTOR // math.gcd(x.shape[1], _VECTOR)
+        self._check_input_dim(x)
+        places = _VECTOR // math.gcd(self.num_features, _VECTOR)
         if not (self.training and self.momentum is not None and _pays(x, places)):
             return super().forward(x)
+        result: Tensor
         result, mean, variance = _FoldedBatchNorm.apply(x, self.weight, self.bias, self.eps, places)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             assert self.num_batches_tracked is not None
