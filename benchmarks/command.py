@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nas.cli import parse, run
-from nas.errors import users_mistakes
+from nas.errors import check_ranges, users_mistakes
 
 
 def run_benchmark(main: Callable[[Any], None], config: Any, description: str | None) -> None:
@@ -30,8 +31,9 @@ def run_benchmark(main: Callable[[Any], None], config: Any, description: str | N
 
 def _check_sizes(config: Any) -> None:
     """Raises ValueError for a whole number less than 1; only of workers there may be none."""
-    for name, value in asdict(config).items():
-        least = 0 if name == "workers" else 1
-        for number in value if isinstance(value, tuple) else (value,):
-            if type(number) is int and number < least:
-                raise ValueError(f"--{name.replace('_', '-')} is {number}; it must be at least {least}")
+    whole = {
+        name
+        for name, value in asdict(config).items()
+        if all(type(number) is int for number in (value if isinstance(value, tuple) else (value,)))
+    }
+    check_ranges(config, {name: (0 if name == "workers" else 1, math.inf) for name in whole})

@@ -24,13 +24,17 @@ class Stopped(Exception):
 
 
 def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Raises ValueError for a field of `config` that is neither None nor a finite number within its two bounds."""
+    """Raises ValueError for a field of `config` that is neither None nor a finite number within its two bounds.
+
+    A field may be a tuple of such numbers.
+    """
     for name, (least, largest) in ranges.items():
-        value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and least <= value <= largest):
-            flag = f"--{name.replace('_', '-')}"
-            bound = f"at least {least:g}" if largest == math.inf else f"from {least:g} to {largest:g}"
-            raise ValueError(f"{flag} is {value:g}; it must be {bound}")
+        field = getattr(config, name)
+        for value in field if isinstance(field, tuple) else (field,):
+            if value is not None and not (math.isfinite(value) and least <= value <= largest):
+                flag = f"--{name.replace('_', '-')}"
+                bound = f"at least {least:g}" if largest == math.inf else f"from {least:g} to {largest:g}"
+                raise ValueError(f"{flag} is {value:g}; it must be {bound}")
 
 
 @contextmanager

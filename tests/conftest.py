@@ -7,9 +7,11 @@ import random
 
 import pytest
 import torch
+from torch import nn
 
 from genotypes import CellGenotype, Edge, Genotype
 from spaces import TABLE_6
+from spaces.ops import SepConv
 
 # The tests run side by side and their tensors are tiny: threads would only wait for each other. The variable
 # is for the commands that tests start.
@@ -36,3 +38,10 @@ def random_genotype(seed: int, *, nodes: int = 4, edges: int = 2) -> Genotype:
         )
 
     return Genotype(normal=cell(), reduce=cell())
+
+
+def sep_conv_with_gelu(channels: int, stride: int, affine: bool) -> nn.Module:
+    """An operation that looks like one of ours and is none: it does not begin with a ReLU."""
+    module = SepConv(channels, 3, stride, affine)
+    module.op[0] = nn.GELU()
+    return module

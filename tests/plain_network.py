@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.network import Cell, Network
+from tests.plain_supernet import without_relu_in_place
 
 
 class PlainNetwork(nn.Module):
@@ -23,9 +24,7 @@ class PlainNetwork(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-        for module in self.network.modules():
-            if isinstance(module, nn.ReLU):
-                module.inplace = False  # as in DARTS's code
+        without_relu_in_place(self.network)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         network = self.network

@@ -25,6 +25,13 @@ from spaces import Kind, Topology, build_operation
 from spaces.ops import POOLS
 
 
+def without_relu_in_place(module: nn.Module) -> None:
+    """Makes every ReLU give a tensor of its own, as in DARTS's code."""
+    for part in module.modules():
+        if isinstance(part, nn.ReLU):
+            part.inplace = False
+
+
 class PlainMixedOperation(nn.Module):
     """The weighted sum of all candidate operations on one edge (DARTS eq. (2)).
 
@@ -109,9 +116,7 @@ class PlainSupernet(nn.Module):
         self.cells = nn.ModuleList(PlainSearchCell(topology, operations, plan) for plan in plans)
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.ReLU):
-                module.inplace = False  # as in DARTS's code
+        without_relu_in_place(self)
 
     def forward(self, x: Tensor, mixing: Mapping[Kind, Tensor]) -> Tensor:
         s0, s1 = self.stem(x)

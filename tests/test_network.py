@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_genotype
+from conftest import random_genotype, sep_conv_with_gelu
 from plain_network import PlainNetwork
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,7 +17,7 @@ import genotypes
 from genotypes import ZOO, CellGenotype, Edge, Genotype, GenotypeError
 from nas.cost import count_parameters, network_cost
 from nas.network import Network, NetworkConfig, _pool_to_2x2, drop_path_mask, from_darts_state_dict
-from spaces.ops import OPERATIONS, TABLE_6, FactorizedReduce, SepConv
+from spaces.ops import OPERATIONS, TABLE_6, FactorizedReduce
 
 CIFAR = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
 IMAGENET = {"in_channels": 3, "image_size": (224, 224), "num_classes": 1000}
@@ -175,14 +175,10 @@ def _doubled(channels: int, stride: int, affine: bool) -> nn.Module:
     return Doubled(channels, channels, affine) if stride == 2 else nn.Identity()
 
 
-def _gelu(channels: int, stride: int, affine: bool) -> nn.Module:
-    module = SepConv(channels, 3, stride, affine)
-    module.op[0] = nn.GELU()
-    return module
-
-
 #: What is not known to begin with the ReLU of its input, though it looks so; and the operations outside Table 6.
-OTHERS = {"doubled": _doubled, "gelu": _gelu} | {name: OPERATIONS[name] for name in OPERATIONS if name not in TABLE_6}
+OTHERS = {"doubled": _doubled, "gelu": sep_conv_with_gelu} | {
+    name: OPERATIONS[name] for name in OPERATIONS if name not in TABLE_6
+}
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import sep_conv_with_gelu
 from plain_supernet import PlainMixedOperation, PlainSearchCell, PlainSupernet
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -188,17 +189,11 @@ def _slow_norm(channels: int, stride: int, affine: bool) -> nn.Module:
     return module
 
 
-def _gelu(channels: int, stride: int, affine: bool) -> nn.Module:
-    module: Any = build_operation("sep_conv_3x3", channels, stride, affine)
-    module.op[0] = nn.GELU()
-    return module
-
-
 #: Operations of a user that look like ours and are not.
 NEARLY: dict[str, Any] = {
     "triple": lambda c, stride, affine: Triple() if stride == 1 else build_operation("skip_connect", c, stride, affine),
     "slow_norm": _slow_norm,
-    "gelu": _gelu,
+    "gelu": sep_conv_with_gelu,
     "dilation_3": lambda c, stride, affine: DilConv(c, 3, stride, 3, affine),
 }
 
