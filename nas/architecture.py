@@ -15,11 +15,11 @@ from torch import nn
 import genotypes
 import spaces
 from genotypes import Genotype, GenotypeError
-from genotypes.draw import draw
 from nas import manual
+from nas.directory import Directory
 from nas.manual import ManualConfig
 from nas.network import Network, NetworkConfig
-from spaces import KINDS
+from nas.report import draw_cells
 
 
 class CellArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cells"):
@@ -50,12 +50,11 @@ class CellArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             self.genotype, self.config, in_channels=in_channels, image_size=image_size, num_classes=num_classes
         )
 
-    def write(self, folder: Path) -> None:
-        """Leaves `genotype.json` and the cells' pictures in a folder."""
+    def write(self, directory: Directory) -> None:
+        """Leaves `genotype.json` and the cells' pictures in a run's directory."""
         genotype = self.genotype
-        genotypes.save(genotype, folder / "genotype.json")
-        for kind in KINDS:
-            draw(getattr(genotype, kind), folder / f"{kind}.svg", f"{kind} cell")
+        genotypes.save(genotype, directory.path / "genotype.json")
+        draw_cells(directory, genotype, "")
 
 
 class ManualArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="manual"):
@@ -81,7 +80,7 @@ class ManualArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
             self.name, self.config, in_channels=in_channels, image_size=image_size, num_classes=num_classes
         )
 
-    def write(self, folder: Path) -> None:
+    def write(self, directory: Directory) -> None:
         """Leaves nothing: the name says it all."""
 
 

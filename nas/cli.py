@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import tyro
 
 from genotypes import GenotypeError
-from nas.errors import NonFiniteLossError, Stopped, UsageError, users_mistakes
+from nas.errors import NonFiniteLossError, Stopped, UsageError, one_line, users_mistakes
 
 C = TypeVar("C")
 
@@ -96,11 +96,16 @@ def run(command: Callable[[list[str]], dict[str, Any] | None], argv: Sequence[st
         # Whoever read the output has had enough (head, less); what is left of it must go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        if error.strerror is None:  # not the system's
+            raise
+        code = _complain(f"{error.filename or 'the output'}: {error.strerror}; what was saved before is as it was", 1)
     sys.exit(code)
 
 
-def _complain(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+def _complain(error: object, code: int) -> int:
+    """The one way in which a user is told that a command failed."""
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
     return code
 
 

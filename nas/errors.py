@@ -15,8 +15,11 @@ class NonFiniteLossError(RuntimeError):
     """The loss is no longer a number; the last good checkpoint stays as it is. Exit code 1."""
 
 
-class Stopped(Exception):
-    """SIGINT or SIGTERM came and the run is saved. Exit code 128 + signal."""
+class Stopped(BaseException):
+    """A signal ended the run: saved at the first one, at once at the second. Exit code 128 + signal.
+
+    Like KeyboardInterrupt it is no error, and nothing that handles errors handles it.
+    """
 
     def __init__(self, signal: int) -> None:
         super().__init__(signal)
@@ -35,6 +38,17 @@ def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> N
                 flag = f"--{name.replace('_', '-')}"
                 bound = f"at least {least:g}" if largest == math.inf else f"from {least:g} to {largest:g}"
                 raise ValueError(f"{flag} is {value:g}; it must be {bound}")
+
+
+def one_line(text: str) -> str:
+    """`text` as it may be printed: in one line, without anything that a terminal would obey, at most 2,000 characters.
+
+    Names in files and what libraries say come from anywhere.
+    """
+    line = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    # The end of a message says how to fix it.
+    return shown if len(shown) <= 2000 else f"{shown[:1400]} ... {shown[-590:]}"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ step (`nas.graphs`) reads the current one. On a CPU it is a number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -50,6 +50,8 @@ class OptimizerState:
         return {"state": self._optimizer.state_dict()["state"], "learning_rate": learning_rate(self._optimizer)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for buffers that are not those of the optimizer's parameters."""
+        self._check_buffers(state["state"])
         constants = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state["state"], "param_groups": constants})
         for group in self._optimizer.param_groups:
@@ -57,6 +59,21 @@ class OptimizerState:
                 group["lr"].fill_(state["learning_rate"])
             else:
                 group["lr"] = state["learning_rate"]
+
+    def _check_buffers(self, saved: Mapping[object, Any]) -> None:
+        parameters = dict(enumerate(p for group in self._optimizer.param_groups for p in group["params"]))
+        for number, buffers in saved.items():
+            parameter = parameters.get(number)  # type: ignore[call-overload]
+            if parameter is None or not isinstance(buffers, dict):
+                raise ValueError("its optimizer does not fit this run")
+            for value in buffers.values():
+                # A parameter's momentum, and counts of steps.
+                if isinstance(value, Tensor) and value.shape not in (parameter.shape, ()):
+                    raise ValueError("its optimizer does not fit this run")
+
+
+#: What changes in a schedule; all else is made of the configuration, and other versions of PyTorch call it otherwise.
+_VARYING = ("last_epoch", "_step_count", "_last_lr")
 
 
 class ScheduleState:
@@ -66,7 +83,8 @@ class ScheduleState:
         self._schedule = schedule
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: _plain(value) for name, value in self._schedule.state_dict().items()}
+        state = self._schedule.state_dict()
+        return {name: _plain(state[name]) for name in _VARYING}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._schedule.load_state_dict(state)

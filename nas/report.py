@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,61 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from genotypes import Genotype, to_text
-from genotypes.draw import picture
+from genotypes.draw import draw, picture
+from nas.directory import Directory
 from spaces import KINDS, SearchSpace
 
 
-def add_architecture(board: SummaryWriter, space: SearchSpace, epoch: int) -> None:
+class Board:
+    """The curves, texts and pictures of a run for TensorBoard, none of which stops it.
+
+    Args:
+        directory: of the run; TensorBoard's files go into its folder tb.
+        purge_step: epochs from this one on, of an earlier part of the run, are no longer shown.
+    """
+
+    def __init__(self, directory: Directory, purge_step: int | None) -> None:
+        self._directory = directory
+        self._writer: SummaryWriter | None = None
+        self._hook, threading.excepthook = threading.excepthook, self._on_error_in_thread
+        with directory.auxiliary("tb"):
+            self._writer = SummaryWriter(str(directory.path / "tb"), purge_step=purge_step)
+
+    def add_scalar(self, tag: str, value: float, epoch: int) -> None:
+        self._call("add_scalar", tag, value, epoch)
+
+    def add_text(self, tag: str, text: str, epoch: int) -> None:
+        self._call("add_text", tag, text, epoch)
+
+    def add_picture(self, tag: str, pixels_HWC: np.ndarray, epoch: int) -> None:
+        self._call("add_image", tag, pixels_HWC, epoch, dataformats="HWC")
+
+    def close(self) -> None:
+        self._call("close")
+        threading.excepthook = self._hook
+
+    def _call(self, method: str, *arguments: Any, **options: Any) -> None:
+        """Calls the writer, until that fails for the first time."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with self._directory.auxiliary("tb"):
+                getattr(writer, method)(*arguments, **options)
+                self._writer = writer
+
+    def _on_error_in_thread(self, failed: threading.ExceptHookArgs) -> None:
+        # The writer's thread raises, and so does the next call of the writer.
+        if not isinstance(failed.exc_value, OSError):
+            self._hook(failed)
+
+
+def draw_cells(directory: Directory, genotype: Genotype, title: str) -> None:
+    """Leaves pictures of both cells in a run's directory, as normal.svg and reduce.svg."""
+    for kind in KINDS:
+        with directory.auxiliary(f"{kind}.svg"):
+            draw(getattr(genotype, kind), directory.path / f"{kind}.svg", f"{title}{kind} cell")
+
+
+def add_architecture(board: Board, space: SearchSpace, epoch: int) -> None:
     """Writes every architecture parameter: alpha per edge and operation, others (beta) per edge."""
     for name, parameter in space.named_parameters():
         if parameter.shape not in ((len(space.topology.edges),), (len(space.topology.edges), len(space.operations))):
@@ -31,14 +82,12 @@ def add_architecture(board: SummaryWriter, space: SearchSpace, epoch: int) -> No
                 board.add_scalar(f"{tag}/{operation}", value, epoch)
 
 
-def add_genotype(board: SummaryWriter, genotype: Genotype, epoch: int) -> None:
+def add_genotype(board: Board, genotype: Genotype, epoch: int) -> None:
     """Writes the genotype as text and the pictures of both cells."""
     board.add_text("genotype", f"    {to_text(genotype)}", epoch)
     for kind in KINDS:
         png = picture(getattr(genotype, kind), "png", f"{kind} cell, epoch {epoch}")
-        board.add_image(
-            f"cell/{kind}", np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), epoch, dataformats="HWC"
-        )
+        board.add_picture(f"cell/{kind}", np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), epoch)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -13,7 +13,6 @@ from torch import nn
 
 import genotypes
 import spaces
-from genotypes.draw import draw
 from nas import data, report
 from nas.bilevel import Bilevel, BilevelConfig
 from nas.data import Batch, DataConfig, ImageData, Loader
@@ -25,7 +24,7 @@ from nas.meter import Meter, measure
 from nas.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.run import Run, RunConfig
 from nas.supernet import Supernet
-from spaces import KINDS, SearchSpace, SpaceConfig
+from spaces import SearchSpace, SpaceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +149,8 @@ def search(config: SearchConfig) -> dict[str, Any]:
             "schedule": ScheduleState(schedule),
             **{f"{name}_meter": meter for name, meter in meters._asdict().items()},
         },
+        epochs=config.epochs,
+        steps=len(loaders.weights),
     )
     with run:
         run.log(
@@ -157,7 +158,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
             f"{config.supernet.init_channels} channels, {config.epochs} epochs of {len(loaders.weights)} steps on "
             f"{device} in {precision}, in {run.path}"
         )
-        for epoch in run.epochs(config.epochs):
+        for epoch in run.epochs():
             bilevel.supernet.train()
             _search_epoch(run, steps, loaders, meters, epoch)
             bilevel.supernet.eval()
@@ -202,7 +203,7 @@ def _search_epoch(run: Run, steps: Steps, loaders: Loaders, meters: Meters, epoc
     number = len(loaders.weights)
     train_batches = loaders.weights.epoch(epoch, run.step)
     valid_batches = endless(loaders.architecture, epoch * number + run.step)
-    for train, valid in run.steps(zip(train_batches, valid_batches, strict=False), number):
+    for train, valid in run.steps(zip(train_batches, valid_batches, strict=False)):
         # A captured step's outputs hold until the next step.
         loss, logits = steps.architecture(train, valid)
         meters.architecture.update(loss, logits, valid[1])
@@ -221,8 +222,9 @@ def endless(loader: Loader, start: int) -> Iterator[Batch]:
 def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters) -> None:
     space, number = bilevel.space, run.epoch + 1
     genotype = space.derive(space.mixing())
-    (run.path / "genotypes").mkdir(exist_ok=True)
-    genotypes.save(genotype, run.path / "genotypes" / f"epoch_{number:03d}.json")
+    with run.directory.auxiliary("genotypes"):
+        (run.path / "genotypes").mkdir(exist_ok=True)
+        genotypes.save(genotype, run.path / "genotypes" / f"epoch_{number:03d}.json")
     run.add_metrics(
         {
             "train_loss": meters.weights.loss,
@@ -234,16 +236,16 @@ def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters) -> None:
             "learning_rate": learning_rate(bilevel.weight_optimizer),
         }
     )
-    report.add_architecture(run.tensorboard, space, number)
-    report.add_genotype(run.tensorboard, genotype, number)
+    with run.directory.auxiliary("tb"):
+        report.add_architecture(run.tensorboard, space, number)
+        report.add_genotype(run.tensorboard, genotype, number)
     run.log_epoch("valid", meters.weights, meters.held_out)
 
 
 def _finish(run: Run, config: SearchConfig, space: SearchSpace, held_out: Meter) -> dict[str, Any]:
     genotype = space.derive(space.mixing())
     genotypes.save(genotype, run.path / "genotype.json")
-    for kind in KINDS:
-        draw(getattr(genotype, kind), run.path / f"{kind}.svg", f"{config.space.space}, {kind} cell")
+    report.draw_cells(run.directory, genotype, f"{config.space.space}, ")
     result = {
         "run_dir": str(run.path),
         "space": config.space.space,

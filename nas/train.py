@@ -214,6 +214,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "test_meter": test_meter,
             "best": best,
         },
+        epochs=config.epochs,
+        steps=len(train_loader),
     )
     with run:
         run.log(
@@ -221,11 +223,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
             f"{count_parameters(network):,} parameters, {config.epochs} epochs of {len(train_loader)} steps on "
             f"{device} in {precision}, in {run.path}"
         )
-        for epoch in run.epochs(config.epochs):
+        for epoch in run.epochs():
             if isinstance(network, Network):
                 network.schedule_drop_path(epoch / config.epochs)
             network.train()
-            for batch in run.steps(train_loader.epoch(epoch, run.step), len(train_loader)):
+            for batch in run.steps(train_loader.epoch(epoch, run.step)):
                 loss, logits = training_step(batch)
                 train_meter.update(loss, logits, batch[1])
             training.measured.eval()
@@ -359,7 +361,7 @@ def _finish(
     test_meter: Meter,
     best: Best,
 ) -> dict[str, Any]:
-    arch.write(run.path)
+    arch.write(run.directory)
     weights.save(run.path / weights.NAME, network, arch, images)
     result = {
         "run_dir": str(run.path),

@@ -64,7 +64,8 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     result = run(directory, "--space", "agd", "--seed", "3")
     assert {path.name for path in directory.iterdir()} == {
-        *("config.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt", "checkpoint.previous.pt"),
+        *(".lock", "config.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt"),
+        "checkpoint.previous.pt",
         *("genotype.json", "genotypes", "normal.svg", "reduce.svg", "result.json"),
     }
     assert [p.name for p in sorted((directory / "genotypes").iterdir())] == ["epoch_001.json", "epoch_002.json"]

@@ -33,7 +33,8 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     result = run(directory, "--auxiliary")
     assert {path.name for path in directory.iterdir()} == {
-        *("config.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt", "checkpoint.previous.pt"),
+        *(".lock", "config.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt"),
+        "checkpoint.previous.pt",
         *("genotype.json", "normal.svg", "reduce.svg", "result.json", "weights.safetensors"),
     }
     assert json.loads((directory / "result.json").read_text()) == result

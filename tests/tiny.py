@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from nas import checkpoint
+from nas.meter import Meter
 
 #: 24 random images of 8x8 pixels: two steps an epoch in the search, three in the training.
 DATA = ("--dataset", "fake", "--fake-train", "24", "--fake-test", "10", "--image-size", "8", "--batch-size", "8")
@@ -18,11 +19,15 @@ OPERATIONS = ("--operations", "sep_conv_3x3", "avg_pool_3x3", "skip_connect", "n
 TRAIN = (*DATA, "--layers", "3", "--init-channels", "4", "--arch", "DARTS_V2")
 
 
+def add_loss(meter: Meter, loss: float) -> None:
+    meter.update(torch.tensor(loss), torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))
+
+
 def final_state(run: Path) -> dict[str, Any]:
     """What must be the same however often a run was interrupted: all but the seconds."""
     state = checkpoint.load(run)
     assert state is not None
-    with (run / "metrics.csv").open() as file:
+    with (run / "metrics.csv").open(newline="") as file:
         metrics = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
     files = sorted(run.glob("genotype.json")) + sorted((run / "genotypes").glob("*.json"))
     return {
