@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from torch import nn
 
 import genotypes
@@ -20,6 +21,11 @@ from nas.directory import Directory
 from nas.manual import ManualConfig
 from nas.network import Network, NetworkConfig
 from nas.report import draw_cells
+from spaces import KINDS, Kind, build_operation
+
+#: In all cells together. It bounds what a stranger's file can have built; 20 cells of Space-HB have 240.
+MAX_OPERATIONS = 20_000
+_PREPROCESSING_TENSORS = 12  # of a cell: two convolutions, and two BatchNorms of five tensors
 
 
 class CellArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cells"):
@@ -44,8 +50,33 @@ class CellArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def summary(self) -> str:
         return f"{self.config.layers} cells of {self.config.init_channels} channels"
 
+    @property
+    def fewest_tensors(self) -> int:
+        """A lower bound of the length of the network's `state_dict`, found without building it."""
+        operations = [self._operations(kind) for kind in KINDS]
+        with torch.device("meta"):
+            tensors = {
+                name: len(build_operation(name, self.config.init_channels, 1).state_dict())
+                for name in {*operations[0], *operations[1]}
+            }
+        normal, reduction = (_PREPROCESSING_TENSORS + sum(map(tensors.__getitem__, names)) for names in operations)
+        reductions = min(2, self.config.layers)
+        return reductions * min(normal, reduction) + (self.config.layers - reductions) * normal
+
+    def _operations(self, kind: Kind) -> list[str]:
+        return [edge.operation for node in getattr(self.genotype, kind).nodes for edge in node]
+
     def build(self, *, in_channels: int, image_size: tuple[int, int], num_classes: int) -> Network:
-        """The network for images (N, in_channels, *image_size), with new weights."""
+        """The network for images (N, in_channels, *image_size), with new weights.
+
+        Raises ValueError for one of more operations than anybody trains.
+        """
+        operations = self.config.layers * max(len(self._operations(kind)) for kind in KINDS)
+        if operations > MAX_OPERATIONS:
+            raise ValueError(
+                f"--layers is {self.config.layers}, which makes {operations} operations; at most "
+                f"{MAX_OPERATIONS} are possible"
+            )
         return Network(
             self.genotype, self.config, in_channels=in_channels, image_size=image_size, num_classes=num_classes
         )
@@ -70,6 +101,11 @@ class ManualArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     @property
     def summary(self) -> str:
         return ", ".join(["a hand-made network", *(f"{name} {value}" for name, value in _given(self.config).items())])
+
+    @property
+    def fewest_tensors(self) -> int:
+        """A lower bound of the length of the network's `state_dict`: a layer is a convolution and a BatchNorm."""
+        return 5 * manual.depth(self.name)
 
     def build(self, *, in_channels: int, image_size: tuple[int, int], num_classes: int) -> nn.Module:
         """The network for images (N, in_channels, *image_size), with new weights.

@@ -3,6 +3,6 @@
 `relaxed` has the recurrences as blocks for any layers, `residual` and `dense` the networks, `registry` their names.
 """
 
-from nas.manual.registry import FAMILIES, ManualConfig, build, describe, is_imagenet, is_manual, names
+from nas.manual.registry import FAMILIES, ManualConfig, build, depth, describe, is_imagenet, is_manual, names
 
-__all__ = ["FAMILIES", "ManualConfig", "build", "describe", "is_imagenet", "is_manual", "names"]
+__all__ = ["FAMILIES", "ManualConfig", "build", "depth", "describe", "is_imagenet", "is_manual", "names"]

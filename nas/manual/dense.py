@@ -46,7 +46,7 @@ class DenseLayer(nn.Module):
             self.conv1 = conv(channels, bottleneck, 1)
             self.rest = nn.Sequential(nn.BatchNorm2d(bottleneck), nn.ReLU(inplace=True), conv(bottleneck, growth, 3))
         self.alpha = nn.Parameter(torch.ones(len(widths))) if learn_alpha else None
-        blocks = torch.tensor([j for j, width in enumerate(widths) for _ in range(width)])
+        blocks = torch.repeat_interleave(torch.tensor(widths), output_size=channels)
         self.register_buffer("block_of_channel", blocks, persistent=False)
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:

@@ -67,6 +67,8 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {}
+#: Layers; the deepest residual network that was published has 1202 (He et al., CVPR 2016, sec. 4.2).
+DEEPEST = 2000
 
 _RESIDUAL_IMAGENET, _DENSE_IMAGENET = tuple(IMAGENET_UNITS), (121,)
 _RESIDUAL_OPTIONS = ("form", "shortcut", "bottleneck_stride")
@@ -171,9 +173,21 @@ def is_imagenet(name: str) -> bool:
     return parsed is not None and parsed[1] in parsed[0].imagenet
 
 
+def depth(name: str) -> int:
+    """The number in a name. Raises ValueError for a name that is not there."""
+    return _parsed(name)[1]
+
+
 def _parse(name: str) -> tuple[Family, int] | None:
     parsed = re.fullmatch(r"([a-z]+)([1-9]\d{0,3})", name)
     return (FAMILIES[parsed[1]], int(parsed[2])) if parsed and parsed[1] in FAMILIES else None
+
+
+def _parsed(name: str) -> tuple[Family, int]:
+    parsed = _parse(name)
+    if parsed is None:
+        raise ValueError(f"unknown hand-made network {name[:60]!a}; there are {describe()}")
+    return parsed
 
 
 def describe() -> str:
@@ -195,10 +209,9 @@ def build(
     is, for a family or depth that is not there, and for an option that is not the family's.
     """
     config = config or ManualConfig()
-    parsed = _parse(name)
-    if parsed is None:
-        raise ValueError(f"unknown hand-made network {name!r}; there are {describe()}")
-    family, depth = parsed
+    family, depth = _parsed(name)
+    if depth > DEEPEST:
+        raise ValueError(f"{name}: a depth of {depth} is more than {DEEPEST}; take a smaller one")
     for field in fields(config):
         if getattr(config, field.name) != field.default and field.name not in family.options:
             raise ValueError(f"--{field.name.replace('_', '-')} is not for {family.name}; leave it out")
