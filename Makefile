@@ -9,7 +9,7 @@ ifndef RUN
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif
 
-.PHONY: demo test test-fast lint format bench bench-committed clean
+.PHONY: demo test test-fast lint format bench bench-committed soak clean
 
 $(INSTALLED): setup.cfg pyproject.toml
 	@echo "Installing into .venv (torch and its libraries: about 5 GB, one to three minutes) ..."
@@ -49,6 +49,12 @@ bench-committed: $(INSTALLED)
 	$(PY) -m benchmarks.suite $(SUITE) --out benchmarks/results
 	$(PY) docs/draw_figures.py
 	$(PY) -m benchmarks.report
+
+# Kills, full disks, damaged files, mutated inputs: half an hour on two CPU cores. See soak/__init__.py.
+SOAK ?= benchmarks/results/soak.json
+soak: export OMP_NUM_THREADS = 1
+soak: $(INSTALLED)
+	$(PY) -m soak --out $(SOAK)
 
 clean:
 	rm -rf .venv build *.egg-info

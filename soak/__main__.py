@@ -1,0 +1,191 @@
+"""`python -m soak --out FILE`: all cases, or those that are named, and a file of what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from genotypes.files import write_atomically
+from nas import cli, environment
+from soak import damage, disk, fuzz, kills, processes, runs
+from soak.cases import Case, Reference, Result, generator, killed_before
+
+
+class Part(NamedTuple):
+    """How the cases of a part are made, and the jobs that they need (none: every one)."""
+
+    cases: Callable[[list[Reference], int], list[Case]]
+    jobs: tuple[str, ...] = ()
+
+
+PARTS = {
+    "kills": Part(kills.cases),
+    "disk": Part(disk.cases, disk.JOBS),
+    "damage": Part(damage.cases, damage.JOBS),
+    "fuzz": Part(fuzz.cases, fuzz.JOBS),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoakConfig:
+    """Kills, failing disks, damaged files and mutated inputs; exit code 1 where one of them came out wrong."""
+
+    out: str = "soak.json"
+    """File for the counts and the faults, as JSON."""
+    minutes: float = 60.0
+    """After so long no case is begun; those that are left count as a failure of the whole."""
+    seed: int = 0
+    """Seed of everything that is random."""
+    only: str = ""
+    """Do only the cases whose names begin so: kills, disk, damage, fuzz, fuzz/weights, kills/kill/train/17/."""
+    cases: int | None = None
+    """Do at most so many cases of each kind, drawn by the seed (none: all)."""
+
+
+def main(argv: Sequence[str]) -> dict[str, Any]:
+    """Parses, does the cases, writes the file, returns the counts of outcomes and faults."""
+    config = cli.parse(SoakConfig, argv, description=__doc__ or "", default=SoakConfig())
+    started = time.monotonic()
+    runs.warm_up()
+    with _workspace() as workspace:
+        chosen = _chosen(workspace, config)
+        print(f"{len(chosen)} cases", file=sys.stderr, flush=True)
+        deadline = started + 60 * config.minutes
+        ended = list(
+            processes.in_parallel(partial(_run, workspace), chosen, processes=os.cpu_count() or 1, deadline=deadline)
+        )
+    report = {
+        **environment.describe(torch.device("cpu")),
+        "seed": config.seed,
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "not run": len(chosen) - len(ended),
+        **_summary(ended),
+    }
+    write_atomically(config.out, (json.dumps(report, indent=2) + "\n").encode())
+    return {name: report[name] for name in ("minutes", "cases", "not run", "killed", "inputs", "faults")}
+
+
+@contextmanager
+def _workspace() -> Iterator[Path]:
+    """A directory in memory where there is one: fsync on a disk would take most of the time."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="soak-", dir=memory if os.access(memory, os.W_OK) else None) as name:
+        yield Path(name)
+
+
+def _references(workspace: Path, only: str) -> list[Reference]:
+    """The references that the cases need whose names begin with `only`."""
+    parts = [part for name, part in PARTS.items() if name.startswith(only.partition("/")[0])]
+    needed = {name for part in parts for name in part.jobs or runs.jobs()}
+    named = {name for name in needed if f"/{name}/" in only} or needed
+    jobs = [job for job in runs.jobs().values() if job.name in named]
+    done = processes.in_parallel(
+        partial(_reference, workspace), jobs, processes=os.cpu_count() or 1, deadline=float("inf")
+    )
+    found = {job.name: Reference(job, **_as_paths(result)) for job, result in done}
+    return [found[job.name] for job in jobs]
+
+
+def _as_paths(result: dict[str, Any]) -> dict[str, Any]:
+    return {**result, "directory": Path(result["directory"]), "half": Path(result["half"])}
+
+
+def _reference(workspace: Path, job: runs.Job) -> dict[str, Any]:
+    """The fields of the job's reference, as JSON data."""
+    directory, half, resumed = (workspace / job.name / part / "run" for part in ("whole", "half", "resumed"))
+    started = time.monotonic()
+    directory.parent.mkdir(parents=True)
+    ended = runs.start(job, directory)
+    seconds = time.monotonic() - started
+    if ended.code != 0:
+        raise RuntimeError(f"{job.name} fails by itself: {ended.stderr}")
+    operations = runs.operations(directory)
+    half.parent.mkdir()
+    killed_before(job, half, operations, "open metrics.csv", 3)
+    shutil.copytree(half, resumed)
+    runs.start(job, resumed, "--resume")
+    return {
+        "directory": str(directory),
+        "finals": runs.finals(directory),
+        "operations": operations,
+        "half": str(half),
+        "resuming": runs.operations(resumed),
+        "seconds": seconds,
+    }
+
+
+def _chosen(workspace: Path, config: SoakConfig) -> list[Case]:
+    """The cases in an order in which any number of them, from the first, is a fair part of all."""
+    references = {reference.job.name: reference for reference in _references(workspace, config.only)}
+    every = []
+    for part in PARTS.values():
+        jobs = [references[name] for name in part.jobs or references if name in references]
+        every += part.cases(jobs, config.seed)
+    every = [case for case in every if f"{case.name}/".startswith(config.only)]
+    generator(config.seed, "order").shuffle(every)
+    taken: Counter[str] = Counter()
+    chosen = []
+    for case in every:
+        taken[case.group] += 1
+        if config.cases is None or taken[case.group] <= config.cases:
+            chosen.append(case)
+    return chosen
+
+
+def _run(workspace: Path, case: Case) -> dict[str, Any]:
+    """What came out of a case, as JSON data."""
+    result = Result()
+    with tempfile.TemporaryDirectory(dir=workspace) as scratch:
+        try:
+            case.run(Path(scratch), result)
+        except Exception as error:
+            result.problem("the case itself", f"{type(error).__name__}: {error}")
+    for problem in result.problems:
+        print(f"{case.name}: {problem['kind']}: {problem.get('at', '')} {problem['what']}", file=sys.stderr, flush=True)
+    return vars(result)
+
+
+def _summary(ended: list[tuple[Case, dict[str, Any]]]) -> dict[str, Any]:
+    groups: dict[str, dict[str, Any]] = {}
+    found = []
+    for case, result in sorted(ended, key=lambda pair: pair[0].name):
+        group = groups.setdefault(case.group, {"cases": 0, "outcomes": Counter(), "peaks": {}})
+        group["cases"] += 1
+        group["outcomes"].update(result["counts"])
+        for name, peak in result["peaks"].items():
+            group["peaks"][name] = max(peak, group["peaks"].get(name, 0))
+        found += [{"case": case.name, **problem} for problem in result["problems"]]
+    return {
+        "cases": len(ended),
+        "killed": sum(group["outcomes"]["killed"] for group in groups.values()),
+        "inputs": sum(sum(g["outcomes"].values()) for name, g in groups.items() if name.startswith("fuzz/")),
+        "faults": len(found),
+        "groups": groups,
+        "found": found,
+    }
+
+
+def command(argv: list[str]) -> dict[str, Any]:
+    """As `main`, but exits with 1 where there is a fault or a case was not begun."""
+    counts = main(argv)
+    if counts["faults"] or counts["not run"]:
+        print(json.dumps(counts), flush=True)
+        sys.exit(1)
+    return counts
+
+
+if __name__ == "__main__":
+    cli.run(command)

@@ -1,0 +1,133 @@
+"""What every part gives: cases by name, and of each case what came out and what was wrong."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from soak import faults, runs
+from soak.processes import Ended
+from soak.runs import Job
+
+LONGEST_MESSAGE = 1000
+"""Characters of a message that is still one that somebody reads."""
+
+
+@dataclass
+class Result:
+    """What came out of a case.
+
+    Attributes:
+        counts: how often each outcome.
+        problems: each fault, in words; where an input can show it, with the input.
+        peaks: the most seconds and bytes that one input took.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[dict[str, str]] = field(default_factory=list)
+    peaks: dict[str, float] = field(default_factory=dict)
+
+    def problem(self, kind: str, what: str, **more: str) -> None:
+        self.problems.append({"kind": kind, "what": what, **more})
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case that needs nothing but an empty directory, in which it may leave what it likes."""
+
+    name: str
+    run: Callable[[Path, Result], None]
+
+    @property
+    def group(self) -> str:
+        return self.name.rpartition("/")[0]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A run to which nothing happened.
+
+    Attributes:
+        directory: of the run, finished.
+        finals: what every run of the job must have in the end.
+        operations: its file operations, by name.
+        half: a directory in which it was killed just before its third and last epoch was saved.
+        resuming: the file operations of the process that goes on from there.
+        seconds: how long it took.
+    """
+
+    job: Job
+    directory: Path
+    finals: dict[str, str]
+    operations: list[str]
+    half: Path
+    resuming: list[str]
+    seconds: float
+
+
+def generator(seed: int, name: str) -> random.Random:
+    """Random numbers of a case, the same wherever and with whatever else it runs."""
+    return random.Random(f"{seed} {name}")
+
+
+def copied(directory: Path, scratch: Path) -> Path:
+    """A copy of a run's directory, under the same name."""
+    return Path(shutil.copytree(directory, Path(tempfile.mkdtemp(dir=scratch)) / directory.name))
+
+
+def one_line(ended: Ended) -> str | None:
+    """What is wrong with how a process told of its failure; None where it is one line that a terminal can show."""
+    if ended.hung:
+        return "it hangs"
+    if "Traceback" in ended.stderr:
+        return f"traceback: {ended.stderr.strip()[-600:]}"
+    errors = [line for line in ended.stderr.splitlines() if not line.startswith("warning: ")]
+    if len(errors) != 1 or not errors[0].startswith("error: "):
+        return f"not one line of error: {ended.stderr.strip()[-600:]!r}"
+    return message_fault(errors[0])
+
+
+def message_fault(message: str) -> str | None:
+    """What is wrong with a message; None for one printable line of bounded length."""
+    if not message.isprintable() or not message:
+        return f"not one printable line: {message[:300]!r}"
+    if len(message) > LONGEST_MESSAGE:
+        return f"{len(message)} characters long: {message[:200]!r} ..."
+    return None
+
+
+def finish(reference: Reference, directory: Path, result: Result, *, lost: frozenset[str] = frozenset()) -> None:
+    """Resumes what a fault has left until it ends, and compares; `lost` names what may differ, since it was told.
+
+    A directory in which nothing was saved yet may be refused by --resume, and the same command then starts the run.
+    """
+    ended = runs.start(reference.job, directory, "--resume")
+    how = "resumed"
+    if ended.code == 2 and one_line(ended) is None and not any(directory.glob("checkpoint*")):
+        ended, how = runs.start(reference.job, directory), "started again"
+    if ended.code != 0 or "Traceback" in ended.stderr:
+        result.counts["not resumed"] += 1
+        result.problem("not resumed", f"exit code {ended.code}: {ended.stderr.strip()[-600:]}")
+        return
+    compare(reference, directory, result, how, lost=lost)
+
+
+def compare(
+    reference: Reference, directory: Path, result: Result, how: str, *, lost: frozenset[str] = frozenset()
+) -> None:
+    """Counts the outcome `how` where the finished run is the reference's, bit for bit."""
+    different = set(runs.differences(runs.finals(directory), reference.finals)) - lost
+    if different:
+        result.problem("another result", f"{how}, but other {', '.join(sorted(different))}")
+    result.counts["another result" if different else how] += 1
+
+
+def killed_before(job: Job, directory: Path, operations: list[str], name: str, occurrence: int) -> None:
+    """Runs the job, whose file operations are known, until just before that of a name comes the given time."""
+    numbers = [i for i, operation in enumerate(operations) if operation == name]
+    runs.start(job, directory, fault=faults.Fault(numbers[occurrence - 1], "kill"))

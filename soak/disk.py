@@ -1,0 +1,104 @@
+"""Runs whose file operations fail, and runs on a disk that is really full; then the disk is well, and they go on."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from soak import runs
+from soak.cases import Case, Reference, Result, compare, copied, finish, one_line
+from soak.faults import Fault, Kind
+from soak.processes import Ended
+
+JOBS = ("search-agd", "train")
+_ERRORS: tuple[Kind, ...] = ("ENOSPC", "EROFS", "EACCES")
+
+#: What a run can do without. It tells of what it could not write, and goes on.
+AUXILIARY = frozenset({"metrics.csv", "normal.svg", "reduce.svg"})
+
+#: Shares of what a finished run takes that a small disk has.
+_SHARES = (0.02, 0.1, 0.25, 0.4, 0.6, 0.75, 0.9, 0.97)
+
+
+def cases(references: list[Reference], seed: int) -> list[Case]:
+    """The cases; nothing in them is random."""
+    found = []
+    for reference in references:
+        name = reference.job.name
+        for error in _ERRORS:
+            for number in range(len(reference.operations)):
+                point = partial(_failing, reference, Fault(number, error))
+                found.append(Case(f"disk/{error}/{name}/{number}", point))
+            for number in range(len(reference.resuming)):
+                point = partial(_failing_resumption, reference, Fault(number, error))
+                found.append(Case(f"disk/{error}-resuming/{name}/{number}", point))
+        for number, share in enumerate(_SHARES):
+            found.append(Case(f"disk/full/{name}/{number}", partial(_full, reference, share)))
+    return found
+
+
+def _failing(reference: Reference, fault: Fault, scratch: Path, result: Result) -> None:
+    _fail(reference, scratch / reference.directory.name, fault, result)
+
+
+def _failing_resumption(reference: Reference, fault: Fault, scratch: Path, result: Result) -> None:
+    _fail(reference, copied(reference.half, scratch), fault, result, "--resume")
+
+
+def _fail(reference: Reference, directory: Path, fault: Fault, result: Result, *flags: str) -> None:
+    ended = runs.start(reference.job, directory, *flags, fault=fault)
+    before = len(result.problems)
+    judge(reference, directory, ended, result)
+    for problem in result.problems[before:]:
+        problem["at"] = runs.named(reference.operations if not flags else reference.resuming, fault.at)
+
+
+def judge(reference: Reference, directory: Path, ended: Ended, result: Result) -> None:
+    """Whether a process took a failing disk as it should, and what a process makes of it when the disk is well.
+
+    It may have gone on to its end where it could do without the file, and must then have said so.
+    """
+    lost: frozenset[str] = frozenset()
+    if ended.code == 0 and "Traceback" not in ended.stderr:
+        lost = AUXILIARY if "warning: " in ended.stderr else frozenset()
+        result.counts["went on with a warning" if lost else "went on"] += 1
+        compare(reference, directory, result, "ended", lost=lost | _files_of(lost))
+    else:
+        wrong = one_line(ended)
+        if wrong is None and ended.code not in (1, 2):
+            wrong = f"exit code {ended.code}"
+        if wrong is not None:
+            result.problem("failure", wrong)
+        result.counts["one line" if wrong is None else "wrong failure"] += 1
+    finish(reference, directory, result, lost=lost)
+
+
+def _files_of(lost: frozenset[str]) -> frozenset[str]:
+    return lost and frozenset({f"files (missing: {sorted({name})}, left behind: [])" for name in lost})
+
+
+def _full(reference: Reference, share: float, scratch: Path, result: Result) -> None:
+    disk = scratch / "disk"
+    disk.mkdir()
+    whole = sum(path.stat().st_size for path in reference.directory.rglob("*") if path.is_file())
+    try:
+        with _mounted(disk, int(share * whole)):
+            directory = disk / reference.directory.name
+            ended = runs.start(reference.job, directory, watched=False)
+            subprocess.run(["mount", "-o", f"remount,size={10 * whole}", str(disk)], check=True)
+            judge(reference, directory, ended, result)
+    except (OSError, subprocess.CalledProcessError):
+        result.counts["skipped: no disk can be mounted here"] += 1
+
+
+@contextlib.contextmanager
+def _mounted(disk: Path, size: int) -> Iterator[None]:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    subprocess.run(command, check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -1,0 +1,305 @@
+"""Every reader of files, given files with faults."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image, features
+
+import genotypes
+import nas.environment
+from nas import architecture, results, weights
+from nas.data import DataError
+from nas.data.folder import read_image
+from nas.errors import UsageError
+from nas.run import Run, RunConfig, read_config
+from nas.train import read_run
+from soak import processes
+from soak.cases import Case, Reference, Result, generator, message_fault
+from soak.mutate import mutated
+
+JOBS = ("search-agd", "train", "train-hand-made")
+"""The runs whose files are seeds."""
+
+INPUTS = 10_000
+"""Inputs for each reader."""
+
+BATCH = 500
+"""Inputs for one process; a case is a batch."""
+
+SECONDS = 10
+MEMORY = 2**30
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader of a file.
+
+    Attributes:
+        read: reads the file; what it returns is a valid value.
+        refusal: the class of errors that its documentation names.
+        seeds: whole files, by which the others are made.
+        file: its name, which every message must have; below `folder`, where the reader needs other files too.
+        words: of its language.
+    """
+
+    name: str
+    read: Callable[[Path], object]
+    refusal: type[Exception]
+    seeds: tuple[bytes, ...]
+    file: str
+    folder: Path | None = None
+    words: tuple[bytes, ...] = ()
+
+
+def cases(references: list[Reference], seed: int) -> list[Case]:
+    """Batches of inputs for every reader; none where a run is missing that it needs."""
+    if {reference.job.name for reference in references} != set(JOBS):
+        return []
+    return [
+        Case(f"fuzz/{reader.name}/{number}", partial(_batch, reader, seed, range(number * BATCH, (number + 1) * BATCH)))
+        for reader in readers(references)
+        for number in range(INPUTS // BATCH)
+    ]
+
+
+def readers(references: list[Reference]) -> list[Reader]:
+    """Of genotypes in both notations, of the files of runs, of weights, and of images of every format."""
+    finished = {reference.job.name: reference.directory for reference in references}
+    search, train, small = (finished[name] for name in JOBS)
+    operations = tuple(f"{quote}{name}{quote}".encode() for name in genotypes.OPERATIONS for quote in "\"'")
+    found = [genotype.genotype for genotype in map(genotypes.get, genotypes.names())]
+    as_json = tuple(genotypes.to_json(genotype).encode() for genotype in found)
+    as_text = tuple(genotypes.to_text(genotype).encode() for genotype in found)
+    fields = (
+        b"normal",
+        b"reduce",
+        b"normal_concat",
+        b"concat",
+        b"nodes",
+        b"source",
+        b"operation",
+        b"name",
+        b"Genotype",
+    )
+    language = (*operations, *fields)
+    return [
+        Reader("genotype-json", read_genotype, genotypes.GenotypeError, as_json, "genotype.json", words=language),
+        Reader("genotype-text", read_genotype, genotypes.GenotypeError, as_text, "genotype.txt", words=language),
+        _of_run("config-json", read_configuration, train, "config.json"),
+        _of_run("env-json", resume, search, "env.json"),
+        _of_run("metrics-csv", resume, search, "metrics.csv"),
+        _of_run("result-json", results.read_training_run, train, "result.json", of_folder=True),
+        _of_run("search-result-json", read_architecture, search, "result.json"),
+        Reader("weights", weights.load, ValueError, (_content(small, weights.NAME),), weights.NAME),
+        *[
+            Reader(f"image-{kind}", partial(read_image, channels=3), DataError, images, f"image.{kind}")
+            for kind, images in image_seeds().items()
+        ],
+    ]
+
+
+def _content(directory: Path, name: str) -> bytes:
+    return (directory / name).read_bytes()
+
+
+def _of_run(
+    name: str, read: Callable[[Path], object], directory: Path, file: str, *, of_folder: bool = False
+) -> Reader:
+    content = _content(directory, file)
+    words = tuple({*content.replace(b",", b" ").split()})
+    given = (lambda path: read(path.parent)) if of_folder else read
+    return Reader(name, given, UsageError, (content,), file, directory, words)
+
+
+def read_genotype(path: Path) -> None:
+    """Reads it, writes it in both notations, and reads those. Raises AssertionError where that is another one."""
+    genotype = genotypes.load(path)
+    assert genotypes.from_json(genotypes.to_json(genotype)) == genotype
+    assert genotypes.from_text(genotypes.to_text(genotype)) == genotype
+
+
+def read_configuration(path: Path) -> None:
+    """Reads it as the configuration of any run, and as that of a training."""
+    read_config(path.parent)
+    read_run(str(path.parent))
+
+
+@dataclass(frozen=True)
+class _Anything:
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def resume(path: Path) -> None:
+    """Opens the run again, and adds a row to its metrics."""
+    directory = path.parent
+    (directory / "config.json").write_text('{"run": {}}')
+    run = Run(
+        RunConfig(run_dir=str(directory), resume=True),
+        _Anything(),
+        default_name="",
+        device=torch.device("cpu"),
+        tracked={},
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), run:
+        run.add_metrics({"train_loss": 1.0})
+
+
+def read_architecture(path: Path) -> None:
+    """Resolves the directory of the search as that of an architecture to train."""
+    from nas.manual import ManualConfig
+    from nas.network import NetworkConfig
+
+    architecture.resolve(str(path.parent), NetworkConfig(), ManualConfig())
+
+
+def image_seeds() -> dict[str, tuple[bytes, ...]]:
+    """Small images of every format that Pillow writes and the toolkit may be given, in several modes."""
+    formats = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "gif": "GIF", "tif": "TIFF", "ppm": "PPM", "webp": "WEBP"}
+    formats |= {"tga": "TGA", "ico": "ICO"}
+    formats |= {"jp2": "JPEG2000"} if features.check("jpg_2000") else {}
+    formats |= {"avif": "AVIF"} if features.check("avif") else {}
+    gradient = Image.linear_gradient("L").resize((19, 17))
+    found: dict[str, tuple[bytes, ...]] = {}
+    for ending, name in formats.items():
+        for mode in ("L", "RGB", "RGBA", "P", "I;16", "1"):
+            buffer = io.BytesIO()
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                gradient.convert(mode).save(buffer, name)
+                found[ending] = (*found.get(ending, ()), buffer.getvalue())
+    return found
+
+
+def _batch(reader: Reader, seed: int, numbers: range, scratch: Path, result: Result) -> None:
+    """Reads the inputs in processes of their own; one that dies is a fault of the input that it was at."""
+    journal = scratch / "journal"
+    first = numbers.start
+    while first < numbers.stop:
+        journal.write_bytes(b"")
+        left = range(first, numbers.stop)
+        ended = processes.call(partial(_read_all, reader, seed, left, scratch, journal), seconds=600)
+        first = numbers.stop
+        for line in journal.read_text().splitlines():
+            told = json.loads(line)
+            if told["outcome"] == "begun":
+                last = told["number"]
+                continue
+            result.counts[told["outcome"]] += 1
+            result.problems += [{**told["problem"], "number": str(last)}] if told["problem"] else []
+            for name, peak in told["peaks"].items():
+                result.peaks[name] = max(peak, result.peaks.get(name, 0))
+        if ended.code != 0:
+            kind = "hang" if ended.code == -signal.SIGALRM else "crash"
+            result.counts[kind] += 1
+            content = inputs(reader, seed, last)
+            result.problem(kind, f"exit code {ended.code}: {ended.stderr.strip()[-300:]}", input=shown(content))
+            first = last + 1
+
+
+def inputs(reader: Reader, seed: int, number: int) -> bytes:
+    """The input of a number, counted over all batches of the reader."""
+    random = generator(seed, f"fuzz/{reader.name}/{number}")
+    content = random.choice(reader.seeds)
+    if reader.name != "weights":
+        return mutated(content, random, reader.words)
+    return _with_other_header(content, random)
+
+
+def _with_other_header(content: bytes, random: object) -> bytes:
+    """Weights whose header has faults, but mostly its right length before it, without which nothing reads on."""
+    from random import Random
+
+    assert isinstance(random, Random)
+    end = 8 + int.from_bytes(content[:8], "little")
+    if random.random() < 0.1:
+        return mutated(content[:end], random) + content[end:]
+    header = json.loads(content[8:end])
+    ours = header["__metadata__"]["optinas"].encode()
+    words = tuple({*ours.replace(b",", b" ").replace(b"{", b" ").split()})
+    header["__metadata__"]["optinas"] = mutated(ours, random, words).decode(errors="replace")
+    text = json.dumps(header).encode()
+    if random.random() < 0.2:
+        text = mutated(text, random)
+    return len(text).to_bytes(8, "little") + text + content[end:]
+
+
+def shown(content: bytes) -> str:
+    """An input for a report: in base64, the first 6,000 bytes of it."""
+    return base64.b64encode(content[:6000]).decode()
+
+
+def _read_all(reader: Reader, seed: int, numbers: range, scratch: Path, journal: Path) -> None:
+    processes.limit_memory(MEMORY + MEMORY // 4)
+    # What is asked of git is not read here.
+    described = nas.environment.describe(torch.device("cpu"))
+    nas.environment.describe = lambda device: dict(described)
+    folder = scratch / "input"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(reader.folder, folder) if reader.folder else folder.mkdir()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process, also in native code
+    with journal.open("ab", buffering=0) as file:
+        for number in numbers:
+            file.write(json.dumps({"outcome": "begun", "number": number}).encode() + b"\n")
+            file.write(json.dumps(_read_one(reader, inputs(reader, seed, number), folder)).encode() + b"\n")
+
+
+def _read_one(reader: Reader, content: bytes, folder: Path) -> dict[str, object]:
+    """What came of reading an input, as JSON data; with a problem, the input is in it, shortened."""
+    started, before = time.monotonic(), processes.largest_memory()
+    outcome, what = read(reader, content, folder)
+    peaks = {"seconds": time.monotonic() - started, "bytes": processes.largest_memory() - before}
+    if peaks["bytes"] > MEMORY:
+        outcome, what = "memory", f"{peaks['bytes'] / 2**20:.0f} MiB"
+    problem = None
+    if what:
+        small = shortened(content, lambda shorter: read(reader, shorter, folder)[0] == outcome)
+        problem = {"kind": outcome, "what": what, "input": shown(small)}
+    return {"outcome": outcome, "problem": problem, "peaks": peaks}
+
+
+def read(reader: Reader, content: bytes, folder: Path) -> tuple[str, str | None]:
+    """The outcome of reading an input: its kind, and what is wrong with it."""
+    path = folder / reader.file
+    path.write_bytes(content)
+    signal.alarm(SECONDS)
+    try:
+        reader.read(path)
+    except reader.refusal as error:
+        wrong = message_fault(str(error))
+        if wrong is None and type(error) is UnicodeDecodeError:
+            wrong = f"a message of Python's: {error}"
+        if wrong is None and not any(name in str(error) for name in (reader.file, folder.name)):
+            wrong = f"names no file: {str(error)[:300]}"
+        return ("message", wrong) if wrong else ("refused", None)
+    except Exception as error:
+        return f"traceback of {type(error).__name__}", f"{type(error).__name__}: {str(error)[:300]}"
+    finally:
+        signal.alarm(0)
+    return "valid", None
+
+
+def shortened(content: bytes, still: Callable[[bytes], bool], *, tries: int = 60) -> bytes:
+    """A shorter content with the same fault, found by leaving out parts."""
+    size = len(content) // 2
+    while size and tries:
+        start = 0
+        while start < len(content) and tries:
+            shorter = content[:start] + content[start + size :]
+            tries -= 1
+            if still(shorter):
+                content = shorter
+            else:
+                start += size
+        size //= 2
+    return content

@@ -1,0 +1,199 @@
+"""Searches and trainings of a second, and what is compared of them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import nas.report
+import spaces
+import train_eval
+import train_search
+from nas import checkpoint, cli, weights
+from soak import faults, processes
+from soak.processes import Ended
+
+_DATA: tuple[str, ...] = (
+    "--dataset",
+    "fake",
+    "--fake-train",
+    "24",
+    "--fake-test",
+    "10",
+    "--image-size",
+    "8",
+    "--batch-size",
+    "8",
+)
+_DATA += ("--fake-classes", "3", "--device", "cpu", "--epochs", "3")
+_SEARCH: tuple[str, ...] = (
+    *_DATA,
+    "--layers",
+    "3",
+    "--init-channels",
+    "2",
+    "--nodes",
+    "2",
+    "--operations",
+    "sep_conv_3x3",
+)
+_SEARCH += ("avg_pool_3x3", "skip_connect", "neg_skip_connect", "none")
+_TRAIN: tuple[str, ...] = (
+    *_DATA,
+    "--arch",
+    "DARTS_V2",
+    "--layers",
+    "3",
+    "--init-channels",
+    "2",
+    "--auxiliary",
+    "--ema-decay",
+    "0.5",
+)
+_TRAIN += ("--drop-path-prob", "0.3", "--cutout")
+
+SECONDS = 120.0
+"""After so long a run of ours hangs; it takes one or two on an idle machine."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command with its flags, but for --run-dir and --resume."""
+
+    name: str
+    command: Callable[[list[str]], dict[str, Any]]
+    flags: tuple[str, ...]
+
+
+def jobs() -> dict[str, Job]:
+    """By name: a search of every registered space, two of second order, and trainings of both kinds of networks."""
+    found = [Job(f"search-{name}", train_search.command, (*_SEARCH, "--space", name)) for name in spaces.names()]
+    found += [
+        Job(f"search-{name}-unrolled", train_search.command, (*_SEARCH, "--space", name, "--unrolled"))
+        for name in ("darts", "agd")
+    ]
+    found.append(Job("train", train_eval.command, _TRAIN))
+    found.append(Job("train-hand-made", train_eval.command, (*_DATA, "--arch", "resnet20")))
+    return {job.name: job for job in found}
+
+
+def warm_up() -> None:
+    """Imports in this process what every run imports, so that a forked one need not."""
+    torch.set_num_threads(1)
+    # Drawing takes longer than all else in these runs, and goes into TensorBoard's files, which are not compared.
+    still = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(still, "png")
+    nas.report.picture = lambda *_: still.getvalue()  # type: ignore[attr-defined]
+
+
+def start(
+    job: Job,
+    directory: Path,
+    *more: str,
+    fault: faults.Fault | None = None,
+    killed_after: float | None = None,
+    watched: bool = True,
+) -> Ended:
+    """Runs the job as its own process in the run directory, whose journal of file operations lies beside it."""
+
+    def run() -> None:
+        if watched:
+            faults.watch(directory, journal_of(directory), fault)
+        cli.run(job.command, [*job.flags, "--run-dir", str(directory), *more])
+
+    return processes.call(run, seconds=SECONDS, killed_after=killed_after)
+
+
+def journal_of(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.journal")
+
+
+def operations(directory: Path) -> list[str]:
+    """The file operations of the last process that ran in the directory."""
+    return journal_of(directory).read_text().splitlines()
+
+
+def finals(directory: Path) -> dict[str, str]:
+    """A digest of each thing that must be the same however often a run was interrupted; of none that is not there."""
+    found: dict[str, Callable[[Path], object]] = {
+        checkpoint.NAME: _checkpoint,
+        "metrics.csv": _metrics,
+        "result.json": _result,
+        weights.NAME: weights_content,
+        "genotype.json": Path.read_bytes,
+        "normal.svg": Path.read_bytes,
+        "reduce.svg": Path.read_bytes,
+    }
+    digests = {name: digest(read(directory / name)) for name, read in found.items() if (directory / name).exists()}
+    names = sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.parent.name != "tb")
+    genotypes = {path.name: path.read_bytes() for path in (directory / "genotypes").glob("*.json")}
+    return {**digests, "genotypes": digest(genotypes), "names of files": "\n".join(names)}
+
+
+def _checkpoint(path: Path) -> object:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: value for name, value in state.items() if name != "seconds"}
+
+
+def _metrics(path: Path) -> object:
+    with path.open(newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def _result(path: Path) -> object:
+    return {name: value for name, value in json.loads(path.read_text()).items() if name not in ("run_dir", "seconds")}
+
+
+def weights_content(path: Path) -> object:
+    """The header and the tensors of a weights file."""
+    with safe_open(str(path), framework="pt") as file:
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def digest(value: object) -> str:
+    """Equal for containers, tensors and plain values that are equal bit for bit, and of the same types."""
+    hashed = hashlib.sha256()
+    _feed(hashed.update, value)
+    return hashed.hexdigest()
+
+
+def _feed(update: Callable[[bytes], None], value: Any) -> None:
+    update(type(value).__name__.encode())
+    if isinstance(value, torch.Tensor):
+        update(f"{value.dtype}{tuple(value.shape)}".encode())
+        update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    elif isinstance(value, dict):
+        for key in sorted(value, key=repr):
+            _feed(update, key)
+            _feed(update, value[key])
+    elif isinstance(value, list | tuple):
+        update(str(len(value)).encode())
+        for item in value:
+            _feed(update, item)
+    else:
+        update(repr(value).encode())
+
+
+def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """What is not the same, in words."""
+    told = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
+    files = "names of files"
+    if files in told:
+        before, now = (set(value.get(files, "").split("\n")) for value in (expected, found))
+        told[told.index(files)] = f"files (missing: {sorted(before - now)}, left behind: {sorted(now - before)})"
+    return told
+
+
+def named(operations: list[str], number: int) -> str:
+    """A file operation for a report."""
+    return f"operation {number}: {operations[number]}"

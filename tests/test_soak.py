@@ -1,0 +1,101 @@
+"""The soak test in small, and that it sees what it is there to see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+import genotypes
+from soak import fuzz, runs
+from soak.cases import LONGEST_MESSAGE, generator, message_fault, one_line
+from soak.damage import damaged
+from soak.fuzz import Reader
+from soak.mutate import mutated
+from soak.processes import Ended
+
+
+def genotype_reader(read: object = fuzz.read_genotype) -> Reader:
+    seeds = (genotypes.to_json(genotypes.get("DARTS_V2").genotype).encode(),)
+    return Reader("genotype-json", read, genotypes.GenotypeError, seeds, "genotype.json")  # type: ignore[arg-type]
+
+
+def test_an_input_depends_on_its_name_and_the_seed_alone() -> None:
+    reader = genotype_reader()
+    first = [fuzz.inputs(reader, 0, number) for number in range(20)]
+    assert first == [fuzz.inputs(reader, 0, number) for number in range(20)]
+    assert first != [fuzz.inputs(reader, 1, number) for number in range(20)]
+    assert len(set(first)) > 15
+
+
+def test_images_of_every_format_are_mutated() -> None:
+    seeds = fuzz.image_seeds()
+    assert {"png", "jpg", "bmp", "gif", "tif", "ppm", "tga"} <= seeds.keys()
+    assert all(mutated(image, Random(3)) for images in seeds.values() for image in images)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("read", "outcome"),
+    [
+        (lambda path: path, "valid"),
+        (lambda path: _raise(genotypes.GenotypeError(f"{path}: no")), "refused"),
+        (lambda path: _raise(genotypes.GenotypeError("no")), "message"),
+        (lambda path: _raise(genotypes.GenotypeError(f"{path}: \x1b[31m")), "message"),
+        (lambda path: _raise(genotypes.GenotypeError(f"{path}: " + 1000 * "x")), "message"),
+        (lambda path: _raise(RecursionError("deep")), "traceback of RecursionError"),
+    ],
+)
+def test_what_a_reader_does_is_told_apart(read: object, outcome: str, tmp_path: Path) -> None:
+    assert fuzz.read(genotype_reader(read), b"{}", tmp_path)[0] == outcome
+
+
+def test_an_input_is_shortened_as_long_as_it_shows_the_fault() -> None:
+    assert fuzz.shortened(b"a" * 100 + b"!" + b"b" * 100, lambda content: b"!" in content) == b"!"
+
+
+def test_damage_is_a_cut_or_one_bit() -> None:
+    content = bytes(range(200))
+    assert [len(damaged(content, number, Random(0))) for number in (0, 4, 8)] == [20, 100, 180]
+    for number in range(9, 30):
+        changed = damaged(content, number, generator(0, str(number)), within=50)
+        places = [i for i, (a, b) in enumerate(zip(changed, content, strict=True)) if a != b]
+        assert len(places) == 1
+        assert places[0] < 50
+        assert (changed[places[0]] ^ content[places[0]]).bit_count() == 1
+
+
+@pytest.mark.parametrize(
+    ("stderr", "fine"),
+    [
+        ("error: the disk is full\n", True),
+        ("warning: no picture\nerror: the disk is full\n", True),
+        ("", False),
+        ("error: one\nerror: two\n", False),
+        ("Traceback (most recent call last):\nOSError\n", False),
+        ("error: \x1b[31m\n", False),
+    ],
+)
+def test_one_line_of_error(stderr: str, fine: bool) -> None:
+    assert (one_line(Ended(1, "", stderr, False)) is None) is fine
+
+
+def test_a_message_is_bounded() -> None:
+    assert message_fault("x" * LONGEST_MESSAGE) is None
+    assert message_fault("x" * (LONGEST_MESSAGE + 1)) is not None
+
+
+def test_a_digest_sees_one_bit() -> None:
+    state = {"a": [torch.zeros(2), 1.0], "b": None}
+    assert runs.digest(state) == runs.digest({"b": None, "a": [torch.zeros(2), 1.0]})
+    for other in ([torch.tensor([0.0, -0.0]), 1.0], [torch.zeros(2), 1], [torch.zeros(2, dtype=torch.int32), 1.0]):
+        assert runs.digest(state) != runs.digest({**state, "a": other})
+
+
+def test_every_space_is_killed() -> None:
+    assert {"search-darts", "search-hb", "search-agd", "search-darts-unrolled", "train"} <= runs.jobs().keys()
