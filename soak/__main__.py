@@ -114,7 +114,7 @@ def _reference(workspace: Path, job: runs.Job) -> dict[str, Any]:
         raise RuntimeError(f"{job.name} fails by itself: {ended.stderr}")
     operations = runs.operations(directory)
     half.parent.mkdir()
-    killed_before(job, half, operations, "open metrics.csv", 3)
+    killed_before(job, half, operations, "rename to metrics.csv .UUID.tmp", 3)
     shutil.copytree(half, resumed)
     runs.start(job, resumed, "--resume")
     return {

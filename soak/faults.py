@@ -76,7 +76,8 @@ class _Watched:
             if isinstance(arguments[0], str | bytes | os.PathLike) and arguments[2] & _WRITING:
                 self.happens("open", os.fsdecode(arguments[0]))
         elif event in _EVENTS and isinstance(arguments[0], str | bytes | os.PathLike):
-            self.happens(_EVENTS[event], os.fsdecode(arguments[0]))
+            target = f" to {os.path.basename(os.fsdecode(arguments[1]))}" if event == "os.rename" else ""
+            self.happens(_EVENTS[event] + target, os.fsdecode(arguments[0]))
 
     def happens(self, verb: str, path: str, tear: Callable[[], object] | None = None) -> None:
         if not self.inside(path):

@@ -5,24 +5,28 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import itertools
 import json
 import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import torch
 from PIL import Image, features
 
 import genotypes
 import nas.environment
-from nas import architecture, results, weights
+from nas import architecture, checkpoint, results, weights
 from nas.data import DataError
 from nas.data.folder import read_image
 from nas.errors import UsageError
+from nas.manual import ManualConfig
+from nas.network import NetworkConfig
 from nas.run import Run, RunConfig, read_config
 from nas.train import read_run
 from soak import processes
@@ -61,6 +65,7 @@ class Reader:
     file: str
     folder: Path | None = None
     words: tuple[bytes, ...] = ()
+    mutate: Callable[[bytes, Random, tuple[bytes, ...]], bytes] = mutated
 
 
 def cases(references: list[Reference], seed: int) -> list[Case]:
@@ -78,6 +83,7 @@ def readers(references: list[Reference]) -> list[Reader]:
     """Of genotypes in both notations, of the files of runs, of weights, and of images of every format."""
     finished = {reference.job.name: reference.directory for reference in references}
     search, train, small = (finished[name] for name in JOBS)
+    nothing = _run_of_nothing(search.parent / "nothing")
     operations = tuple(f"{quote}{name}{quote}".encode() for name in genotypes.OPERATIONS for quote in "\"'")
     found = [genotype.genotype for genotype in map(genotypes.get, genotypes.names())]
     as_json = tuple(genotypes.to_json(genotype).encode() for genotype in found)
@@ -98,11 +104,26 @@ def readers(references: list[Reference]) -> list[Reader]:
         Reader("genotype-json", read_genotype, genotypes.GenotypeError, as_json, "genotype.json", words=language),
         Reader("genotype-text", read_genotype, genotypes.GenotypeError, as_text, "genotype.txt", words=language),
         _of_run("config-json", read_configuration, train, "config.json"),
-        _of_run("env-json", resume, search, "env.json"),
-        _of_run("metrics-csv", resume, search, "metrics.csv"),
+        _of_run("env-json", resume, nothing, "env.json"),
+        _of_run("metrics-csv", resume, nothing, "metrics.csv"),
         _of_run("result-json", results.read_training_run, train, "result.json", of_folder=True),
         _of_run("search-result-json", read_architecture, search, "result.json"),
-        Reader("weights", weights.load, ValueError, (_content(small, weights.NAME),), weights.NAME),
+        Reader(
+            "checkpoint",
+            lambda path: checkpoint.load(path.parent),
+            UsageError,
+            (_content(nothing, checkpoint.NAME),),
+            checkpoint.NAME,
+            mutate=_sealed_again,
+        ),
+        Reader(
+            "weights",
+            weights.load,
+            ValueError,
+            (_content(small, weights.NAME),),
+            weights.NAME,
+            mutate=_with_other_header,
+        ),
         *[
             Reader(f"image-{kind}", partial(read_image, channels=3), DataError, images, f"image.{kind}")
             for kind, images in image_seeds().items()
@@ -138,29 +159,37 @@ def read_configuration(path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Anything:
-    run: RunConfig = field(default_factory=RunConfig)
+    run: RunConfig
+
+
+def _run_of_nothing(directory: Path) -> Path:
+    """The directory of a run of two epochs, of three, that computes nothing, so that it is resumed in no time."""
+    processes.call(lambda: _epochs(directory, 2), seconds=60)
+    return directory
+
+
+def _epochs(directory: Path, number: int, *, resume: bool = False) -> None:
+    config = RunConfig(run_dir=str(directory), resume=resume)
+    cpu = torch.device("cpu")
+    run = Run(config, _Anything(config), default_name="", device=cpu, tracked={}, epochs=3, steps=1)
+    with run:
+        for _ in itertools.islice(run.epochs(), number + 1):
+            if number:
+                run.add_metrics({"train_loss": 1.0})
+            number -= 1
 
 
 def resume(path: Path) -> None:
-    """Opens the run again, and adds a row to its metrics."""
-    directory = path.parent
-    (directory / "config.json").write_text('{"run": {}}')
-    run = Run(
-        RunConfig(run_dir=str(directory), resume=True),
-        _Anything(),
-        default_name="",
-        device=torch.device("cpu"),
-        tracked={},
-    )
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), run:
-        run.add_metrics({"train_loss": 1.0})
+    """Continues a copy of the run that it belongs to."""
+    copy = path.parent.with_name("copy")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(path.parent, copy)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        _epochs(copy, 1, resume=True)
 
 
 def read_architecture(path: Path) -> None:
     """Resolves the directory of the search as that of an architecture to train."""
-    from nas.manual import ManualConfig
-    from nas.network import NetworkConfig
-
     architecture.resolve(str(path.parent), NetworkConfig(), ManualConfig())
 
 
@@ -210,17 +239,18 @@ def _batch(reader: Reader, seed: int, numbers: range, scratch: Path, result: Res
 def inputs(reader: Reader, seed: int, number: int) -> bytes:
     """The input of a number, counted over all batches of the reader."""
     random = generator(seed, f"fuzz/{reader.name}/{number}")
-    content = random.choice(reader.seeds)
-    if reader.name != "weights":
-        return mutated(content, random, reader.words)
-    return _with_other_header(content, random)
+    return reader.mutate(random.choice(reader.seeds), random, reader.words)
 
 
-def _with_other_header(content: bytes, random: object) -> bytes:
+def _sealed_again(content: bytes, random: Random, words: tuple[bytes, ...]) -> bytes:
+    """A checkpoint with faults, but mostly the right digest before it, without which nothing reads on."""
+    if random.random() < 0.1:
+        return mutated(content, random, words)
+    return checkpoint.sealed(mutated(content.partition(b"\n")[2], random, words))
+
+
+def _with_other_header(content: bytes, random: Random, words: tuple[bytes, ...]) -> bytes:
     """Weights whose header has faults, but mostly its right length before it, without which nothing reads on."""
-    from random import Random
-
-    assert isinstance(random, Random)
     end = 8 + int.from_bytes(content[:8], "little")
     if random.random() < 0.1:
         return mutated(content[:end], random) + content[end:]

@@ -141,8 +141,9 @@ def finals(directory: Path) -> dict[str, str]:
 
 
 def _checkpoint(path: Path) -> object:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return {name: value for name, value in state.items() if name != "seconds"}
+    state = checkpoint.read(path)
+    metrics = [{**row, "seconds": None} for row in json.loads(state["metrics"])]
+    return {**state, "seconds": None, "metrics": metrics}
 
 
 def _metrics(path: Path) -> object:
