@@ -14,7 +14,7 @@ import genotypes
 from genotypes import ZOO, Genotype
 from genotypes.files import write_atomically
 from nas import cli
-from nas.errors import UsageError
+from nas.errors import UsageError, users_mistakes
 
 GenotypeName = Annotated[str, tyro.conf.Positional]
 
@@ -36,12 +36,28 @@ class List:
         return None
 
 
-@dataclass(frozen=True)
-class Show:
+@dataclass(frozen=True, kw_only=True)
+class _OfOneGenotype:
+    genotype: GenotypeName
+    """Name of a published genotype, a file (NAME of several in it: FILE:NAME), or the directory of a run."""
+    operations_from: tuple[str, ...] = ()
+    """Modules of your own to import first, because they declare operations that the genotype has."""
+
+    def read(self) -> Genotype:
+        """Raises UsageError for a module that cannot be imported, GenotypeError."""
+        if self.operations_from:
+            # Here, because it needs torch.
+            import spaces
+
+            with users_mistakes():
+                spaces.import_modules(self.operations_from)
+        return genotypes.resolve(self.genotype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(_OfOneGenotype):
     """Print a genotype, and with --cost what its evaluation network costs."""
 
-    genotype: GenotypeName
-    """Name of a published genotype, a file, or the directory of a run."""
     cost: Literal["cifar", "imagenet"] | None = None
     """Form of the network: cifar (20 cells, 36 channels, 32x32) or imagenet (14 cells, 48 channels, 224x224)."""
     classes: int | None = None
@@ -52,7 +68,7 @@ class Show:
     def run(self) -> dict[str, Any] | None:
         if self.classes is not None and self.classes < 1:
             raise UsageError(f"--classes is {self.classes}; it must be at least 1")
-        genotype = genotypes.resolve(self.genotype)
+        genotype = self.read()
         cost = _cost(genotype, self.cost, self.classes) if self.cost else {}
         if self.json:
             return {"genotype": genotypes.to_text(genotype), **cost}
@@ -62,12 +78,10 @@ class Show:
         return None
 
 
-@dataclass(frozen=True)
-class Draw:
+@dataclass(frozen=True, kw_only=True)
+class Draw(_OfOneGenotype):
     """Draw the normal and the reduction cell as SVG, PNG or DOT."""
 
-    genotype: GenotypeName
-    """Name of a published genotype, a file, or the directory of a run."""
     out: str = "."
     """Directory for the pictures normal.* and reduce.*; it must exist."""
     format: Literal["svg", "png", "dot"] = "svg"
@@ -76,7 +90,7 @@ class Draw:
     def run(self) -> dict[str, Any]:
         from genotypes import draw
 
-        genotype = genotypes.resolve(self.genotype)
+        genotype = self.read()
         directory = Path(self.out)
         if not directory.is_dir():
             raise UsageError(f"{directory} is not a directory; make it first, or choose another --out")
@@ -95,29 +109,24 @@ class Draw:
         return {"pictures": paths}
 
 
-@dataclass(frozen=True)
-class Convert:
+@dataclass(frozen=True, kw_only=True)
+class Convert(_OfOneGenotype):
     """Print a genotype as JSON, or in the text notation of the literature."""
 
-    genotype: GenotypeName
-    """Name of a published genotype, a file, or the directory of a run."""
     to: Literal["json", "text"] = "json"
     """The form to print."""
 
     def run(self) -> None:
-        genotype = genotypes.resolve(self.genotype)
+        genotype = self.read()
         print((genotypes.to_json if self.to == "json" else genotypes.to_text)(genotype).rstrip("\n"))
 
 
-@dataclass(frozen=True)
-class Check:
+@dataclass(frozen=True, kw_only=True)
+class Check(_OfOneGenotype):
     """Check a genotype: exit code 0 if it is valid, 2 if not, with the path of the fault."""
 
-    genotype: GenotypeName
-    """A file in JSON or in the text notation of the literature, or whatever else show takes."""
-
     def run(self) -> None:
-        genotypes.resolve(self.genotype)
+        self.read()
         print(f"{self.genotype}: valid")
 
 

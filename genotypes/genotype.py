@@ -197,7 +197,8 @@ def _validate_node(node: tuple[Edge, ...], number: int, path: str, where: str) -
         if not isinstance(edge, Edge):
             _fail(where, f"{path}[{k}]", f"must be an Edge, is {_show(edge)}")
         if not (isinstance(edge.operation, str) and edge.operation in OPERATIONS):
-            _fail(where, f"{path}[{k}].operation", unknown_name("operation", str(edge.operation), OPERATIONS))
+            unknown = unknown_name("operation", str(edge.operation), OPERATIONS)
+            _fail(where, f"{path}[{k}].operation", f"{unknown}; of your own: name its module, --operations-from MODULE")
         if not (type(edge.source) is int and 0 <= edge.source < number):
             _fail(
                 where,

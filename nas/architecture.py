@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -25,6 +25,7 @@ from spaces import KINDS, Kind, build_operation
 
 #: In all cells together. It bounds what a stranger's file can have built; 20 cells of Space-HB have 240.
 MAX_OPERATIONS = 20_000
+_LARGEST_RESULT = 1_000_000  # bytes
 _PREPROCESSING_TENSORS = 12  # of a cell: two convolutions, and two BatchNorms of five tensors
 
 
@@ -126,8 +127,10 @@ Architecture = CellArchitecture | ManualArchitecture
 def resolve(arch: str, network: NetworkConfig, hand_made: ManualConfig) -> tuple[Architecture, dict[str, Any]]:
     """The architecture of a hand-made network's name, a published genotype, a file or a search run.
 
-    Also returns the result of that search run, empty without one. Raises ValueError for anything else, and for
-    flags that belong to the other kind of network.
+    Also returns what the result of that search run says of it, empty without one. Nothing that the files name is
+    imported: a module that declares operations of the genotype must have been imported before.
+
+    Raises ValueError for anything else, and for flags that belong to the other kind of network.
     """
     if not arch:
         raise ValueError(
@@ -138,12 +141,9 @@ def resolve(arch: str, network: NetworkConfig, hand_made: ManualConfig) -> tuple
         _refuse(network, "for networks of cells", arch)
         return ManualArchitecture(name=arch, config=hand_made), {}
     _refuse(hand_made, "for hand-made networks", arch)
-    result = Path(arch) / "result.json"
-    searched = msgspec.json.decode(result.read_bytes()) if result.exists() else {}
-    # The genotype may have operations that only its space's module, or an installed one, declares.
+    searched = _search_result(Path(arch) / "result.json")
+    # The genotype may have operations that an installed space declares. A module that a file names is not imported.
     spaces.load_installed()
-    if ":" in (searched.get("space") or ""):
-        spaces.get(searched["space"])
     try:
         genotype = genotypes.resolve(arch)
     except GenotypeError as error:
@@ -151,6 +151,26 @@ def resolve(arch: str, network: NetworkConfig, hand_made: ManualConfig) -> tuple
             raise
         raise ValueError(f"{error}; hand-made networks: {manual.describe()}") from error
     return CellArchitecture(genotype_json=genotypes.to_json(genotype), config=network), searched
+
+
+class _SearchResult(msgspec.Struct):
+    space: Annotated[str, msgspec.Meta(pattern=r"^[ -~]{1,200}$")] | msgspec.UnsetType | None = msgspec.UNSET
+    seconds: float | msgspec.UnsetType | None = msgspec.UNSET
+    search_seconds: float | msgspec.UnsetType | None = msgspec.UNSET
+
+
+def _search_result(path: Path) -> dict[str, Any]:
+    """What a result says of a search; nothing where there is none. Raises ValueError for a faulty one."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_RESULT)
+        return msgspec.to_builtins(msgspec.json.decode(content, type=_SearchResult))
+    except (OSError, RecursionError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not the result of a search; to train without it, pass --arch {path.parent / 'genotype.json'}"
+        ) from error
 
 
 def _refuse(config: NetworkConfig | ManualConfig, whose: str, arch: str) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import spaces
 from nas import architecture, data, manual, weights
 from nas.architecture import Architecture
 from nas.cost import count_macs, count_parameters
@@ -41,6 +42,8 @@ class TrainConfig:
     arch: str = ""
     """What to train: the directory of a search run, a genotype file, the name of a published genotype, or that of a
     hand-made network: resnet, hbnet, dmrnet, densenet or agdnet and a depth, such as hbnet56."""
+    operations_from: tuple[str, ...] = ()
+    """Modules of your own to import first, because they declare operations that the genotype has."""
     preset: Literal["paper", "smoke"] = "paper"
     """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU."""
     evaluate: str | None = None
@@ -182,6 +185,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises UsageError for a user's mistake, before anything is written; NonFiniteLossError; Stopped.
     """
     with users_mistakes():
+        spaces.import_modules(config.operations_from)
         arch, searched = architecture.resolve(config.arch, config.network, config.manual)
         device = resolve_device(config.run.device)
         precision = resolve_precision(config.precision, device)
@@ -414,8 +418,8 @@ def read_run(directory: str) -> TrainConfig:
     try:
         if "network" not in described:  # every field has a default: a search's configuration would do
             raise ValueError("its configuration has no network")
-        # Where it was computed does not bind who measures it.
-        return msgspec.convert({**described, "run": {}}, TrainConfig)
+        # Where it was computed does not bind who measures it, and no file may name a module to import.
+        return msgspec.convert({**described, "run": {}, "operations_from": ()}, TrainConfig)
     except ValueError as error:
         raise UsageError(f"{directory} is not the directory of a training run: {error}") from error
 
@@ -432,6 +436,7 @@ def evaluate(config: TrainConfig) -> dict[str, Any]:
     with users_mistakes():
         device = resolve_device(config.run.device)
         precision = resolve_precision(config.precision, device)
+        spaces.import_modules(config.operations_from)
         trained = weights.load(path)
         images = data.load(config.data)
         if tuple(images.classes) != trained.classes or images.channels != trained.in_channels:
@@ -463,9 +468,9 @@ def evaluate(config: TrainConfig) -> dict[str, Any]:
 
 def _refuse_training_flags(config: TrainConfig, trained: TrainConfig) -> None:
     for name in TrainConfig.__dataclass_fields__:
-        if name not in ("run", "data", "precision", "evaluate", "onnx") and getattr(config, name) != getattr(
-            trained, name
-        ):
+        if name not in ("run", "data", "precision", "evaluate", "onnx", "operations_from") and getattr(
+            config, name
+        ) != getattr(trained, name):
             flag = "a flag of the network" if name in ("network", "manual") else f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is for training; with --evaluate it is as the run had it, leave it out")
     if config.data.split_seed != trained.data.split_seed:

@@ -1,7 +1,7 @@
 """Search spaces: what can be searched. See `spaces.space` for what a space is, `spaces.registry` for the list."""
 
 from spaces.ops import OPERATIONS, TABLE_6, build_operation, operation
-from spaces.registry import SpaceConfig, build, discover, get, load_installed, names, register
+from spaces.registry import SpaceConfig, build, discover, get, import_modules, load_installed, names, register
 from spaces.space import KINDS, Kind, SearchSpace, Topology, fully_connected
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "build_operation",
     "fully_connected",
     "get",
+    "import_modules",
     "load_installed",
     "names",
     "operation",

@@ -8,10 +8,11 @@ import math
 import pkgutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 import torch
@@ -107,17 +108,35 @@ def load_installed() -> None:
             warnings.warn(str(error), stacklevel=2)
 
 
+def import_modules(names: Iterable[str]) -> None:
+    """Imports modules, of installed packages or the working folder, for the operations that they declare.
+
+    Whoever calls it vouches for them: names must come from the user, never from a file. Raises ValueError for a module
+    that cannot be imported.
+    """
+    for name in names:
+        _import(name, f"module {name!r}")
+
+
 def _from_module(name: str) -> object:
     module_name, _, attribute = name.partition(":")
+    module = _import(module_name, f"search space {name!r}")
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        raise ValueError(f"search space {name!r} could not be imported: {error}") from error
+
+
+def _import(name: str, what: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:
-        # An installed command does not have the working folder on its path, where one's own space lies; last,
+        # An installed command does not have the working folder on its path, where one's own module lies; last,
         # so that nothing there stands in for an installed module.
         sys.path.append(here)
     try:
-        return getattr(importlib.import_module(module_name), attribute)
+        return importlib.import_module(name)
     except Exception as error:  # whatever a user's module raises
-        raise ValueError(f"search space {name!r} could not be imported: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{what} could not be imported: {type(error).__name__}: {error}") from error
 
 
 def _loaded(point: EntryPoint) -> type[SearchSpace]:

@@ -1,0 +1,123 @@
+"""What SECURITY.md promises of files from strangers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import SEARCH, TRAIN
+
+import genotype_tool
+import genotypes
+import spaces
+import train_eval
+import train_search
+from genotypes import GenotypeError
+from nas import weights
+from nas.errors import UsageError
+
+EVIL = "downloaded_module"
+EVIL_CODE = "import pathlib; pathlib.Path('executed').touch()\n"
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a training that has ended."""
+    run = tmp_path_factory.mktemp("training") / "run"
+    train_eval.command([*TRAIN, "--epochs", "1", "--run-dir", str(run)])
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working folder, with a module beside what was downloaded; nothing in it may run."""
+    (tmp_path / f"{EVIL}.py").write_text(EVIL_CODE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield tmp_path
+    assert not (tmp_path / "executed").exists()
+    assert EVIL not in sys.modules
+
+
+def rewritten(path: Path, **changed: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+def downloaded_search(folder: Path, **result: Any) -> Path:
+    run = folder / "downloaded"
+    run.mkdir()
+    genotypes.save(genotypes.get("DARTS_V2").genotype, run / "genotype.json")
+    (run / "result.json").write_text(json.dumps({"space": f"{EVIL}:Space", "seconds": 1.5, **result}))
+    return run
+
+
+def test_no_module_that_a_result_names_is_imported(folder: Path) -> None:
+    run = downloaded_search(folder)
+    result = train_eval.command([*TRAIN, "--epochs", "1", "--arch", str(run), "--run-dir", str(folder / "eval")])
+    assert (result["space"], result["search_seconds"]) == (f"{EVIL}:Space", 1.5)
+
+
+def test_no_module_that_a_configuration_names_is_imported(folder: Path, training: Path) -> None:
+    run = folder / "downloaded"
+    shutil.copytree(training, run)
+    rewritten(run / "config.json", operations_from=[EVIL], space={"space": f"{EVIL}:Space"})
+    rewritten(run / "result.json", space=f"{EVIL}:Space", arch=f"{EVIL}:Space")
+    assert train_eval.command(["--evaluate", str(run), "--device", "cpu"])["arch"] == "DARTS_V2"
+    with pytest.raises(UsageError):
+        train_search.command([*SEARCH, "--epochs", "1", "--run-dir", str(run), "--resume"])
+
+
+@pytest.mark.parametrize("name", [EVIL, f"{EVIL}:Space", f"{EVIL}.Space", "../../../x"])
+def test_no_module_that_a_genotype_names_is_imported(name: str, folder: Path) -> None:
+    text = genotypes.to_json(genotypes.get("DARTS_V2").genotype)
+    (folder / "genotype.json").write_text(text.replace("sep_conv_3x3", name))
+    with pytest.raises(GenotypeError, match="unknown operation .* of your own: name its module, --operations-from"):
+        genotype_tool.command(["check", "genotype.json"])
+    (folder / "genotype.txt").write_text(f"import {EVIL}\nDARTS = {EVIL}.Genotype(normal=[('none', 0)])")
+    with pytest.raises(GenotypeError):
+        genotype_tool.command(["check", "genotype.txt"])
+
+
+def test_no_module_that_a_weights_file_names_is_imported(folder: Path, training: Path) -> None:
+    content = (training / weights.NAME).read_bytes()
+    (folder / weights.NAME).write_bytes(content.replace(b"sep_conv_3x3", b"downloaded_m"))
+    with pytest.raises(ValueError, match="is damaged or not a network of this toolkit"):
+        weights.load(folder / weights.NAME)
+
+
+def test_a_module_that_the_user_names_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other side: this is how a genotype with operations of one's own is used."""
+    for registered in (genotypes.OPERATIONS, spaces.OPERATIONS):
+        monkeypatch.setitem(registered, "of_my_own", None)
+        monkeypatch.delitem(registered, "of_my_own")
+    (tmp_path / "my_operations.py").write_text(
+        "from torch import nn\nfrom spaces import operation\n"
+        "operation('of_my_own')(lambda channels, stride, affine: nn.Conv2d(channels, channels, 1, stride))\n"
+    )
+    text = genotypes.to_json(genotypes.get("DARTS_V2").genotype)
+    (tmp_path / "genotype.json").write_text(text.replace("dil_conv_3x3", "of_my_own"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(GenotypeError, match="unknown operation 'of_my_own'"):
+        genotype_tool.command(["check", "genotype.json"])
+    with pytest.raises(UsageError, match="module 'no_such_module' could not be imported"):
+        genotype_tool.command(["check", "genotype.json", "--operations-from", "no_such_module"])
+    genotype_tool.command(["check", "genotype.json", "--operations-from", "my_operations"])
+    own = ("--operations-from", "my_operations")
+    flags = ("--epochs", "1", "--arch", "genotype.json", "--run-dir", "run")
+    train_eval.command([*TRAIN, *flags, *own])
+    train_eval.command([*TRAIN, *flags, *own, "--resume"])
+    train_eval.command(["--evaluate", "run", "--device", "cpu", *own])
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{", '{"space": 3}', '{"space": "\\u001b[31m"}', "[" * 10**5])
+def test_a_faulty_result_of_a_search_is_refused_in_one_line(content: str, folder: Path) -> None:
+    run = downloaded_search(folder)
+    (run / "result.json").write_text(content)
+    with pytest.raises(UsageError, match="is not the result of a search; to train without it, pass --arch "):
+        train_eval.command([*TRAIN, "--arch", str(run), "--run-dir", str(folder / "eval")])
