@@ -6,14 +6,15 @@ import re
 import uuid
 from pathlib import Path
 
-from genotypes.genotype import Genotype, GenotypeError, from_json, to_json
-from genotypes.notation import MAX_TEXT, from_text
+from genotypes.genotype import MAX_TEXT, Genotype, GenotypeError, from_json, to_json
+from genotypes.notation import from_text, without_fences
 
 
-def load(path: str | os.PathLike[str]) -> Genotype:
+def load(path: str | os.PathLike[str], choose: str | None = None) -> Genotype:
     """Read a genotype from a file that holds either JSON or the literature's `Genotype(...)` text.
 
-    Raises GenotypeError if the file cannot be read or does not hold a valid genotype.
+    `choose` is the name of one of several. Raises GenotypeError if the file cannot be read or does not hold a valid
+    genotype.
     """
     where = os.fspath(path)
     try:
@@ -28,7 +29,10 @@ def load(path: str | os.PathLike[str]) -> Genotype:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GenotypeError(f"{where}: byte {error.start}: is not UTF-8 text") from error
-    return from_json(text, where) if text.lstrip().startswith("{") else from_text(text, where=where)
+    text = without_fences(text)
+    if choose is None and text.lstrip().startswith("{"):
+        return from_json(text, where)
+    return from_text(text, where=where, choose=choose)
 
 
 def save(genotype: Genotype, path: str | os.PathLike[str]) -> None:

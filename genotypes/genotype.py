@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
+from genotypes.messages import one_line
 from genotypes.operations import OPERATIONS
 
 FORMAT = "optinas-genotype"
@@ -16,16 +17,19 @@ VERSION = 1
 # make the reader, the picture and the network builder do.
 MAX_NODES = 100
 MAX_EDGES_PER_NODE = 100
+MAX_EDGES = 500  # of a cell
 MAX_NAME = 200
+MAX_TEXT = 100_000  # characters, as JSON or as text; the largest valid genotype needs fewer
 
 _T = TypeVar("_T")
+_LONGEST_REASON = 300  # characters of a library's message, which quotes the file
 
 
 class GenotypeError(ValueError):
     """A genotype, or its text, is faulty; the message is one line: where, what is wrong, how to mend it."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ def from_json(text: str, where: str = "<text>") -> Genotype:
 
     Raises GenotypeError, whose message starts with `where`.
     """
+    if len(text) > MAX_TEXT:
+        raise GenotypeError(f"{where}: is longer than {MAX_TEXT} characters; no genotype is")
     header = _decode(text, _Header, "$", where)
     if header.format != FORMAT:
         _fail(where, "$.format", f"must be {FORMAT!r}, is {_show(header.format)}; is this another kind of file?")
@@ -172,10 +178,10 @@ def _decode(text: str | msgspec.Raw, kind: type[_T], path: str, where: str) -> _
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
-        what, _, inner = str(error).partition(" - at `$")
+        what, _, inner = str(error)[:_LONGEST_REASON].partition(" - at `$")
         _fail(where, path + inner.rstrip("`"), what)
     except (msgspec.DecodeError, UnicodeError) as error:
-        _fail(where, path, f"is not valid JSON: {error}")
+        _fail(where, path, f"is not valid JSON: {str(error)[:_LONGEST_REASON]}")
     except RecursionError:
         _fail(where, path, "is nested too deeply")
 
@@ -185,6 +191,9 @@ def _validate_cell(cell: CellGenotype, path: str, where: str) -> None:
         _fail(where, path, f"must be a CellGenotype, is {_show(cell)}")
     if not (isinstance(cell.nodes, tuple) and 1 <= len(cell.nodes) <= MAX_NODES):
         _fail(where, f"{path}.nodes", f"must hold 1 to {MAX_NODES} nodes, is {_show(cell.nodes)}")
+    edges = sum(len(node) for node in cell.nodes if isinstance(node, tuple))
+    if edges > MAX_EDGES:
+        _fail(where, f"{path}.nodes", f"must hold at most {MAX_EDGES} edges, not {edges}")
     for j, node in enumerate(cell.nodes):
         _validate_node(node, j + 2, f"{path}.nodes[{j}]", where)
     _validate_concat(cell, f"{path}.concat", where)

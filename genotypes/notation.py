@@ -6,15 +6,32 @@ tree and only the few node types below are read; nothing is ever evaluated.
 
 import ast
 import keyword
+import re
 import warnings
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
-from genotypes.genotype import MAX_NODES, CellGenotype, Edge, Genotype, GenotypeError, validate
+from genotypes.genotype import (
+    MAX_NAME,
+    MAX_NODES,
+    MAX_TEXT,
+    CellGenotype,
+    Edge,
+    Genotype,
+    GenotypeError,
+    unknown_name,
+    validate,
+)
 
-MAX_TEXT = 4_000_000  # characters; the largest valid genotype needs fewer, as JSON too
 _FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 
 Nodes = tuple[tuple[Edge, ...], ...]
+
+_CALL = re.compile(r"(?:\b[A-Za-z_]\w{0,99}\.){0,9}\bGenotype[ \t]*\(")
+_NAME_BEFORE = re.compile(r"\b([A-Za-z_]\w*) *[=:] *$")
+_BRACKET_OR_STRING = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|[()\[\]{}]")
+_LONGEST_PREFIX = 200  # characters before a genotype that are searched for its name
+_MOST_GENOTYPES = 1000
+_MOST_NAMES = 30  # that a message lists
 
 
 def to_text(genotype: Genotype) -> str:
@@ -38,14 +55,19 @@ def to_text(genotype: Genotype) -> str:
     return prefix + "Genotype(" + ", ".join(arguments) + ")"
 
 
-def from_text(text: str, name: str | None = None, where: str = "<text>") -> Genotype:
-    """Read one `Genotype(...)`, alone or assigned to a name, which then is the genotype's.
+def from_text(text: str, name: str | None = None, where: str = "<text>", choose: str | None = None) -> Genotype:
+    """Read a `Genotype(...)`, alone or assigned to a name, which then is the genotype's.
 
-    A flat list carries no node boundaries: it is cut into max(concat) - 1 nodes of equally many edges, since
-    a last node outside the concatenation would feed nothing. A list of lists states the nodes.
+    It may stand in a file of the literature, among imports, definitions and other genotypes, of which `choose` names
+    one, and in pasted text: a line of a log, a prompt, a fence of Markdown. A flat list carries no node boundaries: it
+    has two edges a node, as in the code of DARTS. A list of lists states the nodes. A flat list that could as well be
+    three edges a node, as in Space-HB, is refused.
+
     `name` wins over the name in the text. Raises GenotypeError, whose message starts with `where`.
     """
-    call, assigned = _parse(text, where)
+    if len(text) > MAX_TEXT:
+        raise GenotypeError(f"{where}: is longer than {MAX_TEXT} characters; no genotype is")
+    assigned, call = _chosen(_calls(without_fences(text), where), choose, where)
     fields = _keywords(call, where)
     stated = fields.pop("name", None)
     genotype = Genotype(
@@ -57,35 +79,134 @@ def from_text(text: str, name: str | None = None, where: str = "<text>") -> Geno
     return genotype
 
 
-def _parse(text: str, where: str) -> tuple[ast.Call, str | None]:
-    """The call and the name it is assigned to."""
-    if len(text) > MAX_TEXT:
-        raise GenotypeError(f"{where}: is longer than {MAX_TEXT} characters; no genotype is")
+def without_fences(text: str) -> str:
+    """The text with the fences of Markdown, ``` or ~~~, left empty."""
+    return re.sub(r"^[ \t]*(```|~~~).*$", "", text, flags=re.MULTILINE)
+
+
+def _calls(text: str, where: str) -> list[tuple[str | None, ast.Call]]:
+    """The genotypes in a text, each with the name it is assigned to; a name's last one."""
+    try:
+        statements = _statements(text.strip(), where)
+    except SyntaxError as error:
+        if pasted := _pasted(text, where):
+            return pasted
+        place = f"line {error.lineno or 1}, column {error.offset or 1}"
+        raise GenotypeError(f"{where}: {place}: {error.msg}; expected Genotype(normal=[...], ...)") from error
+    unnamed: list[tuple[str | None, ast.Call]] = []
+    named: dict[str, ast.Call] = {}
+    for statement in statements:
+        if isinstance(statement, ast.Expr) and _is_genotype(statement.value):
+            unnamed.append((None, statement.value))
+        elif assignment := _assignment(statement):
+            name, value = assignment
+            genotype = named.get(value.id) if isinstance(value, ast.Name) else value
+            named.pop(name, None)
+            if genotype is not None and _is_genotype(genotype):
+                named[name] = genotype
+        elif not _defines_or_says(statement):
+            _fail(statement, "expected Genotype(...) or NAME = Genotype(...)", where)
+    if statements and not (unnamed or named):
+        _fail(statements[0], "expected Genotype(...) or NAME = Genotype(...)", where)
+    return [*unnamed, *named.items()]
+
+
+def _statements(text: str, where: str) -> list[ast.stmt]:
+    """The syntax tree. Raises SyntaxError, and GenotypeError for what Python cannot parse at all."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a stray backslash in a string is reported below, by its effect
-            statements = ast.parse(text.strip()).body
-    except SyntaxError as error:
-        place = f"line {error.lineno or 1}, column {error.offset or 1}"
-        raise GenotypeError(f"{where}: {place}: {error.msg}; expected Genotype(normal=[...], ...)") from error
+            return ast.parse(text).body
+    except SyntaxError:
+        raise
     except (ValueError, RecursionError, MemoryError) as error:
         raise GenotypeError(f"{where}: cannot be parsed: {str(error) or 'nested too deeply'}") from error
-    if len(statements) != 1:
-        raise GenotypeError(f"{where}: holds {len(statements)} statements; expected one Genotype(...)")
-    statement = statements[0]
-    if isinstance(statement, ast.Expr):
-        return _genotype_call(statement.value, where), None
+
+
+def _assignment(statement: ast.stmt) -> tuple[str, ast.expr] | None:
+    """Name and value of `NAME = value` or `NAME: type = value`; None for any other statement."""
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-        target = statement.targets[0]
-        if isinstance(target, ast.Name):
-            return _genotype_call(statement.value, where), target.id
-    _fail(statement, "expected Genotype(...) or NAME = Genotype(...)", where)
+        target, value = statement.targets[0], statement.value
+    elif isinstance(statement, ast.AnnAssign):
+        target, value = statement.target, statement.value or statement.annotation
+    else:
+        return None
+    return (target.id, value) if isinstance(target, ast.Name) else None
 
 
-def _genotype_call(node: ast.expr, where: str) -> ast.Call:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Genotype":
-        return node
-    _fail(node, "expected Genotype(...)", where)
+def _defines_or_says(statement: ast.stmt) -> bool:
+    """Whether a statement is what stands around genotypes in the literature's files, and changes none of them."""
+    said = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return said or isinstance(statement, ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef)
+
+
+def _pasted(text: str, where: str) -> list[tuple[str | None, ast.Call]]:
+    """The genotypes in a text that is no program, such as a log; none where one of them is none either."""
+    calls: list[tuple[str | None, ast.Call]] = []
+    end = 0
+    while match := _CALL.search(text, end):
+        start, closed = match.start(), _end_of_call(text, match.end())
+        if closed is None:
+            return []
+        if len(calls) == _MOST_GENOTYPES:
+            raise GenotypeError(f"{where}: holds more than {_MOST_GENOTYPES} genotypes; keep only the one you want")
+        try:
+            (statement,) = _statements(text[start:closed], where)
+        except SyntaxError:
+            return []
+        assert isinstance(statement, ast.Expr)
+        assert isinstance(statement.value, ast.Call)
+        _move(statement.value, text, start)
+        line = text[text.rfind("\n", 0, start) + 1 : start]
+        name = _NAME_BEFORE.search(line[-_LONGEST_PREFIX:])
+        calls.append((name[1] if name else None, statement.value))
+        end = closed
+    return calls
+
+
+def _end_of_call(text: str, start: int) -> int | None:
+    """Where the bracket that was opened just before `start` is closed."""
+    depth = 1
+    for token in _BRACKET_OR_STRING.finditer(text, start):
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token[0], 0)
+        if depth == 0:
+            return token.end()
+    return None
+
+
+def _move(tree: ast.AST, text: str, start: int) -> None:
+    """Makes the places in the tree of a part of `text` those in `text`."""
+    lines = text.count("\n", 0, start)
+    columns = start - (text.rfind("\n", 0, start) + 1)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.expr | ast.keyword):
+            node.col_offset += columns if node.lineno == 1 else 0
+            node.lineno += lines
+
+
+def _chosen(calls: list[tuple[str | None, ast.Call]], choose: str | None, where: str) -> tuple[str | None, ast.Call]:
+    """The one genotype that there is, or the one of the name `choose`."""
+    names = [name for name, _ in calls if name is not None]
+    fitting = [(name, call) for name, call in calls if choose in (None, name)]
+    if not calls:
+        raise GenotypeError(f"{where}: holds 0 statements; expected Genotype(normal=[...], ...)")
+    if not fitting:
+        raise GenotypeError(f"{where}: {unknown_name('genotype', str(choose), names[:_MOST_NAMES])}")
+    if len({id(call) for _, call in fitting}) > 1:
+        told = f" ({', '.join(name[:MAX_NAME] for name in names[:_MOST_NAMES])})" if names else ""
+        several = len(set(names)) == len(calls)
+        way = f"choose one, such as FILE:{names[0][:MAX_NAME]}" if several else "keep only the one you want"
+        raise GenotypeError(f"{where}: holds {len(calls)} genotypes{told}; {way}")
+    return fitting[0]
+
+
+def _is_genotype(node: ast.expr) -> TypeGuard[ast.Call]:
+    if not isinstance(node, ast.Call):
+        return False
+    called = node.func
+    return (isinstance(called, ast.Name) and called.id == "Genotype") or (
+        isinstance(called, ast.Attribute) and called.attr == "Genotype"
+    )
 
 
 def _keywords(call: ast.Call, where: str) -> dict[str, ast.expr]:
@@ -108,13 +229,13 @@ def _cell(edges: ast.expr, concat: ast.expr, where: str) -> CellGenotype:
     outputs = _concat(concat, where)
     items = _items(edges, where)
     if items and all(_is_node(item) for item in items):
-        nodes: Nodes | None = tuple(tuple(_edge(edge, where) for edge in _items(item, where)) for item in items)
-    else:
-        nodes = _cut(tuple(_edge(item, where) for item in items), outputs)
+        return CellGenotype(tuple(tuple(_edge(edge, where) for edge in _items(item, where)) for item in items), outputs)
+    nodes = _of_flat_list(tuple(_edge(item, where) for item in items), outputs)
     if nodes is None:
         _fail(
             edges,
-            f"cannot tell which of the {len(items)} edges enter which node; write one list a node",
+            f"cannot tell which of the {len(items)} edges enter which node: a flat list has two a node, and must not "
+            "be three a node as well; write one list a node",
             where,
         )
     return CellGenotype(nodes, outputs)
@@ -125,12 +246,21 @@ def _is_node(item: ast.expr) -> bool:
     return isinstance(item, ast.List | ast.Tuple) and not any(isinstance(e, ast.Constant) for e in item.elts)
 
 
-def _cut(edges: tuple[Edge, ...], concat: tuple[int, ...]) -> Nodes | None:
-    """Nodes of a flat list, or None where no even cut gives every node earlier sources only."""
-    count = max(concat, default=1) - 1
-    if count < 1 or not edges or len(edges) % count:
+def _of_flat_list(edges: tuple[Edge, ...], concat: tuple[int, ...]) -> Nodes | None:
+    """The nodes of a flat list, two edges each, or None where that is impossible or not the only reading.
+
+    DARTS's code takes two, whatever the concatenation. Earlier texts of Space-HB had three, and all nodes up to the
+    last concatenated one.
+    """
+    if len(edges) == 3 * (max(concat, default=1) - 1) and _cut(edges, 3):
         return None
-    width = len(edges) // count
+    return _cut(edges, 2)
+
+
+def _cut(edges: tuple[Edge, ...], width: int) -> Nodes | None:
+    """Nodes of `width` edges each, or None where that does not give every node earlier sources only."""
+    if not edges or len(edges) % width:
+        return None
     nodes = tuple(edges[i : i + width] for i in range(0, len(edges), width))
     valid = all(edge.source < j + 2 for j, node in enumerate(nodes) for edge in node)
     return nodes if valid else None
@@ -149,8 +279,10 @@ def _concat(node: ast.expr, where: str) -> tuple[int, ...]:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         if node.func.id in ("list", "tuple") and len(node.args) == 1:
             return _concat(node.args[0], where)
-        if node.func.id == "range" and len(node.args) in (1, 2):
-            return tuple(range(*(_integer(bound, where) for bound in node.args)))
+        if node.func.id == "range" and len(node.args) in (1, 2, 3):
+            bounds = [_integer(bound, where) for bound in node.args]
+            if bounds[2:] != [0]:
+                return tuple(range(*bounds))
     _fail(node, "expected a list of nodes or range(first, end)", where)
 
 
@@ -174,7 +306,7 @@ def _integer(node: ast.expr, where: str) -> int:
 
 def _edges_text(cell: CellGenotype) -> str:
     flat = tuple(edge for node in cell.nodes for edge in node)
-    if _cut(flat, cell.concat) == cell.nodes:
+    if _of_flat_list(flat, cell.concat) == cell.nodes:
         return _list_text(flat)
     return "[" + ", ".join(_list_text(node) for node in cell.nodes) + "]"
 

@@ -5,11 +5,12 @@ notation, which is what one compares them with.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from genotypes.files import load
-from genotypes.genotype import Genotype, GenotypeError, unknown_name
+from genotypes.genotype import MAX_NAME, Genotype, GenotypeError, unknown_name
 from genotypes.notation import from_text
 
 
@@ -49,21 +50,33 @@ def get(name: str) -> ZooEntry:
 
 
 def resolve(name_or_path: str | os.PathLike[str]) -> Genotype:
-    """The genotype of a published architecture, or else of a file (see `load`) or the directory of a run.
+    """The genotype of a published architecture, of a file (see `load`), or of the directory of a run.
+
+    FILE:NAME is one of several in a file. Names may be spelled as in the authors' code, and in any case.
 
     Raises GenotypeError if it is none of them, or if the file is faulty.
     """
     text = os.fspath(name_or_path)
     if text in ZOO:
         return ZOO[text].genotype
+    file, _, chosen = text.rpartition(":")
     if os.path.isdir(text):
-        file = os.path.join(text, "genotype.json")
-        if not os.path.exists(file):
+        path = os.path.join(text, "genotype.json")
+        if not os.path.isfile(path):
             raise GenotypeError(f"{text}: holds no genotype.json; name the directory of a run that has ended")
-        return load(file)
+        return load(path)
     if os.path.exists(text):
         return load(text)
+    if chosen.isidentifier() and os.path.isfile(file):
+        return load(file, choose=chosen)
+    if _spelling(text) in _SPELLINGS:
+        return ZOO[_SPELLINGS[_spelling(text)]].genotype
     raise GenotypeError(f"no such file, and {unknown_name('architecture', text, ZOO)}")
+
+
+def _spelling(name: str) -> str:
+    """What is the same in all spellings of a name."""
+    return re.sub(r"[-_ ]", "", name[:MAX_NAME]).casefold()
 
 
 _NASNET = "Zoph, Vasudevan, Shlens, Le: Learning Transferable Architectures for Scalable Image Recognition, CVPR 2018"
@@ -376,3 +389,10 @@ _ENTRIES = (
 
 ZOO: dict[str, ZooEntry] = {str(entry.genotype.name): entry for entry in _ENTRIES}
 """Name -> published architecture."""
+
+_SPELLINGS = {_spelling(name): name for name in ZOO} | {
+    _spelling("PCDARTS"): "PC_DARTS_CIFAR",
+    _spelling("PC_DARTS_image"): "PC_DARTS_IMAGENET",
+    _spelling("GDAS_V1"): "GDAS",
+}
+"""What all spellings of a name share -> that name; with the other names that the authors' own code has."""

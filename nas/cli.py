@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import tyro
 
 from genotypes import GenotypeError
-from nas.errors import NonFiniteLossError, Stopped, UsageError, one_line, users_mistakes
+from genotypes.messages import one_line
+from nas.errors import NonFiniteLossError, Stopped, UsageError, users_mistakes
 
 C = TypeVar("C")
 

@@ -16,8 +16,9 @@ import msgspec
 from tqdm import tqdm
 
 from genotypes.files import is_leftover, remove_leftovers, write_atomically
+from genotypes.messages import one_line
 from nas import checkpoint
-from nas.errors import UsageError, one_line
+from nas.errors import UsageError
 
 #: The operating system takes the lock from a process that has ended, however it ended; the file stays.
 LOCK = ".lock"

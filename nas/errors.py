@@ -40,17 +40,6 @@ def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> N
                 raise ValueError(f"{flag} is {value:g}; it must be {bound}")
 
 
-def one_line(text: str) -> str:
-    """`text` as it may be printed: in one line, without anything that a terminal would obey, at most 2,000 characters.
-
-    Names in files and what libraries say come from anywhere.
-    """
-    line = " ".join(text.split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    # The end of a message says how to fix it.
-    return shown if len(shown) <= 2000 else f"{shown[:1400]} ... {shown[-590:]}"
-
-
 @contextmanager
 def users_mistakes() -> Iterator[None]:
     """Where the user's input is taken in, a ValueError is the user's mistake; elsewhere it is ours."""

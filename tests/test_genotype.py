@@ -201,7 +201,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypa
         (b"\xff\xfe", "byte 0: is not UTF-8 text"),
         (b'{"format": 1}', r"\$: Object missing required field `version`"),
         (b"normal = 3", "expected Genotype"),
-        (b" " * 4_000_001, "more than 4000000 bytes"),
+        (b" " * 100_001, "more than 100000 bytes"),
     ],
 )
 def test_faulty_files_are_reported_with_their_path(content: bytes | None, message: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Published architectures: every entry is covered by being listed."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -118,11 +119,49 @@ def test_resolve_reads_the_directory_of_a_run(tmp_path: Path) -> None:
         resolve(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["no/such.json", "", "\x00", "x" * 5000, "pdarts"])
+@pytest.mark.parametrize("text", ["no/such.json", "", "\x00", "x" * 5000, "DARTS", "DARTS_V2:DARTS_V2"])
 def test_resolve_says_that_it_is_neither_name_nor_file(text: str) -> None:
     with pytest.raises(GenotypeError, match=r"no such file, and unknown architecture .* known: NASNet, ") as caught:
         resolve(text)
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("pdarts", "PDARTS"),
+        ("P-DARTS", "PDARTS"),
+        ("darts_v2", "DARTS_V2"),
+        ("PC_DARTS_cifar", "PC_DARTS_CIFAR"),
+        ("PC-DARTS CIFAR", "PC_DARTS_CIFAR"),
+        ("PCDARTS", "PC_DARTS_CIFAR"),
+        ("PC_DARTS_image", "PC_DARTS_IMAGENET"),
+        ("GDAS_V1", "GDAS"),
+    ],
+)
+def test_names_may_be_spelled_as_the_authors_spell_them(
+    spelling: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert resolve(spelling) is get(name).genotype
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / spelling).write_text(to_text(get("NASNet").genotype))
+    if spelling not in names():
+        assert resolve(spelling) == get("NASNet").genotype
+
+
+def test_one_of_several_in_a_file_is_resolved_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "genotypes.py"
+    path.write_text("".join(to_text(get(name).genotype) + "\n" for name in ("NASNet", "DARTS_V2")))
+    assert resolve(f"{path}:DARTS_V2") == get("DARTS_V2").genotype
+    with pytest.raises(GenotypeError, match=r"holds 2 genotypes \(NASNet, DARTS_V2\); choose one, such as FILE:NASNet"):
+        resolve(path)
+    with pytest.raises(GenotypeError, match="unknown genotype 'GDAS'"):
+        resolve(f"{path}:GDAS")
+
+
+def test_spellings_are_distinct() -> None:
+    zoo = importlib.import_module("genotypes.zoo")
+    assert len({zoo._spelling(name) for name in names()}) == len(names())
 
 
 def test_no_published_genotype_keeps_the_zero_operation() -> None:
