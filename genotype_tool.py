@@ -80,12 +80,12 @@ class Show(_OfOneGenotype):
 
 @dataclass(frozen=True, kw_only=True)
 class Draw(_OfOneGenotype):
-    """Draw the normal and the reduction cell as SVG, PNG or DOT."""
+    """Draw the normal and the reduction cell, or write them as the source of Graphviz's dot."""
 
     out: str = "."
     """Directory for the pictures normal.* and reduce.*; it must exist."""
-    format: Literal["svg", "png", "dot"] = "svg"
-    """Kind of picture."""
+    format: Literal["svg", "png", "pdf", "dot"] = "svg"
+    """Kind of picture; dot: source for the program dot, which is not run."""
 
     def run(self) -> dict[str, Any]:
         from genotypes import draw

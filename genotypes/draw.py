@@ -1,10 +1,10 @@
-"""Pictures of a cell: DOT source always; SVG or PNG through `dot`, or without it through matplotlib."""
+"""Pictures of a cell as SVG, PNG or PDF, drawn by matplotlib in a layout of our own; the cell as DOT source."""
 
 import functools
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import graphviz
 
@@ -16,7 +16,10 @@ from genotypes.operations import OPERATIONS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_FORMATS = {".svg": "svg", ".png": "png"}
+Form = Literal["svg", "png", "pdf"]
+FORMS: tuple[Form, ...] = get_args(Form)
+#: Without a date the same cell gives the same file.
+_DATES = {"svg": "Date", "pdf": "CreationDate"}
 _DOTS_PER_INCH = 200
 _MOST_DOTS = 12_000  # a side; keeps the memory for absurdly large cells bounded
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that pictures are alike everywhere
@@ -53,30 +56,29 @@ def to_dot(cell: CellGenotype, title: str = "") -> str:
 
 
 def draw(cell: CellGenotype, path: str | os.PathLike[str], title: str = "") -> None:
-    """Write a picture of the cell as `.svg` or `.png`; a reader never sees half a file.
+    """Write a picture of the cell as `.svg`, `.png` or `.pdf`; a reader never sees half a file.
 
     Raises GenotypeError if the cell is not valid or the suffix is another, OSError if the file cannot be
     written.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in _FORMATS:
-        raise GenotypeError(f"{os.fspath(path)}: cannot draw {suffix or 'no suffix'}; name it .svg or .png")
-    write_atomically(path, picture(cell, _FORMATS[suffix], title))
+    if suffix[1:] not in FORMS:
+        raise GenotypeError(f"{os.fspath(path)}: cannot draw {suffix or 'no suffix'}; name it .svg, .png or .pdf")
+    form = FORMS[FORMS.index(suffix[1:])]
+    write_atomically(path, picture(cell, form, title))
 
 
-def picture(cell: CellGenotype, form: str, title: str = "") -> bytes:
-    """A picture of the cell as the bytes of a file of the given form, "svg" or "png".
+def picture(cell: CellGenotype, form: Form, title: str = "") -> bytes:
+    """A picture of the cell as the bytes of a file of the given form.
 
-    Goes through the program `dot` where it is installed, else through a layout of our own. Raises
-    GenotypeError if the cell is not valid.
+    The same cell and title give the same bytes with the same version of matplotlib, whatever its settings and
+    whatever else is installed. Raises GenotypeError if the cell is not valid.
     """
     _check(cell)
-    graph = _digraph(cell, title)
-    if form == "png":
-        graph.attr(dpi=str(_DOTS_PER_INCH))
-    try:
-        return graph.pipe(format=form)
-    except graphviz.ExecutableNotFound:
+    # Here, because drawing is optional and matplotlib takes half a second to import.
+    from matplotlib import style
+
+    with style.context(["default", {"svg.hashsalt": "optinas"}]):
         return _render(cell, title, form)
 
 
@@ -120,8 +122,7 @@ def _dot_label(index: int, output: int) -> str:
     return f"<c<sub>{subscript}</sub>>" if subscript else str(index - 2)
 
 
-def _render(cell: CellGenotype, title: str, form: str) -> bytes:
-    # Here, because drawing is optional and matplotlib takes half a second to import.
+def _render(cell: CellGenotype, title: str, form: Form) -> bytes:
     from matplotlib.figure import Figure
 
     labels = {edge.operation: OPERATIONS[edge.operation] for node in cell.nodes for edge in node}
@@ -141,8 +142,7 @@ def _render(cell: CellGenotype, title: str, form: str) -> bytes:
         _write(axes, layout.width / 2, layout.height + title_height / 2, title, _TITLE_SIZE)
     content = io.BytesIO()
     dpi = min(_DOTS_PER_INCH, _MOST_DOTS / max(width, height))
-    # Without a date the same cell gives the same file.
-    figure.savefig(content, format=form, dpi=dpi, metadata={"Date": None} if form == "svg" else None)
+    figure.savefig(content, format=form, dpi=dpi, metadata={_DATES[form]: None} if form in _DATES else None)
     return content.getvalue()
 
 

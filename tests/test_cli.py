@@ -277,7 +277,7 @@ def test_list_names_every_published_genotype(capsys: pytest.CaptureFixture[str])
     assert set(json.loads(capsys.readouterr().out)) == set(ZOO)
 
 
-@pytest.mark.parametrize("form", ["svg", "png", "dot"])
+@pytest.mark.parametrize("form", ["svg", "png", "pdf", "dot"])
 def test_draw(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(genotype_tool.command, "draw", "NASNet", "--out", str(tmp_path), "--format", form) == 0
     pictures = json.loads(capsys.readouterr().out)["pictures"]

@@ -1,16 +1,15 @@
 """Pictures: DOT source, our own layout, files."""
 
 import random
-import subprocess
 import xml.etree.ElementTree as ET
 from itertools import combinations, pairwise
 from pathlib import Path
 
-import graphviz
+import matplotlib
 import pytest
 
 from genotypes import OPERATIONS, ZOO, CellGenotype, Edge, GenotypeError
-from genotypes.draw import draw, to_dot
+from genotypes.draw import FORMS, draw, picture, to_dot
 from genotypes.layout import Item, Layout, place
 
 
@@ -37,11 +36,6 @@ CELLS = {
     "twelve edges": wide_cell(12),
     "dead ends": CellGenotype(((Edge("none", 0),), (Edge("none", 0),), (Edge("none", 1),)), (3,)),
 }
-
-
-@pytest.fixture
-def no_dot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
 
 
 def laid_out(cell: CellGenotype) -> Layout:
@@ -115,46 +109,39 @@ def test_dot_source_names_every_operation(name: str) -> None:
         assert f'label=" {OPERATIONS[edge.operation]} "' in source
 
 
-@pytest.mark.usefixtures("no_dot")
-def test_without_dot_svg_and_png_are_written(tmp_path: Path) -> None:
-    for name, suffix in [("cell.svg", "svg"), ("cell.PNG", "png")]:
-        draw(HEAVY_BALL, tmp_path / name, title="50 $ & <b> $x$")
-        content = (tmp_path / name).read_bytes()
-        if suffix == "svg":
-            assert ET.fromstring(content).tag.endswith("svg")
-        else:
-            assert content.startswith(b"\x89PNG\r\n\x1a\n")
-    assert len(list(tmp_path.iterdir())) == 2
+BEGINNINGS = {"svg": b"<?xml", "png": b"\x89PNG\r\n\x1a\n", "pdf": b"%PDF-"}
 
 
-@pytest.mark.usefixtures("no_dot")
-def test_the_same_cell_gives_the_same_svg(tmp_path: Path) -> None:
-    for name in ("a.svg", "b.svg"):
-        draw(wide_cell(5), tmp_path / name)
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+@pytest.fixture
+def failing_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program `dot` that fails, and leaves a trace of having been run."""
+    program = tmp_path / "bin" / "dot"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/run\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    return tmp_path / "run"
 
 
-def test_dot_is_used_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pipe(graph: graphviz.Digraph, format: str) -> bytes:
-        assert "neg. identity" in graph.source
-        return format.encode()
-
-    monkeypatch.setattr(graphviz.Digraph, "pipe", pipe)
-    draw(HEAVY_BALL, tmp_path / "cell.svg")
-    assert (tmp_path / "cell.svg").read_bytes() == b"svg"
-
-
-def test_dot_accepts_the_source_where_it_is_installed() -> None:
-    source = to_dot(wide_cell(5), title='a "title" \\N <b>')
-    try:
-        subprocess.run(["dot", "-Tsvg"], input=source, text=True, capture_output=True, check=True)
-    except FileNotFoundError:
-        pytest.skip("no dot on this machine")
+@pytest.mark.parametrize("form", FORMS)
+def test_a_picture_is_drawn_without_dot_the_same_each_time(form: str, failing_dot: Path, tmp_path: Path) -> None:
+    # As a user's own file of settings may have it.
+    with matplotlib.rc_context({"font.size": 30, "text.usetex": True, "savefig.pad_inches": 9, "svg.fonttype": "none"}):
+        draw(HEAVY_BALL, tmp_path / f"a.{form}", title="50 $ & <b> $x$")
+    draw(HEAVY_BALL, tmp_path / f"b.{form.upper()}", title="50 $ & <b> $x$")
+    content = (tmp_path / f"a.{form}").read_bytes()
+    assert content.startswith(BEGINNINGS[form])
+    assert content == (tmp_path / f"b.{form.upper()}").read_bytes()
+    assert content != picture(wide_cell(3), form)
+    if form == "svg":
+        assert ET.fromstring(content).tag.endswith("svg")
+    assert not failing_dot.exists()
+    assert len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize("name", ["cell.pdf", "cell"])
+@pytest.mark.parametrize("name", ["cell.gif", "cell", "cell.dot", "cell."])
 def test_other_suffixes_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(GenotypeError, match=r"name it \.svg or \.png"):
+    with pytest.raises(GenotypeError, match=r"name it \.svg, \.png or \.pdf"):
         draw(HEAVY_BALL, tmp_path / name)
 
 
