@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+# isort: off
+import nas.interrupts  # noqa: F401 - before all that takes long
+
+# isort: on
 from typing import Any
 
 from nas import cli

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nas.data import Batch
 from nas.device import Precision, autocast, full_fp32
-from nas.errors import check_ranges
+from nas.errors import UsageError, check_ranges
 from nas.optimizers import adam, sgd
 from nas.statistics import frozen_statistics
 from nas.supernet import Supernet
@@ -90,7 +90,7 @@ class Bilevel:
         precision: Precision = "fp32",
     ) -> None:
         if config.unrolled and config.hessian_product == "finite-difference" and precision != "fp32":
-            raise ValueError(
+            raise UsageError(
                 f"the finite-difference Hessian product is about 30 % off in {precision}; "
                 "use --hessian-product exact or --precision fp32"
             )

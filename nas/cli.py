@@ -16,6 +16,7 @@ import tyro
 
 from genotypes import GenotypeError
 from genotypes.messages import one_line
+from nas import interrupts
 from nas.errors import NonFiniteLossError, Stopped, UsageError, users_mistakes
 
 C = TypeVar("C")
@@ -53,6 +54,7 @@ def parse(config: Any, argv: Sequence[str], *, description: str, default: Any = 
     Flags that are not given have the value they have in `default`. Raises UsageError, one line, for what
     cannot be parsed.
     """
+    interrupts.raise_again()  # all is imported by now
     complaint = io.StringIO()
     try:
         with users_mistakes(), contextlib.redirect_stderr(complaint):
@@ -81,6 +83,9 @@ def _program() -> str:
 def run(command: Callable[[list[str]], dict[str, Any] | None], argv: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0 done (its result, if any, the last line as JSON), 1 failed, 2 usage, 128 + signal."""
     code = 0
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A path may hold what the terminal's encoding cannot show.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result = command(list(sys.argv[1:] if argv is None else argv))
         if result is not None:

@@ -26,12 +26,14 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type == "meta":
-            raise RuntimeError("it holds no numbers")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); --device cpu always works") from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"unknown device {name!r}; name one such as cuda or cuda:1, --device cpu always works"
+        ) from error
+    try:
+        torch.zeros(1, device=device).item()  # which a meta tensor has not
+    except Exception as error:  # every kind of device raises its own, some of them pages
+        raise ValueError(f"this machine has no usable device {name!r}; --device cpu always works") from error
     return device
 
 

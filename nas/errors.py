@@ -26,6 +26,12 @@ class Stopped(BaseException):
         self.signal = signal
 
 
+#: The seeds that PyTorch takes.
+SEEDS = (-(2**63), 2**64 - 1)
+#: Far more than anybody has time for.
+MAX_EPOCHS = 10**9
+
+
 def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
     """Raises ValueError for a field of `config` that is neither None nor a finite number within its two bounds.
 
@@ -34,10 +40,16 @@ def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> N
     for name, (least, largest) in ranges.items():
         field = getattr(config, name)
         for value in field if isinstance(field, tuple) else (field,):
-            if value is not None and not (math.isfinite(value) and least <= value <= largest):
+            if value is not None and not (least <= value <= largest and abs(value) != math.inf):
                 flag = f"--{name.replace('_', '-')}"
-                bound = f"at least {least:g}" if largest == math.inf else f"from {least:g} to {largest:g}"
-                raise ValueError(f"{flag} is {value:g}; it must be {bound}")
+                bound = (
+                    f"at least {_shown(least)}" if largest == math.inf else f"from {_shown(least)} to {_shown(largest)}"
+                )
+                raise ValueError(f"{flag} is {_shown(value)}; it must be {bound}")
+
+
+def _shown(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 @contextmanager

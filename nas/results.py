@@ -1,11 +1,14 @@
 """One table of many training runs: `python -m nas.results runs/*`.
 
 Runs that differ in nothing but the seed are one row, with mean and standard deviation. Trainings of genotypes that
-searches found with the same configuration are one row too, as every seed of a search has a genotype of its own.
+searches found with the same configuration are one row too, as every seed of a search has a genotype of its own. A run
+that repeats another, with the same configuration and seed, is left out and named.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -16,13 +19,24 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import tyro
 
+from genotypes.messages import one_line
 from nas import cli
 from nas.errors import UsageError
 from nas.report import table
 from nas.run import binding, read_config
 
-#: What a row needs of a result.
-_KEYS = {"arch", "space", "dataset", "epochs", "params", "macs", "test_accuracy", "seconds"}
+
+class _Result(msgspec.Struct):
+    """What a row needs of a result."""
+
+    arch: str
+    space: str | None
+    dataset: str
+    epochs: int
+    params: int
+    macs: int
+    test_accuracy: float
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,66 +48,83 @@ class ResultsConfig:
 
 
 class TrainingRun(NamedTuple):
-    """A training run that has ended: its result, and what decided it, flat (of the search too where there was one)."""
+    """A training run that has ended: its result, and what decided it, flat (of the search too where there was one).
 
-    result: dict[str, Any]
+    Two runs with the same settings and the same seeds, such as "0", or "1/0" with that of the search first, are one.
+    """
+
+    directory: Path
+    result: _Result
     settings: dict[str, Any]
+    seeds: str
 
 
 def read_training_run(directory: Path) -> TrainingRun:
     """Raises UsageError for a directory that holds none, or one that has not ended."""
     config = read_config(directory)
     if "network" not in config:
-        raise UsageError(f"{directory} is no training run")
+        raise UsageError(f"{directory} is not a training run")
     path = directory / "result.json"
     if not path.exists():
-        raise UsageError(f"{directory} has no result yet; go on with that run by --resume")
+        raise UsageError(f"{directory} has no result yet; continue that run with --resume")
     try:
-        result = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    if missing := _KEYS - result.keys():
-        raise UsageError(f"{path} has no {', '.join(sorted(missing))}; train again")
-    return TrainingRun(result, _settings(config, result))
-
-
-def _settings(config: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+        result = msgspec.json.decode(path.read_bytes(), type=_Result)
+    except RecursionError:
+        raise UsageError(f"{path} cannot be read: it is nested too deeply") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}; train again") from error
     settings = binding(config)
-    search = Path(result["arch"])
-    if result["space"] and (search / "config.json").exists():
-        found = {f"search.{name}": value for name, value in binding(read_config(search)).items()}
-        settings = {**settings, **found, "arch": None}
-    return {name: value for name, value in settings.items() if name not in ("seed", "search.seed")}
+    seeds = [settings.pop("seed", None)]
+    if (directory / "search.json").exists():
+        found = binding(read_config(directory, "search.json"))
+        seeds.insert(0, found.pop("seed", None))
+        settings = {**settings, **{f"search.{name}": value for name, value in found.items()}, "arch": None}
+    elif (directory / "genotype.json").exists():
+        # Not by its path, which may be relative, and have another spelling.
+        settings = {**settings, "arch": None, "genotype": _digest(directory / "genotype.json")}
+    return TrainingRun(directory, result, settings, "/".join(map(str, seeds)))
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def compare(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
     """A row for every architecture and configuration, in the order in which they come."""
     groups: dict[bytes, list[TrainingRun]] = {}
     for run in runs:
-        groups.setdefault(msgspec.json.encode(run.settings, order="sorted"), []).append(run)
+        groups.setdefault(_key(run), []).append(run)
     return [_row(group, list(groups.values())) for group in groups.values()]
+
+
+def _key(run: TrainingRun) -> bytes:
+    return msgspec.json.encode(run.settings, order="sorted")
 
 
 def _row(group: list[TrainingRun], groups: list[list[TrainingRun]]) -> dict[str, Any]:
     results = [run.result for run in group]
-    accuracies = [result["test_accuracy"] for result in results]
+    accuracies = [result.test_accuracy for result in results]
     first = results[0]
     return {
         "architecture": _name(group[0]),
         "setting": _distinction(group[0], [other[0] for other in groups if _name(other[0]) == _name(group[0])]),
-        "dataset": first["dataset"],
-        "epochs": first["epochs"],
-        "parameters": round(statistics.mean(result["params"] for result in results)),
-        "multiply-adds": round(statistics.mean(result["macs"] for result in results)),
+        "dataset": first.dataset,
+        "epochs": first.epochs,
+        "parameters": round(statistics.mean(result.params for result in results)),
+        "multiply-adds": round(statistics.mean(result.macs for result in results)),
         "runs": len(results),
+        "seeds": ", ".join(run.seeds for run in group),
         "test accuracy %": statistics.mean(accuracies),
         "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        "training s": statistics.mean(result["seconds"] for result in results),
+        "training s": statistics.mean(result.seconds for result in results),
     }
 
 
 def _name(run: TrainingRun) -> str:
-    return f"searched, {run.result['space']}" if run.result["space"] else run.result["arch"]
+    return f"searched, {run.result.space}" if run.result.space else run.result.arch
 
 
 def _distinction(run: TrainingRun, rivals: Sequence[TrainingRun]) -> str:
@@ -106,16 +137,19 @@ def _distinction(run: TrainingRun, rivals: Sequence[TrainingRun]) -> str:
 def command(argv: list[str]) -> dict[str, Any]:
     """Parses, prints the table, returns its rows."""
     config = cli.parse(ResultsConfig, argv, description=__doc__ or "")
-    runs = []
+    runs: dict[tuple[bytes, str], TrainingRun] = {}
     # A directory named twice is one run.
-    for directory in dict.fromkeys(Path(name).resolve() for name in config.runs):
+    for directory in dict.fromkeys(Path(os.path.realpath(name)) for name in config.runs):
         try:
-            runs.append(read_training_run(directory))
+            run = read_training_run(directory)
+            first = runs.setdefault((_key(run), run.seeds), run)
+            if first is not run:
+                raise UsageError(f"{directory} repeats {first.directory} with the same configuration and seed")
         except UsageError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"left out: {one_line(str(error))}", file=sys.stderr)
     if not runs:
         raise UsageError("there is no ended training run among these directories; name those of train_eval.py")
-    rows = compare(runs)
+    rows = compare(list(runs.values()))
     print(table(rows))
     return {"rows": rows}
 

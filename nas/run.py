@@ -397,13 +397,13 @@ class Run:
             raise Stopped(self._signal)
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, name: str = "config.json") -> dict[str, Any]:
     """The configuration of the run in a directory. Raises UsageError where there is none to be read."""
-    file = path / "config.json"
+    file = path / name
     try:
         config = msgspec.json.decode(file.read_bytes())
     except FileNotFoundError:
-        raise UsageError(f"{path} holds no run (no config.json); name the directory of a run") from None
+        raise UsageError(f"{path} holds no run (no {name}); name the directory of a run") from None
     except RecursionError:
         raise UsageError(f"{file} cannot be read: it is nested too deeply") from None
     except (OSError, ValueError) as error:

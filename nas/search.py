@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -17,7 +16,7 @@ from nas import data, report
 from nas.bilevel import Bilevel, BilevelConfig
 from nas.data import Batch, DataConfig, ImageData, Loader
 from nas.device import Precision, PrecisionChoice, resolve_device, resolve_precision
-from nas.errors import check_ranges, users_mistakes
+from nas.errors import MAX_EPOCHS, SEEDS, check_ranges, users_mistakes
 from nas.graphs import Step, captured
 from nas.macro import StemName
 from nas.meter import Meter, measure
@@ -68,7 +67,7 @@ class SearchConfig:
     bilevel: BilevelConfig = field(default_factory=BilevelConfig)
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"epochs": (1, math.inf)})
+        check_ranges(self, {"epochs": (1, MAX_EPOCHS), "seed": SEEDS})
         if not 0 < self.train_portion < 1:
             raise ValueError(f"--train-portion is {self.train_portion}; it must lie between 0 and 1")
 
@@ -128,8 +127,10 @@ def search(config: SearchConfig) -> dict[str, Any]:
         precision = resolve_precision(config.precision, device, exactly=by_differences)
         config = replace(config, precision=precision)  # for config.json, which a resumed run must have too
         images = data.load(config.data)
-        bilevel = _bilevel(config, images, device, precision)
-        loaders = _loaders(config, images, device)
+        torch.manual_seed(config.seed)
+        space = spaces.build(config.space, seed=config.seed).to(device)
+    bilevel = _bilevel(config, space, images, device, precision)
+    loaders = _loaders(config, images, device)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         bilevel.weight_optimizer, config.epochs, eta_min=config.bilevel.learning_rate_min
     )
@@ -171,9 +172,9 @@ def search(config: SearchConfig) -> dict[str, Any]:
         return _finish(run, config, bilevel.space, meters.held_out)
 
 
-def _bilevel(config: SearchConfig, images: ImageData, device: torch.device, precision: Precision) -> Bilevel:
-    torch.manual_seed(config.seed)
-    space = spaces.build(config.space, seed=config.seed).to(device)
+def _bilevel(
+    config: SearchConfig, space: SearchSpace, images: ImageData, device: torch.device, precision: Precision
+) -> Bilevel:
     supernet = Supernet(
         space.topology,
         space.operations,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
+from nas.errors import UsageError
 from nas.macro import (
     CellPlan,
     StemName,
@@ -194,7 +195,7 @@ class Supernet(nn.Module):
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
         if checkpoint_cells and any(isinstance(m, _DropoutNd) for m in self.cells.modules()):
-            raise ValueError(
+            raise UsageError(
                 "an operation has dropout, which a cell that is computed again would draw anew; leave "
                 "--checkpoint-cells out"
             )

@@ -24,7 +24,8 @@ from nas.architecture import Architecture
 from nas.cost import count_macs, count_parameters
 from nas.data import Batch, DataConfig, ImageData
 from nas.device import Precision, PrecisionChoice, algorithms, autocast, resolve_device, resolve_precision
-from nas.errors import UsageError, check_ranges, users_mistakes
+from nas.directory import Directory
+from nas.errors import MAX_EPOCHS, SEEDS, UsageError, check_ranges, users_mistakes
 from nas.export import to_onnx
 from nas.graphs import captured
 from nas.manual import ManualConfig
@@ -111,7 +112,8 @@ class TrainConfig:
                 **dict.fromkeys(("learning_rate", "learning_rate_min", "weight_decay"), anything),
                 **dict.fromkeys(("auxiliary_weight", "gamma"), anything),
                 **dict.fromkeys(("momentum", "label_smoothing"), (0, 1)),
-                "epochs": (1, math.inf),
+                "epochs": (1, MAX_EPOCHS),
+                "seed": SEEDS,
             },
         )
 
@@ -191,12 +193,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
         precision = resolve_precision(config.precision, device)
         config = replace(config, precision=precision)  # for config.json, which a resumed run must have too
         images = data.load(config.data)
-        torch.manual_seed(config.seed)
-        network = arch.build(
-            in_channels=images.channels, image_size=images.image_size, num_classes=images.num_classes
-        ).to(device)
-        train_loader = images.train_loader(seed=config.seed, device=device)
-        test_loader = images.test_loader(device=device)
+    torch.manual_seed(config.seed)
+    network = arch.build(in_channels=images.channels, image_size=images.image_size, num_classes=images.num_classes).to(
+        device
+    )
+    train_loader = images.train_loader(seed=config.seed, device=device)
+    test_loader = images.test_loader(device=device)
+    search_config = _search_config(Path(config.arch))
     training = Training(config, network, precision)
     plain = (training.training_step, training.evaluation_step)
     training_step, evaluation_step = captured(*plain, device=device, enabled=config.run.cuda_graph)
@@ -241,7 +244,21 @@ def train(config: TrainConfig) -> dict[str, Any]:
             _report_epoch(run, train_meter, test_meter, learning_rate(training.optimizer))
             schedule.step()
             train_meter.reset()
+        if search_config:
+            run.write_json("search.json", search_config)
         return _finish(run, config, training.measured, images, arch, searched, test_meter, best)
+
+
+def _search_config(origin: Path) -> dict[str, Any]:
+    """The configuration of the search that found the genotype in a run's directory; empty where none did.
+
+    A training keeps it, so that it goes with the network from training to training and wherever they are moved.
+    """
+    for name in ("search.json", "config.json"):
+        config = Directory(origin).read_object(name)
+        if "supernet" in config:
+            return config
+    return {}
 
 
 class Training:

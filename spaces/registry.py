@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import torch
 
+from genotypes.genotype import MAX_NODES
 from spaces.ops import TABLE_6
 from spaces.space import SearchSpace
 
@@ -42,6 +43,8 @@ class SpaceConfig:
     """How far above the others a peaked logit of --init hb starts: larger is closer to HB-Net, and slower to leave."""
 
     def __post_init__(self) -> None:
+        if self.nodes > MAX_NODES:
+            raise ValueError(f"--nodes is {self.nodes}; a cell has at most {MAX_NODES}")
         if not 0 <= self.init_gap < math.inf:
             raise ValueError(f"--init-gap is {self.init_gap}; it must be a number from 0 on")
 
@@ -85,6 +88,8 @@ def build(config: SpaceConfig, *, seed: int = 0) -> SearchSpace:
 
     Raises ValueError as `get`, the space and its `initialize` do.
     """
+    if "all" in config.operations and len(config.operations) > 1:
+        raise ValueError('--operations "all" stands for all of them; give it alone, or leave it out')
     operations = TABLE_6 if config.operations == ("all",) else config.operations
     space = get(config.space)(nodes=config.nodes, operations=operations)
     generator = torch.Generator().manual_seed(seed)

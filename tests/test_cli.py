@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from tiny import OPERATIONS, SEARCH, TRAIN
+from tiny import DATA, OPERATIONS, SEARCH, TRAIN
 
 import genotype_tool
 import genotypes
@@ -17,8 +19,10 @@ import train_eval
 import train_search
 from genotypes import ZOO
 from nas import cli
+from nas.errors import UsageError
 
 Command = Callable[[list[str]], dict[str, Any] | None]
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def call(command: Command, *argv: str) -> int:
@@ -64,6 +68,13 @@ def image_folder(root: Path, **counts: int) -> Path:
         (["--layers", "0"], "--layers of at least 1"),
         (["--layers", "three"], "--layers"),
         (["--layer", "3"], "--layers"),
+        (["--nodes", "101"], "--nodes is 101; a cell has at most 100"),
+        (["--operations", "all", "none"], '"all" stands for all of them; give it alone'),
+        (["--seed", str(2**64)], "--seed is 18446744073709551616; it must be from"),
+        (["--epochs", "9" * 400], "it must be from 1 to 1000000000"),
+        (["--device", "mps"], "no usable device 'mps'; --device cpu always works"),
+        (["--run-dir", "a\0b"], "a path cannot hold a NUL"),
+        (["--run-dir", "run\udcff"], "is not UTF-8 text"),
         (["--nodes", "0"], "at least 1 intermediate node"),
         (["--epochs", "0"], "--epochs is 0"),
         (["--grad-clip", "-1"], "--grad-clip is -1; it must be more than 0"),
@@ -188,6 +199,70 @@ def test_resuming_with_another_configuration_lists_the_fields(
     assert "--epochs was 1, is 3" in told
     assert "--unrolled was False, is True" in told
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_the_same_architecture_may_be_spelled_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And ~ in the directory's name is the user's home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "found").mkdir()
+    genotypes.save(ZOO["DARTS_V1"].genotype, tmp_path / "found" / "genotype.json")
+    flags = [*DATA, "--layers", "2", "--init-channels", "2", "--epochs", "1", "--run-dir", "~/run", "--arch"]
+    train_eval.command([*flags, "found"])
+    for spelling in ("found/", "./found", str(tmp_path / "found")):
+        assert train_eval.command([*flags, spelling, "--resume"])["run_dir"] == str(tmp_path / "home" / "run")
+
+
+@pytest.mark.parametrize("told", ["\x1b[31mred\x1b[0m", "two\nlines\r", "\u202egnirts", "n" * 5000])
+def test_a_complaint_is_one_line_that_no_terminal_obeys(told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def command(argv: list[str]) -> None:
+        raise UsageError(f"{told}; here is how to fix it")
+
+    err = complaint(capsys, command)
+    assert err[:-1].isprintable()
+    assert len(err) < 2100
+    assert err.endswith("; here is how to fix it\n")
+
+
+@pytest.mark.parametrize("module", ["nas.search", "nas.train", "nas.cost"])
+def test_a_fault_of_ours_is_not_told_as_the_users(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("a fault of ours")
+
+    command, flags = (train_search.command, SEARCH) if module == "nas.search" else (train_eval.command, TRAIN)
+    monkeypatch.setattr(
+        {"nas.search": "nas.search.Supernet", "nas.train": "nas.architecture.Network"}.get(
+            module, "nas.train.count_macs"
+        ),
+        broken,
+    )
+    with pytest.raises(ValueError, match="a fault of ours") as fault:
+        cli.run(command, [*flags, "--epochs", "1", "--run-dir", str(tmp_path / "run")])
+    assert not isinstance(fault.value, UsageError)
+
+
+@pytest.mark.parametrize(
+    "started", ["python train_search.py", "python train_eval.py", "python genotype_tool.py", "optinas-eval"]
+)
+def test_ctrl_c_is_quiet_while_a_program_still_imports(started: str) -> None:
+    """Here it comes when tyro is imported, which is before PyTorch."""
+    *_, name = started.split()
+    run = (
+        f"import runpy; runpy.run_path({name!r}, run_name='__main__')" if name.endswith(".py") else "import train_eval"
+    )
+    code = f"""
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "tyro":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+sys.path.insert(0, {str(ROOT)!r})
+sys.argv = [{name!r}]
+{run}
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_resuming_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 from tiny import DATA, OPERATIONS, SEARCH
 
+import genotypes
 import train_eval
 import train_search
+from genotypes import ZOO
 from nas import cli, results
 from nas.errors import UsageError
 
@@ -32,8 +35,8 @@ def test_seeds_are_one_row_and_anything_else_is_another(tmp_path: Path, capsys: 
     two = train(tmp_path, "2", "--arch", "hbnet8", "--seed", "1", "--workers", "0")  # workers change no result
     other = train(tmp_path, "3", "--arch", "hbnet8", "--first-unit", "hb")
     rows, _ = table_of(capsys, *(tmp_path / name for name in "1321"))
-    told = [(row["architecture"], row["setting"], row["runs"]) for row in rows]
-    assert told == [("hbnet8", "first_unit None", 2), ("hbnet8", "first_unit hb", 1)]
+    told = [(row["architecture"], row["setting"], row["runs"], row["seeds"]) for row in rows]
+    assert told == [("hbnet8", "first_unit None", 2, "0, 1"), ("hbnet8", "first_unit hb", 1, "0")]
     accuracies = [one["test_accuracy"], two["test_accuracy"]]
     assert rows[0]["test accuracy %"] == statistics.mean(accuracies)
     assert rows[0]["std"] == pytest.approx(statistics.stdev(accuracies))
@@ -49,9 +52,28 @@ def test_genotypes_of_one_kind_of_search_are_one_row_and_searches_are_left_out(
         train_search.command([*SEARCH, *OPERATIONS, "--epochs", "1", "--space", "hb", *flags, "--run-dir", str(search)])
         train(tmp_path, name, "--arch", str(search), "--layers", "2", "--init-channels", "2")
     rows, said = table_of(capsys, *sorted(tmp_path.iterdir()))
-    told = [(row["architecture"], row["setting"], row["runs"]) for row in rows]
-    assert told == [("searched, hb", "init None", 2), ("searched, hb", "init random", 1)]
-    assert said.count("is no training run") == 3
+    told = [(row["architecture"], row["setting"], row["runs"], row["seeds"]) for row in rows]
+    assert told == [("searched, hb", "init None", 2, "0/0, 1/0"), ("searched, hb", "init random", 1, "0/0")]
+    assert said.count("is not a training run") == 3
+    shutil.rmtree(tmp_path / "search0")  # what a row needs of it went with the training
+    assert table_of(capsys, *(tmp_path / name for name in "012"))[0] == rows
+
+
+def test_repeated_runs_are_no_replicates_however_their_genotype_was_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "found").mkdir()
+    genotypes.save(ZOO["DARTS_V1"].genotype, tmp_path / "found" / "genotype.json")
+    tiny = ("--layers", "2", "--init-channels", "2")
+    for name, arch, seed in (("a", "found", 0), ("b", "./found/", 1), ("c", str(tmp_path / "found"), 1)):
+        train(tmp_path, name, "--arch", arch, *tiny, "--seed", str(seed))
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    monkeypatch.chdir("/")
+    rows, said = table_of(capsys, *(tmp_path / name for name in ("a", "b", "c", "copy")))
+    assert [(row["runs"], row["seeds"]) for row in rows] == [(2, "0, 1")]
+    for name, first in (("c", "b"), ("copy", "a")):
+        assert f"left out: {tmp_path / name} repeats {tmp_path / first} with the same configuration and seed" in said
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +89,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_what_is_no_ended_run_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path, "good", "--arch", "resnet8")
-    for name, content in (("cut", "{"), ("empty", "{}"), ("unfinished", None)):
+    wrong = (tmp_path / "good" / "result.json").read_text().replace('"params": ', '"params": "many", "_": ')
+    damaged = (
+        ("cut", "{"),
+        ("empty", "{}"),
+        ("null", "null"),
+        ("deep", '{"x": ' + "[" * 10**5),
+        ("list", "[]"),
+        ("type", wrong),
+    )
+    for name, content in (*damaged, ("unfinished", None)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text((tmp_path / "good" / "config.json").read_text())
         if content:
@@ -75,8 +106,10 @@ def test_what_is_no_ended_run_is_left_out_and_named(tmp_path: Path, capsys: pyte
     (tmp_path / "nothing").mkdir()
     rows, said = table_of(capsys, *sorted(tmp_path.iterdir()))
     assert [row["runs"] for row in rows] == [1]
-    assert len(said.splitlines()) == 4
-    for text in ("result.json cannot be read", "result.json has no arch", "has no result yet", "holds no run"):
+    assert len(said.splitlines()) == 8
+    for text in ("missing required field `arch`", "Expected `int`, got `str` - at `$.params`", "nested too deeply"):
+        assert text in said
+    for text in ("truncated; train again", "got `null`; train", "has no result yet", "holds no run"):
         assert text in said
     with pytest.raises(UsageError, match="there is no ended training run among these"):
         results.command([str(tmp_path / "nothing")])

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.errors import UsageError
 from nas.manual.units import conv, imagenet_stem, initialize
 from nas.optimization.iterations import nesterov_momentum
 
@@ -182,11 +183,11 @@ def cifar_dense(
 ) -> DenseNetwork:
     """Depth 3m + 4: a stem of 16 channels, three blocks of m layers without bottleneck, and no compression.
 
-    Raises ValueError for another depth.
+    Raises UsageError for another depth.
     """
     m, remainder = divmod(depth - 4, 3)
     if m < 1 or remainder:
-        raise ValueError(
+        raise UsageError(
             f"a depth of {depth} is not 3m + 4 with m of 1 or more; take {3 * max(1, round((depth - 4) / 3)) + 4}"
         )
     return DenseNetwork(
@@ -206,10 +207,10 @@ def imagenet_dense(
 ) -> DenseNetwork:
     """DenseNet-121 (Huang et al., CVPR 2017, table 1): bottlenecks of 4 * growth channels, compression 1/2.
 
-    Raises ValueError for another depth than 121.
+    Raises UsageError for another depth than 121.
     """
     if depth != 121:
-        raise ValueError(f"a depth of {depth} is not 121, that of ImageNet")
+        raise UsageError(f"a depth of {depth} is not 121, that of ImageNet")
     channels = 2 * growth
     return DenseNetwork(
         imagenet_stem(in_channels, channels),

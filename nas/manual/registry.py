@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import torch
 
+from nas.errors import UsageError
 from nas.manual.dense import DenseNetwork, cifar_dense, imagenet_dense
 from nas.manual.relaxed import FirstUnit
 from nas.manual.residual import IMAGENET_UNITS, HeavyBallNetwork, MergeAndRunNetwork, Plan, cifar_plan, imagenet_plan
@@ -136,7 +137,7 @@ def _plan(depth: int, config: ManualConfig) -> Plan:
     imagenet = depth in _RESIDUAL_IMAGENET if config.form is None else config.form == "imagenet"
     strided = config.bottleneck_stride
     if strided and not (imagenet and depth in (50, 101)):
-        raise ValueError("--bottleneck-stride is for the ImageNet networks of 50 and 101 layers; leave it out")
+        raise UsageError("--bottleneck-stride is for the ImageNet networks of 50 and 101 layers; leave it out")
     if imagenet:
         return imagenet_plan(depth, config.shortcut or "projection", strided=strided or "1x1")
     return cifar_plan(depth, config.shortcut or "pad")
@@ -205,22 +206,22 @@ def build(
 ) -> ManualNetwork:
     """The network called `name`, with new weights, for images (N, in_channels, *image_size).
 
-    The image's size is only looked at: every network takes any that is not too small. Raises ValueError for one that
+    The image's size is only looked at: every network takes any that is not too small. Raises UsageError for one that
     is, for a family or depth that is not there, and for an option that is not the family's.
     """
     config = config or ManualConfig()
     family, depth = _parsed(name)
     if depth > DEEPEST:
-        raise ValueError(f"{name}: a depth of {depth} is more than {DEEPEST}; take a smaller one")
+        raise UsageError(f"{name}: a depth of {depth} is more than {DEEPEST}; take a smaller one")
     for field in fields(config):
         if getattr(config, field.name) != field.default and field.name not in family.options:
-            raise ValueError(f"--{field.name.replace('_', '-')} is not for {family.name}; leave it out")
+            raise UsageError(f"--{field.name.replace('_', '-')} is not for {family.name}; leave it out")
     try:
         network = family.build(depth, config, in_channels, num_classes)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
     if min(image_size) < network.smallest_side:
-        raise ValueError(
+        raise UsageError(
             f"{name} needs images of at least {network.smallest_side} pixels a side, and these have "
             f"{min(image_size)}; pass --image-size or take another network"
         )

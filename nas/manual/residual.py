@@ -12,6 +12,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from nas.errors import UsageError
 from nas.manual.relaxed import ADMMBlock, FirstUnit, HeavyBallBlock
 from nas.manual.units import (
     BottleneckStride,
@@ -58,10 +59,10 @@ class Plan:
 
 
 def cifar_plan(depth: int, shortcut: Shortcut = "pad") -> Plan:
-    """6n + 2 layers of basic units; raises ValueError for another depth."""
+    """6n + 2 layers of basic units; raises UsageError for another depth."""
     n, remainder = divmod(depth - 2, 6)
     if n < 1 or remainder:
-        raise ValueError(f"a depth of {depth} is not 6n + 2 with n of 1 or more; take {_near(depth)}")
+        raise UsageError(f"a depth of {depth} is not 6n + 2 with n of 1 or more; take {_near(depth)}")
     return Plan(cifar_stem, basic_unit, _stages((n, n, n), (16, 16, 32, 64)), shortcut)
 
 
@@ -70,9 +71,9 @@ def _near(depth: int) -> int:
 
 
 def imagenet_plan(depth: int, shortcut: Shortcut = "projection", *, strided: BottleneckStride = "1x1") -> Plan:
-    """34, 50 or 101 layers; raises ValueError for another depth."""
+    """34, 50 or 101 layers; raises UsageError for another depth."""
     if depth not in IMAGENET_UNITS:
-        raise ValueError(f"a depth of {depth} is none of {', '.join(map(str, IMAGENET_UNITS))}, those of ImageNet")
+        raise UsageError(f"a depth of {depth} is none of {', '.join(map(str, IMAGENET_UNITS))}, those of ImageNet")
     units = IMAGENET_UNITS[depth]
     if depth == 34:
         return Plan(imagenet_stem, basic_unit, _stages(units, (64, 64, 128, 256, 512)), shortcut)
