@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from genotypes import Genotype, to_text
 from genotypes.draw import draw, picture
+from genotypes.messages import one_line
 from nas.directory import Directory
 from spaces import KINDS, SearchSpace
 
@@ -108,4 +109,4 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) else "-" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else "-" if value is None else one_line(str(value))

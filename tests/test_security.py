@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import pickle
+import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import SEARCH, TRAIN
 
 import genotype_tool
@@ -18,7 +24,7 @@ import spaces
 import train_eval
 import train_search
 from genotypes import GenotypeError
-from nas import weights
+from nas import checkpoint, cli, results, weights
 from nas.errors import UsageError
 
 EVIL = "downloaded_module"
@@ -121,3 +127,89 @@ def test_a_faulty_result_of_a_search_is_refused_in_one_line(content: str, folder
     (run / "result.json").write_text(content)
     with pytest.raises(UsageError, match="is not the result of a search; to train without it, pass --arch "):
         train_eval.command([*TRAIN, "--arch", str(run), "--run-dir", str(folder / "eval")])
+
+
+class Bomb:
+    """What a pickle would do to whoever unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("executed"),)
+
+
+def as_checkpoint(payload: bytes) -> bytes:
+    return b"optinas checkpoint 1 sha256 %s\n" % hashlib.sha256(payload).hexdigest().encode() + payload
+
+
+def saved_by_torch(state: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("wrap", [bytes, as_checkpoint])
+@pytest.mark.parametrize("dump", [pickle.dumps, saved_by_torch])
+def test_no_pickle_is_executed(
+    wrap: Callable[[bytes], bytes], dump: Callable[[object], bytes], folder: Path, training: Path
+) -> None:
+    run = folder / "downloaded"
+    shutil.copytree(training, run)
+    for name in (checkpoint.NAME, checkpoint.PREVIOUS):
+        (run / name).write_bytes(wrap(dump({"epoch": 1, "tracked": Bomb()})))
+    (run / weights.NAME).write_bytes(dump(Bomb()))
+    with pytest.raises(UsageError, match="no checkpoint can be (read|used)"):
+        train_eval.command([*TRAIN, "--epochs", "1", "--run-dir", str(run), "--resume"])
+    with pytest.raises(UsageError, match="is damaged or not a network of this toolkit"):
+        train_eval.command(["--evaluate", str(run), "--device", "cpu"])
+
+
+def test_names_in_files_never_become_names_of_files(folder: Path) -> None:
+    genotype = replace(genotypes.get("DARTS_V2").genotype, name="../../escaped")
+    genotypes.save(genotype, folder / "genotype.json")
+    (folder / "inner" / "out").mkdir(parents=True)
+    before = set(folder.rglob("*"))
+    genotype_tool.command(["draw", "genotype.json", "--out", "inner/out", "--format", "dot"])
+    assert {path.name for path in set(folder.rglob("*")) - before} == {"normal.dot", "reduce.dot"}
+    train_eval.command([*TRAIN, "--epochs", "1", "--arch", "genotype.json", "--run-dir", "inner/run"])
+    assert not list(folder.rglob("*escaped*"))
+    assert {path.name for path in folder.iterdir()} == {path.name for path in before if path.parent == folder}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("sep_conv_3x3", "\\u001b[31m\\u0007"),
+        lambda text: text.replace("sep_conv_3x3", "x" * 5000),
+        lambda text: text.replace('"normal"', '"\\u001b]0;title\\u0007"'),
+        lambda text: text.replace('"normal"', f'"{"x" * 5000}"'),
+        lambda text: text.replace("DARTS_V2", "\\u009b31m\\u202e"),
+        lambda text: text.replace('"format"', "\x1b[31m"),
+        lambda text: f"\x1b[31m = {genotypes.to_text(genotypes.from_json(text))}",
+    ],
+)
+def test_no_message_steers_the_terminal(
+    change: Callable[[str], str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "g.json").write_text(change(genotypes.to_json(genotypes.get("DARTS_V2").genotype)))
+    with pytest.raises(SystemExit):
+        cli.run(genotype_tool.command, ["check", "g.json"])
+    told = capsys.readouterr()
+    assert (told.out + told.err).rstrip("\n").isprintable()
+    assert len(told.out + told.err) < 1000
+
+
+def test_no_table_steers_the_terminal(folder: Path, training: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = folder / "downloaded"
+    shutil.copytree(training, run)
+    rewritten(run / "config.json", arch="\x1b]0;title\x07")
+    rewritten(run / "result.json", arch="\x1b]0;title\x07")
+    capsys.readouterr()
+    train_eval.command(["--evaluate", str(run), "--device", "cpu"])
+    results.command([str(run)])
+    assert capsys.readouterr().out.replace("\n", "").isprintable()
+
+
+def test_every_promise_names_its_test() -> None:
+    root = Path(__file__).parent.parent
+    named = set(re.findall(r"`(tests/\w+\.py)`", (root / "SECURITY.md").read_text()))
+    assert len(named) >= 4
+    assert all((root / name).is_file() for name in named)
