@@ -46,7 +46,7 @@ _MAY_CHANGE = (
 )
 
 #: Where something is read from that the checkpoint holds: another spelling of the path, or another place, is as good.
-_IN_CHECKPOINT = ("arch", "init_from")
+_IN_CHECKPOINT = ("arch",)
 
 #: What ends a run with a checkpoint. Windows has the first two only.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
@@ -194,7 +194,8 @@ class Run:
                 "in another --run-dir"
             )
         if changed := _changed(before, now):
-            more = "; --init-from trains a finished network further" if "--epochs" in changed else ""
+            further = "--epochs" in changed and "init_from" in now
+            more = "; to train a finished network further, start one with --init-from" if further else ""
             raise UsageError(
                 f"{self.path} was run with another configuration: {changed}; "
                 f"resume with the same one, or start a run in another --run-dir{more}"

@@ -6,6 +6,7 @@ The test images choose nothing: the figure of a run is that of its last epoch.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,8 @@ class TrainConfig:
     hand-made network: resnet, hbnet, dmrnet, densenet or agdnet and a depth, such as hbnet56."""
     operations_from: tuple[str, ...] = ()
     """Modules of your own to import first, because they declare operations that the genotype has."""
+    init_from: str | None = None
+    """Start with the weights of this finished run's directory, of the same architecture, instead of new ones."""
     preset: Literal["paper", "smoke"] = "paper"
     """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU."""
     evaluate: str | None = None
@@ -197,6 +200,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
     network = arch.build(in_channels=images.channels, image_size=images.image_size, num_classes=images.num_classes).to(
         device
     )
+    if config.init_from:
+        origin = os.path.abspath(config.init_from)
+        config = replace(config, init_from=origin)  # for a resumption from another folder
+        _load_weights(network, arch, images, Path(origin) / weights.NAME)
     train_loader = images.train_loader(seed=config.seed, device=device)
     test_loader = images.test_loader(device=device)
     search_config = _search_config(Path(config.arch))
@@ -247,6 +254,22 @@ def train(config: TrainConfig) -> dict[str, Any]:
         if search_config:
             run.write_json("search.json", search_config)
         return _finish(run, config, training.measured, images, arch, searched, test_meter, best)
+
+
+def _load_weights(network: nn.Module, arch: Architecture, images: ImageData, path: Path) -> None:
+    """Gives `network` the weights in a file. Raises UsageError for those of another one."""
+    with users_mistakes():
+        trained = weights.load(path)
+    saved, own = trained.network.state_dict(), network.state_dict()
+    if trained.architecture.identity != arch.identity or _shapes(saved) != _shapes(own):
+        raise UsageError(f"{path} holds another network than this run trains; --init-from needs the same one")
+    if trained.classes != tuple(images.classes):
+        raise UsageError(f"{path} was trained on other classes than those of this run; --init-from needs the same ones")
+    network.load_state_dict(saved)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def _search_config(origin: Path) -> dict[str, Any]:

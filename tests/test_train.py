@@ -20,6 +20,7 @@ from genotypes import ZOO
 from nas import data, weights
 from nas.cost import network_cost
 from nas.data import DataConfig
+from nas.errors import UsageError
 from nas.meter import Meter
 from nas.network import Network, NetworkConfig
 from nas.train import PRESETS, TrainConfig
@@ -145,6 +146,42 @@ def test_an_evaluation_normalizes_as_the_training_did(tmp_path: Path, monkeypatc
     evaluated = train_eval.command(["--evaluate", str(tmp_path / "run"), "--device", "cpu"])
     for key in ("test_accuracy", "params", "macs", "epochs", "arch"):
         assert evaluated[key] == result[key]
+
+
+def test_a_training_from_the_weights_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the learning rate 0 they stay what they were, seed or not."""
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path / "first", "--auxiliary")
+    still = ("--auxiliary", "--learning-rate", "0", "--seed", "1", "--init-from")
+    run(tmp_path / "second", *still, "first")
+    first, second = (weights.load(tmp_path / name / weights.NAME).network for name in ("first", "second"))
+    for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    run(tmp_path / "second", *still, "./first/", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--arch", "DARTS_V1"), "holds another network than this run trains"),
+        (("--no-auxiliary",), "holds another network than this run trains"),
+        (("--fake-classes", "4"), "holds another network than this run trains"),
+        (("--init-from", "nowhere"), "nowhere/weights.safetensors does not exist"),
+    ],
+)
+def test_weights_that_do_not_fit_start_nothing(flags: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    run(tmp_path / "first")
+    with pytest.raises(UsageError, match=told):
+        run(tmp_path / "second", "--init-from", str(tmp_path / "first"), *flags)
+    assert not (tmp_path / "second").exists()
+
+
+def test_more_epochs_are_a_run_of_their_own(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    with pytest.raises(
+        UsageError, match="--epochs was 2, is 3.*; to train a finished network further, start one with --i"
+    ):
+        run(tmp_path / "run", "--epochs", "3", "--resume")
 
 
 def test_the_search_seconds_survive_a_second_training(tmp_path: Path) -> None:
