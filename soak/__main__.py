@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -59,6 +61,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     """Parses, does the cases, writes the file, returns the counts of outcomes and faults."""
     config = cli.parse(SoakConfig, argv, description=__doc__ or "", default=SoakConfig())
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what is mounted must be unmounted
     runs.warm_up()
     with _workspace() as workspace:
         chosen = _chosen(workspace, config)
@@ -174,8 +177,18 @@ def _summary(ended: list[tuple[Case, dict[str, Any]]]) -> dict[str, Any]:
         "inputs": sum(sum(g["outcomes"].values()) for name, g in groups.items() if name.startswith("fuzz/")),
         "faults": len(found),
         "groups": groups,
-        "found": found,
+        "found": _distinct(found),
     }
+
+
+def _distinct(found: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """The first of each kind of fault, with how many there are; cases that differ in their number are one."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for fault in found:
+        what = re.sub(r"\d+|/\S+", "", fault["what"])[:60]
+        kind = kinds.setdefault(f"{fault['case'].rpartition('/')[0]} {fault['kind']} {what}", {**fault, "times": 0})
+        kind["times"] += 1
+    return list(kinds.values())
 
 
 def command(argv: list[str]) -> dict[str, Any]:

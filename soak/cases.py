@@ -121,7 +121,7 @@ def compare(
     reference: Reference, directory: Path, result: Result, how: str, *, lost: frozenset[str] = frozenset()
 ) -> None:
     """Counts the outcome `how` where the finished run is the reference's, bit for bit."""
-    different = set(runs.differences(runs.finals(directory), reference.finals)) - lost
+    different = runs.differences(runs.finals(directory), reference.finals) - lost
     if different:
         result.problem("another result", f"{how}, but other {', '.join(sorted(different))}")
     result.counts["another result" if different else how] += 1

@@ -47,7 +47,7 @@ def _checkpoint(reference: Reference, seed: int, name: str, number: int, scratch
     ended = runs.start(reference.job, directory, "--resume")
     if ended.code == 0 and "Traceback" not in ended.stderr:
         # The damaged file is kept, and that is told.
-        kept = frozenset({f"files (missing: [], left behind: ['{checkpoint.DAMAGED}'])"})
+        kept = frozenset({f"left behind {checkpoint.DAMAGED}"})
         compare(reference, directory, result, "resumed", lost=kept if "warning: " in ended.stderr else frozenset())
         return
     wrong = one_line(ended)

@@ -17,7 +17,13 @@ JOBS = ("search-agd", "train")
 _ERRORS: tuple[Kind, ...] = ("ENOSPC", "EROFS", "EACCES")
 
 #: What a run can do without. It tells of what it could not write, and goes on.
-AUXILIARY = frozenset({"metrics.csv", "normal.svg", "reduce.svg"})
+_AUXILIARY = frozenset(
+    {
+        *("metrics.csv", "normal.svg", "reduce.svg", "genotypes"),
+        *(f"missing {name}" for name in ("metrics.csv", "normal.svg", "reduce.svg", "log.txt", "tb", "genotypes")),
+        *(f"missing genotypes/epoch_{epoch:03d}.json" for epoch in (1, 2, 3)),
+    }
+)
 
 #: Shares of what a finished run takes that a small disk has.
 _SHARES = (0.02, 0.1, 0.25, 0.4, 0.6, 0.75, 0.9, 0.97)
@@ -63,9 +69,9 @@ def judge(reference: Reference, directory: Path, ended: Ended, result: Result) -
     """
     lost: frozenset[str] = frozenset()
     if ended.code == 0 and "Traceback" not in ended.stderr:
-        lost = AUXILIARY if "warning: " in ended.stderr else frozenset()
+        lost = _AUXILIARY if "warning: " in ended.stderr else frozenset()
         result.counts["went on with a warning" if lost else "went on"] += 1
-        compare(reference, directory, result, "ended", lost=lost | _files_of(lost))
+        compare(reference, directory, result, "ended", lost=lost)
     else:
         wrong = one_line(ended)
         if wrong is None and ended.code not in (1, 2):
@@ -74,10 +80,6 @@ def judge(reference: Reference, directory: Path, ended: Ended, result: Result) -
             result.problem("failure", wrong)
         result.counts["one line" if wrong is None else "wrong failure"] += 1
     finish(reference, directory, result, lost=lost)
-
-
-def _files_of(lost: frozenset[str]) -> frozenset[str]:
-    return lost and frozenset({f"files (missing: {sorted({name})}, left behind: [])" for name in lost})
 
 
 def _full(reference: Reference, share: float, scratch: Path, result: Result) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import io
 import itertools
 import json
@@ -250,7 +251,7 @@ def _sealed_again(content: bytes, random: Random, words: tuple[bytes, ...]) -> b
 
 
 def _with_other_header(content: bytes, random: Random, words: tuple[bytes, ...]) -> bytes:
-    """Weights whose header has faults, but mostly its right length before it, without which nothing reads on."""
+    """Weights whose header has faults, but mostly the right length and digest, without which nothing reads on."""
     end = 8 + int.from_bytes(content[:8], "little")
     if random.random() < 0.1:
         return mutated(content[:end], random) + content[end:]
@@ -258,10 +259,12 @@ def _with_other_header(content: bytes, random: Random, words: tuple[bytes, ...])
     ours = header["__metadata__"]["optinas"].encode()
     words = tuple({*ours.replace(b",", b" ").replace(b"{", b" ").split()})
     header["__metadata__"]["optinas"] = mutated(ours, random, words).decode(errors="replace")
+    header["__metadata__"]["sha256"] = zeros = "0" * 64
     text = json.dumps(header).encode()
     if random.random() < 0.2:
         text = mutated(text, random)
-    return len(text).to_bytes(8, "little") + text + content[end:]
+    file = len(text).to_bytes(8, "little") + text + content[end:]
+    return file.replace(zeros.encode(), hashlib.sha256(file).hexdigest().encode())
 
 
 def shown(content: bytes) -> str:

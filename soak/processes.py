@@ -52,10 +52,15 @@ def call(function: Callable[[], object], *, seconds: float, killed_after: float 
             exit_with(function)
         os.close(held)
         limit = seconds if killed_after is None else killed_after
-        if late := not select.select([alive], [], [], limit)[0]:
-            os.kill(process, signal.SIGKILL)
-        os.close(alive)
-        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        late = True
+        try:
+            late = not select.select([alive], [], [], limit)[0]
+        finally:  # this process may be interrupted while it waits
+            os.close(alive)
+            if late:
+                os.kill(process, signal.SIGKILL)
+            status = os.waitpid(process, 0)[1]
+        code = os.waitstatus_to_exitcode(status)
         return Ended(code, _read(stdout), _read(stderr), late and killed_after is None)
 
 
@@ -108,13 +113,19 @@ def in_parallel(
     with contextlib.ExitStack() as open_files:
         files = [open_files.enter_context(tempfile.TemporaryFile()) for _ in range(processes)]
         children = []
-        for first, file in enumerate(files):
-            child = _fork()
-            if child == 0:
-                exit_with(partial(_work, function, items, range(first, len(items), processes), file, deadline))
-            children.append(child)
-        for child in children:
-            os.waitpid(child, 0)
+        try:
+            for first, file in enumerate(files):
+                child = _fork()
+                if child == 0:
+                    exit_with(partial(_work, function, items, range(first, len(items), processes), file, deadline))
+                children.append(child)
+            while children:
+                os.waitpid(children[-1], 0)
+                children.pop()
+        finally:
+            for child in children:
+                os.kill(child, signal.SIGTERM)
+                os.waitpid(child, 0)
         for file in files:
             for line in _read(file).splitlines():
                 index, result = json.loads(line)
