@@ -1,0 +1,137 @@
+"""Whether a search leaves HB-Net: `python -m benchmarks.hb_start --data FOLDER`.
+
+Space-HB is searched from HB-Net (`--init hb`) with several gaps and seeds on a folder of images. After each epoch the
+slots are counted whose strongest operation is no longer the one they started with: of each node the identity of o2
+and the negative identity of o, hence 8 of a cell with four nodes. The step size of the architecture is such that the
+steps and their size together are those of the paper's search, 19,550 Adam steps of 3e-4: a logit can go as far, in
+fewer steps. The table is printed, and written as JSON with --out; a search that has ended is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import genotypes
+from benchmarks.command import run_benchmark
+from benchmarks.timing import write_result
+from genotypes import CellGenotype, Genotype
+from nas import search
+from nas.bilevel import BilevelConfig
+from nas.data import DataConfig, load
+from nas.report import table
+from nas.run import RunConfig
+from spaces import KINDS, SpaceConfig
+
+#: The published protocol: 50 epochs of 391 steps.
+PAPER_STEPS, PAPER_RATE = 19_550, 3e-4
+
+#: Of each node's three slots, what the second and the third start with.
+START = ("skip_connect", "neg_skip_connect")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The images, the small supernet, and what is compared."""
+
+    data: str = ""
+    """Folder of images, with train/ and test/."""
+    image_size: int = 16
+    """Side of the images in pixels."""
+    gaps: tuple[float, ...] = (2, 3, 5, 10)
+    """How far above the others a peaked logit starts."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the searches."""
+    layers: int = 4
+    """Cells of the supernet."""
+    channels: int = 8
+    """Channels of its first cells."""
+    epochs: int = 10
+    """Epochs of a search."""
+    batch_size: int = 32
+    """Images a batch."""
+    runs: str = "runs/hb_start"
+    """Directory of the search runs."""
+    out: str | None = None
+    """Also write the figures as JSON to this file."""
+
+
+def main(config: Config) -> None:
+    """Searches with every gap and seed, and prints what has left its start."""
+    data = DataConfig(dataset="folder", data=config.data, image_size=config.image_size, batch_size=config.batch_size)
+    images = len(load(data).train_labels)
+    steps = config.epochs * -(-(images // 2) // config.batch_size)
+    rows = []
+    for seed in config.seeds:  # the gaps of one seed side by side, where the study is stopped early
+        for gap in config.gaps:
+            rows.append({"gap": gap, "seed": seed, **_searched(config, data, steps, gap, seed)})
+            print(json.dumps(rows[-1]), flush=True)
+            write_result(config.out, config, torch.device("cpu"), [*_summary(config, rows), *rows])
+    print(table(_summary(config, rows)))
+
+
+def _searched(config: Config, data: DataConfig, steps: int, gap: float, seed: int) -> dict[str, Any]:
+    """One search, or what it left if it has ended."""
+    directory = Path(config.runs) / f"gap{gap:g}-seed{seed}"
+    if not (directory / "result.json").exists():
+        search.search(
+            search.SearchConfig(
+                seed=seed,
+                epochs=config.epochs,
+                run=RunConfig(run_dir=str(directory), resume=(directory / "config.json").exists(), device="cpu"),
+                data=data,
+                space=SpaceConfig(space="hb", init="hb", init_gap=gap),
+                supernet=search.SupernetConfig(layers=config.layers, init_channels=config.channels),
+                bilevel=BilevelConfig(arch_learning_rate=PAPER_STEPS * PAPER_RATE / steps),
+            )
+        )
+    result = json.loads((directory / "result.json").read_text())
+    epochs = [genotypes.load(path) for path in sorted((directory / "genotypes").iterdir())]
+    return {
+        **{f"left_{kind}": [left_start(getattr(genotype, kind)) for genotype in epochs] for kind in KINDS},
+        "steps": steps,
+        "valid_accuracy": result["valid_accuracy"],
+        "genotype": result["genotype"],
+        "parameter_free": sum(_parameter_free(epochs[-1])),
+        "seconds": result["seconds"],
+    }
+
+
+def left_start(cell: CellGenotype) -> int:
+    """How many slots of a Space-HB cell have another operation than HB-Net's there."""
+    slots = [zip(node[1:], START, strict=True) for node in cell.nodes]
+    return sum(edge.operation != start for node in slots for edge, start in node)
+
+
+def _parameter_free(genotype: Genotype) -> list[bool]:
+    cells = (genotype.normal, genotype.reduce)
+    edges = [edge.operation for cell in cells for node in cell.nodes for edge in node]
+    return ["conv" not in operation for operation in edges]
+
+
+def _summary(config: Config, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each gap: means over the seeds of the slots that have left at the end, and of the accuracy."""
+    summary = []
+    for gap in config.gaps:
+        if not (group := [row for row in rows if row["gap"] == gap]):
+            continue
+        summary.append(
+            {
+                "gap": gap,
+                "n": len(group),
+                **{f"left, {kind}": statistics.mean(row[f"left_{kind}"][-1] for row in group) for kind in KINDS},
+                "left, each": " ".join("+".join(str(row[f"left_{kind}"][-1]) for kind in KINDS) for row in group),
+                "parameter-free of 24": statistics.mean(row["parameter_free"] for row in group),
+                "valid %": statistics.mean(row["valid_accuracy"] for row in group),
+            }
+        )
+    return summary
+
+
+if __name__ == "__main__":
+    run_benchmark(main, Config, __doc__)
