@@ -45,7 +45,7 @@ class Config:
     """Side of the images in pixels."""
     gaps: tuple[float, ...] = (2, 3, 5, 10)
     """How far above the others a peaked logit starts."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of the searches."""
     layers: int = 4
     """Cells of the supernet."""

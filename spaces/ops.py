@@ -23,6 +23,7 @@ from genotypes import OPERATIONS as DECLARED
 from genotypes import declare_operation
 from spaces.depthwise import DepthwiseConv2d
 from spaces.norm import FoldedBatchNorm2d
+from spaces.pointwise import StridedPointwiseConv2d
 
 OperationBuilder = Callable[[int, int, bool], nn.Module]
 
@@ -71,6 +72,13 @@ def build_operation(name: str, channels: int, stride: int, affine: bool = True) 
     if name not in OPERATIONS:
         raise ValueError(f"unknown operation {name!r}; known: {', '.join(OPERATIONS)}")
     return OPERATIONS[name](channels, stride, affine)
+
+
+def convolution(c_in: int, c_out: int, kernel: int, stride: int, padding: int) -> nn.Conv2d:
+    """A convolution without bias that every CPU computes right; operations of your own may be built from it."""
+    if kernel == 1 and stride > 1 and padding == 0:
+        return StridedPointwiseConv2d(c_in, c_out, stride)
+    return nn.Conv2d(c_in, c_out, kernel, stride, padding, bias=False)
 
 
 class StartsWithReLU(ABC):
@@ -128,9 +136,7 @@ class ReLUConvBN(_OneSequence):
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, padding: int, affine: bool = True) -> None:
         super().__init__(
-            nn.ReLU(),
-            nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=False),
-            FoldedBatchNorm2d(c_out, affine=affine),
+            nn.ReLU(), convolution(c_in, c_out, kernel, stride, padding), FoldedBatchNorm2d(c_out, affine=affine)
         )
 
 

@@ -11,6 +11,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spaces.ops import convolution
+
 #: Which convolution of a bottleneck halves the image.
 BottleneckStride = Literal["1x1", "3x3"]
 Shortcut = Literal["pad", "projection"]
@@ -18,7 +20,7 @@ Shortcut = Literal["pad", "projection"]
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """A convolution without bias that keeps the image's size, or halves it with stride 2."""
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    return convolution(in_channels, out_channels, kernel, stride, kernel // 2)
 
 
 def basic_unit(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
