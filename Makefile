@@ -9,7 +9,11 @@ ifndef RUN
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif
 
-.PHONY: demo test test-fast lint format bench bench-committed soak clean
+# The oldest PyTorch that is supported, on the oldest Python where the machine has it.
+OLDEST := .venv-oldest/.installed
+OLDEST_PYTHON := $(shell python3.10 -c "import sys; print(sys.executable)" 2>/dev/null || echo $(PYTHON))
+
+.PHONY: demo test test-fast test-oldest lint format bench bench-committed soak clean
 
 $(INSTALLED): setup.cfg pyproject.toml
 	@echo "Installing into .venv (torch and its libraries: about 5 GB, one to three minutes) ..."
@@ -29,6 +33,15 @@ test: $(INSTALLED)
 
 test-fast: $(INSTALLED)
 	$(PY) -m pytest -n auto -m "not slow"
+
+$(OLDEST): setup.cfg pyproject.toml
+	$(OLDEST_PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+	    'torch==2.6.*' 'torchvision==0.21.*' --editable '.[dev]'
+	touch $@
+
+test-oldest: $(OLDEST)
+	.venv-oldest/bin/python -m pytest -n auto -m "not slow"
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .
@@ -57,4 +70,4 @@ soak: $(INSTALLED)
 	$(PY) -m soak --out $(SOAK)
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-oldest build *.egg-info
