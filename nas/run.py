@@ -210,11 +210,11 @@ class Run:
         """Prints a line and appends it to `log.txt`."""
         self.directory.log(text)
 
-    def log_epoch(self, measured: str, train: Meter, other: Meter) -> None:
+    def log_epoch(self, measured: str, train: Meter, other: Meter, more: str = "") -> None:
         """Logs the epoch's figures on the training images and on others, and how long the rest will take."""
         self.log(
             f"epoch {self.epoch + 1:3d}  train {train.loss:.4f} {train.accuracy:6.2f} %  "
-            f"{measured} {other.loss:.4f} {other.accuracy:6.2f} %  {self.seconds:.0f} s, {self.eta()} to go"
+            f"{measured} {other.loss:.4f} {other.accuracy:6.2f} %  {self.seconds:.0f} s, {self.eta()} to go{more}"
         )
 
     def add_metrics(self, metrics: Mapping[str, float]) -> None:

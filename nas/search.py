@@ -222,7 +222,9 @@ def endless(loader: Loader, start: int) -> Iterator[Batch]:
 
 def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters) -> None:
     space, number = bilevel.space, run.epoch + 1
-    genotype = space.derive(space.mixing())
+    mixing = space.mixing()
+    genotype = space.derive(mixing)
+    left = space.left_start(mixing) if space.peaked else {}
     with run.directory.auxiliary("genotypes"):
         (run.path / "genotypes").mkdir(exist_ok=True)
         genotypes.save(genotype, run.path / "genotypes" / f"epoch_{number:03d}.json")
@@ -235,12 +237,15 @@ def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters) -> None:
             "valid_loss": meters.held_out.loss,
             "valid_accuracy": meters.held_out.accuracy,
             "learning_rate": learning_rate(bilevel.weight_optimizer),
+            **{f"{kind}_left_start": left[kind] for kind in left},
         }
     )
     with run.directory.auxiliary("tb"):
         report.add_architecture(run.tensorboard, space, number)
         report.add_genotype(run.tensorboard, genotype, number)
-    run.log_epoch("valid", meters.weights, meters.held_out)
+    slots = len(KINDS) * len(space.peaked)
+    note = f", {sum(left.values())} of {slots} slots have left the start" if slots else ""
+    run.log_epoch("valid", meters.weights, meters.held_out, note)
 
 
 def _finish(run: Run, config: SearchConfig, space: SearchSpace, held_out: Meter) -> dict[str, Any]:

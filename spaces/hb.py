@@ -62,3 +62,8 @@ class HBSpace(SearchSpace):
             slots[:, 1:] = 0
             slots[:, 1, identity] = gap
             slots[:, 2, negative] = gap
+        self.peaked = {
+            3 * node + slot: operation
+            for node in range(self.topology.nodes)
+            for slot, operation in ((1, "skip_connect"), (2, "neg_skip_connect"))
+        }

@@ -84,6 +84,8 @@ class SearchSpace(nn.Module):
         self.operations = _checked_operations(operations or self.operations_default)
         size = (len(self.topology.edges), len(self.operations))
         self.alpha = nn.ParameterDict({kind: nn.Parameter(torch.zeros(size)) for kind in KINDS})
+        #: The operation that the initialization peaks, by the edge; both cell kinds start alike.
+        self.peaked: dict[int, str] = {}
 
     def edges_between(self, nodes: int) -> Sequence[tuple[int, int]]:
         """The (source, target) pairs of a cell with `nodes` intermediate nodes."""
@@ -116,6 +118,7 @@ class SearchSpace(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} has no initialization {init!r}; it has: {', '.join(self.initializations)}"
             )
+        self.peaked = {}
         self._initialize(init, gap, generator)
 
     def _initialize(self, init: str, gap: float, generator: torch.Generator | None) -> None:
@@ -124,6 +127,22 @@ class SearchSpace(nn.Module):
                 parameter.zero_()
             else:
                 parameter.copy_(1e-3 * torch.randn(parameter.shape, generator=generator))
+
+    def left_start(self, mixing: Mapping[Kind, Tensor]) -> dict[Kind, int]:
+        """How many edges of each cell kind have another strongest operation than the one the search started from.
+
+        Only edges whose start is peaked count, and zero is no operation, as in `derive`.
+        """
+        rows = {kind: mixing[kind].tolist() for kind in KINDS}
+        return {
+            kind: sum(self.operations[self._strongest(rows[kind][e])] != name for e, name in self.peaked.items())
+            for kind in KINDS
+        }
+
+    def _strongest(self, weights: Sequence[float]) -> int:
+        """The operation other than zero with the largest of an edge's weights (O,), the first among equals."""
+        candidates = [o for o, name in enumerate(self.operations) if name != "none"]
+        return max(candidates, key=weights.__getitem__)
 
     def derive(self, mixing: Mapping[Kind, Tensor]) -> Genotype:
         """The genotype of the given mixing weights, (E, O) for each kind.
@@ -145,9 +164,8 @@ class SearchSpace(nn.Module):
         rows: list[list[float]] = weights.detach().double().cpu().tolist()
         if not all(math.isfinite(w) for row in rows for w in row):
             raise ValueError(f"mixing weights of the {kind} cell are not finite")
-        candidates = [o for o, name in enumerate(self.operations) if name != "none"]
-        # max() and the stable sort both leave the lower index first among equals.
-        best = [max(candidates, key=row.__getitem__) for row in rows]
+        # The stable sort leaves the lower index first among equals.
+        best = [self._strongest(row) for row in rows]
         nodes = []
         for target in range(CELL_INPUTS, CELL_INPUTS + self.topology.nodes):
             entering = self.topology.entering(target)

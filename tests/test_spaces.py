@@ -175,6 +175,22 @@ def test_hb_initialization_peaks_as_stated(gap: float, peak: float, slope: float
     assert gradient[1, identity].item() == pytest.approx(slope, rel=1e-9)
 
 
+@pytest.mark.parametrize("nodes", [2, 4])
+def test_slots_that_left_the_start_are_counted(nodes: int) -> None:
+    space = build("hb", nodes=nodes)
+    assert len(space.peaked) == 2 * nodes
+    assert space.left_start(space.mixing()) == {"normal": 0, "reduce": 0}
+    convolution, zero = TABLE_6.index("sep_conv_3x3"), TABLE_6.index("none")
+    with torch.no_grad():
+        space.alpha["normal"][0, convolution] = 20  # o1 starts at random: it cannot leave
+        space.alpha["normal"][1, convolution] = 20
+        space.alpha["reduce"][1:3, convolution] = 20
+        space.alpha["reduce"][4, zero] = 20  # derived is the identity still
+    assert space.left_start(space.mixing()) == {"normal": 1, "reduce": 2}
+    space.initialize("random")
+    assert space.left_start(space.mixing()) == {"normal": 0, "reduce": 0}
+
+
 def test_hb_initialization_needs_both_identities() -> None:
     with pytest.raises(ValueError, match="needs the operation 'neg_skip_connect'"):
         build("hb", operations=("skip_connect", "sep_conv_3x3"))
