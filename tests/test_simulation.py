@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,15 @@ def test_losses_of_the_paper_stand_beside_data_of_its_size(tmp_path: Path) -> No
     assert result["rows"][0]["paper_loss"] == simulation.TABLE_2["gd"][10]
     assert "1.00644" in simulation.rows(result)[0].values()
     assert result["rows"][0]["parameters"] == 10 * 100 * 101
+
+
+def test_the_document_has_every_loss_of_the_paper_s_table() -> None:
+    theory = (Path(__file__).parents[1] / "docs" / "THEORY.md").read_text()
+    printed = {int(row[1]): row[0] for row in re.findall(r"^(\| (\d+) \| \d\.\d{5} \(.*)$", theory, re.MULTILINE)}
+    assert tuple(printed) == SimulationConfig().depths
+    for depth, row in printed.items():
+        losses = [float(loss) for loss in re.findall(r"\(([\d.]+)\)", row)]
+        assert losses == [simulation.TABLE_2[name][depth] for name in ("gd", "hb", "agd", "agd2", "admm")]
 
 
 def test_an_interrupted_experiment_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ The slides' table of f and g is followed except where it errs:
 
 - ELU, f for x < 0 lacks + alpha and g for a < 0 lacks - alpha; both would jump at 0.
 - sigmoid, g is larger by log 2 than its definition, which changes no minimizer.
-- ReLU, the inverse at 0 is all of (-inf, 0], not 0.
-- softplus is said to have no closed form; both integrals are dilogarithms.
+- ReLU, the inverse at 0 is printed as (-inf, 0); 0 belongs to it.
+- softplus is printed as having "No analytic expression"; both integrals are dilogarithms.
 """
 
 from __future__ import annotations
