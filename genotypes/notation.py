@@ -60,8 +60,8 @@ def from_text(text: str, name: str | None = None, where: str = "<text>", choose:
 
     It may stand in a file of the literature, among imports, definitions and other genotypes, of which `choose` names
     one, and in pasted text: a line of a log, a prompt, a fence of Markdown. A flat list carries no node boundaries: it
-    has two edges a node, as in the code of DARTS. A list of lists states the nodes. A flat list that could as well be
-    three edges a node, as in Space-HB, is refused.
+    has two edges a node, as in the code of DARTS, or the three of Space-HB where it has their sources. One that could
+    be three a node with other sources is refused. A list of lists states the nodes.
 
     `name` wins over the name in the text. Raises GenotypeError, whose message starts with `where`.
     """
@@ -247,14 +247,17 @@ def _is_node(item: ast.expr) -> bool:
 
 
 def _of_flat_list(edges: tuple[Edge, ...], concat: tuple[int, ...]) -> Nodes | None:
-    """The nodes of a flat list, two edges each, or None where that is impossible or not the only reading.
+    """The nodes of a flat list, or None where it can be read in no way or in two.
 
-    DARTS's code takes two, whatever the concatenation. Earlier texts of Space-HB had three, and all nodes up to the
-    last concatenated one.
+    DARTS's code takes two edges a node, whatever the concatenation. Three a node, all nodes concatenated up to the
+    last, is the other reading: that of Space-HB, whose edges into node t leave t-1, t-1 and t-2, and nothing else
+    has these sources throughout.
     """
-    if len(edges) == 3 * (max(concat, default=1) - 1) and _cut(edges, 3):
-        return None
-    return _cut(edges, 2)
+    three = _cut(edges, 3) if len(edges) == 3 * (max(concat, default=1) - 1) else None
+    if three is None:
+        return _cut(edges, 2)
+    heavy_ball = all([edge.source for edge in node] == [t - 1, t - 1, t - 2] for t, node in enumerate(three, start=2))
+    return three if heavy_ball else None
 
 
 def _cut(edges: tuple[Edge, ...], width: int) -> Nodes | None:
@@ -306,7 +309,8 @@ def _integer(node: ast.expr, where: str) -> int:
 
 def _edges_text(cell: CellGenotype) -> str:
     flat = tuple(edge for node in cell.nodes for edge in node)
-    if _of_flat_list(flat, cell.concat) == cell.nodes:
+    # Other programs read two edges a node, whatever the sources are.
+    if _cut(flat, 2) == _of_flat_list(flat, cell.concat) == cell.nodes:
         return _list_text(flat)
     return "[" + ", ".join(_list_text(node) for node in cell.nodes) + "]"
 

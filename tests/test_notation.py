@@ -71,6 +71,8 @@ def test_space_hb_is_printed_with_its_nodes() -> None:
     nodes = tuple((Edge("none", i - 1), Edge("none", i - 1), Edge("none", i - 2)) for i in range(2, 6))
     genotype = Genotype(CellGenotype(nodes, (2, 3, 4, 5)), CellGenotype(nodes, (2, 3, 4, 5)))
     assert to_text(genotype).count("[[") == 2
+    flat = "[" + ", ".join(f"('none', {edge.source})" for node in nodes for edge in node) + "]"
+    assert from_text(text_of(flat, "range(2, 6)")).normal == genotype.normal
     assert from_text(to_text(genotype)) == genotype
 
 
