@@ -26,8 +26,8 @@ PARAMETERS_AT_16 = {
 }
 
 
-def test_the_table_is_the_papers_and_two_more() -> None:
-    assert set(OPERATIONS) == {*TABLE_6, "sep_conv_7x7", "conv_7x1_1x7"}
+def test_the_table_has_the_papers_and_two_more() -> None:
+    assert set(OPERATIONS) >= {*TABLE_6, "sep_conv_7x7", "conv_7x1_1x7"} == set(PARAMETERS_AT_16)
     assert len(TABLE_6) == 9
 
 
@@ -43,7 +43,7 @@ def test_shape_and_finite_gradient(name: str, stride: int, size: tuple[int, int]
     assert x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", PARAMETERS_AT_16)
 def test_parameters(name: str) -> None:
     assert sum(p.numel() for p in build_operation(name, 16, 1).parameters()) == PARAMETERS_AT_16[name]
 

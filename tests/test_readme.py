@@ -260,16 +260,23 @@ def documented_files() -> set[str]:
     return {name.replace("NNN", "001").rstrip("/") for name in names}
 
 
-@pytest.mark.parametrize("name", [name for name in spaces.names() if spaces.get(name).__module__.startswith("spaces.")])
+#: The row of each space of ours; a space that somebody adds needs none.
+SPACES = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README.split("| `--space` |")[1].split("\n\n")[0], re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", SPACES)
 def test_the_table_of_spaces_is_right(name: str) -> None:
-    (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", README, re.MULTILINE)
-    _, edges, operations, parameters, kept, initializations, _ = row.split(" | ")
+    _, edges, operations, parameters, kept, initializations, _ = SPACES[name].split(" | ")
     space = spaces.build(spaces.SpaceConfig(space=name))
     assert int(edges) == len(space.topology.edges)
     assert int(operations) == len(space.operations)
     assert int(parameters) == sum(p.numel() for p in space.parameters())
     assert ("2 strongest" in kept) == (space.edges_kept == 2)
     assert tuple(re.findall(r"`(\w+)`", initializations)) == space.initializations
+
+
+def test_the_table_has_the_spaces_of_this_package() -> None:
+    assert set(SPACES) == {"darts", "hb", "agd"}
 
 
 def test_the_table_of_hand_made_networks_is_right() -> None:
@@ -302,6 +309,28 @@ def test_the_protocols_are_those_of_the_presets() -> None:
     assert f"{made.epochs} epochs, batch {made.data.batch_size}, SGD with Nesterov's momentum" in one_line
     made = nas.train.MANUAL_PRESETS["paper"]("imagenet")
     assert f"{made.epochs} epochs of batch {made.data.batch_size} there" in one_line
+
+
+@pytest.mark.slow
+def test_whoever_follows_the_documents_has_passing_tests(tmp_path: Path) -> None:
+    """The tests over the registries cover an added space and operation, and none refuses them."""
+    checkout = edited_checkout(tmp_path)
+    for folder in ("tests", "docs"):
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ROOT.iterdir():
+        if path.is_file() and not (checkout / path.name).exists():
+            shutil.copy(path, checkout)
+    tests = [f"tests/test_{name}.py" for name in ("ops", "spaces", "readme")]
+    which = "test_ops or test_spaces or table_of_spaces or table_has"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", *tests, "-k", which],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "conv_1x1" in done.stdout
+    assert "ladder" in done.stdout
 
 
 LINKS = [(path, target) for path in DOCUMENTS for target in re.findall(r"\]\(([^)#]+)", path.read_text())]
