@@ -116,6 +116,18 @@ class Meters(NamedTuple):
     held_out: Meter
 
 
+class Derived:
+    """The genotype of the last epoch as JSON: derived once, for a space may draw its mixing weights."""
+
+    genotype = ""
+
+    def state_dict(self) -> dict[str, str]:
+        return {"genotype": self.genotype}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        self.genotype = state["genotype"]
+
+
 def search(config: SearchConfig) -> dict[str, Any]:
     """Runs (or resumes) a search in its run directory and returns its result, as kept in `result.json`.
 
@@ -136,7 +148,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     )
     plain = (bilevel.architecture_step, bilevel.weight_step, bilevel.evaluation_step)
     steps = Steps(*captured(*plain, device=device, enabled=config.run.cuda_graph))
-    meters = Meters(Meter(), Meter(), Meter())
+    meters, derived = Meters(Meter(), Meter(), Meter()), Derived()
     run = Run(
         config.run,
         config,
@@ -149,6 +161,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
             "architecture_optimizer": OptimizerState(bilevel.architecture_optimizer),
             "schedule": ScheduleState(schedule),
             **{f"{name}_meter": meter for name, meter in meters._asdict().items()},
+            "derived": derived,
         },
         epochs=config.epochs,
         steps=len(loaders.weights),
@@ -165,11 +178,11 @@ def search(config: SearchConfig) -> dict[str, Any]:
             bilevel.supernet.eval()
             measure(steps.evaluation, run.interruptible(loaders.held_out.epoch(epoch)), meters.held_out)
             run.check_finite()
-            _report_epoch(run, bilevel, meters)
+            _report_epoch(run, bilevel, meters, derived)
             schedule.step()
             meters.weights.reset()
             meters.architecture.reset()
-        return _finish(run, config, bilevel.space, meters.held_out)
+        return _finish(run, config, derived, meters.held_out)
 
 
 def _bilevel(
@@ -220,10 +233,11 @@ def endless(loader: Loader, start: int) -> Iterator[Batch]:
         yield from loader.epoch(later)
 
 
-def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters) -> None:
+def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters, derived: Derived) -> None:
     space, number = bilevel.space, run.epoch + 1
     mixing = space.mixing()
     genotype = space.derive(mixing)
+    derived.genotype = genotypes.to_json(genotype)
     left = space.left_start(mixing) if space.peaked else {}
     with run.directory.auxiliary("genotypes"):
         (run.path / "genotypes").mkdir(exist_ok=True)
@@ -248,8 +262,8 @@ def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters) -> None:
     run.log_epoch("valid", meters.weights, meters.held_out, note)
 
 
-def _finish(run: Run, config: SearchConfig, space: SearchSpace, held_out: Meter) -> dict[str, Any]:
-    genotype = space.derive(space.mixing())
+def _finish(run: Run, config: SearchConfig, derived: Derived, held_out: Meter) -> dict[str, Any]:
+    genotype = genotypes.from_json(derived.genotype, "the checkpoint")
     genotypes.save(genotype, run.path / "genotype.json")
     report.draw_cells(run.directory, genotype, f"{config.space.space}, ")
     result = {

@@ -19,6 +19,7 @@ import train_search
 from nas import data
 from nas.data import DataConfig
 from nas.search import PRESETS, SearchConfig, endless, search
+from spaces.darts import DARTSSpace
 
 
 def run(directory: Path, *more: str) -> dict[str, object]:
@@ -81,6 +82,18 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     lines = (directory / "log.txt").read_text().splitlines()
     assert lines[0].startswith("searching agd on fake: 3 cells of 2 channels, 2 epochs of 2 steps on cpu in fp32, in ")
     assert lines[1].startswith("epoch   1  train ")
+
+
+def test_a_space_that_draws_is_derived_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The genotype of the run is that of its last epoch, also where a finished one is resumed."""
+    monkeypatch.setattr(
+        DARTSSpace, "mixing_weights", lambda self, kind: torch.rand_like(self.alpha[kind]) + 0 * self.alpha[kind]
+    )
+    for resume in ((), ("--resume",)):
+        run(tmp_path / "run", *OPERATIONS, *resume)
+        last = genotypes.load(tmp_path / "run" / "genotypes" / "epoch_002.json")
+        assert genotypes.load(tmp_path / "run" / "genotype.json") == last
+    assert genotypes.load(tmp_path / "run" / "genotypes" / "epoch_001.json") != last
 
 
 def test_tensorboard_shows_the_architecture(tmp_path: Path) -> None:
