@@ -20,6 +20,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from genotypes.files import write_atomically
+from genotypes.messages import one_line
 from nas.architecture import Architecture
 from nas.data import ImageData
 
@@ -132,7 +133,8 @@ def load(path: str | Path) -> TrainedNetwork:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (SafetensorError, RecursionError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:_LONGEST_REASON]
+        # A library may quote what the file holds.
+        reason = one_line((str(error).splitlines() or [type(error).__name__])[0])[:_LONGEST_REASON]
         raise ValueError(f"{path} is damaged or not a network of this toolkit: {reason}") from error
 
 

@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -108,7 +108,7 @@ def readers(references: list[Reference]) -> list[Reader]:
         _of_run("env-json", resume, nothing, "env.json"),
         _of_run("metrics-csv", resume, nothing, "metrics.csv"),
         _of_run("result-json", results.read_training_run, train, "result.json", of_folder=True),
-        _of_run("search-result-json", read_architecture, search, "result.json"),
+        replace(_of_run("search-result-json", read_architecture, search, "result.json"), refusal=ValueError),
         Reader(
             "checkpoint",
             lambda path: checkpoint.load(path.parent),

@@ -19,7 +19,7 @@ from soak.processes import Ended
 
 def genotype_reader(read: object = fuzz.read_genotype) -> Reader:
     seeds = (genotypes.to_json(genotypes.get("DARTS_V2").genotype).encode(),)
-    return Reader("genotype-json", read, genotypes.GenotypeError, seeds, "genotype.json")  # type: ignore[arg-type]
+    return Reader("genotype-json", read, ValueError, seeds, "genotype.json")  # type: ignore[arg-type]
 
 
 def test_an_input_depends_on_its_name_and_the_seed_alone() -> None:
@@ -45,9 +45,9 @@ def _raise(error: Exception) -> None:
     [
         (lambda path: path, "valid"),
         (lambda path: _raise(genotypes.GenotypeError(f"{path}: no")), "refused"),
-        (lambda path: _raise(genotypes.GenotypeError("no")), "message"),
-        (lambda path: _raise(genotypes.GenotypeError(f"{path}: \x1b[31m")), "message"),
-        (lambda path: _raise(genotypes.GenotypeError(f"{path}: " + 1000 * "x")), "message"),
+        (lambda path: _raise(ValueError("no")), "message"),
+        (lambda path: _raise(ValueError(f"{path}: \x1b[31m")), "message"),
+        (lambda path: _raise(ValueError(f"{path}: " + 1000 * "x")), "message"),
         (lambda path: _raise(RecursionError("deep")), "traceback of RecursionError"),
     ],
 )

@@ -113,6 +113,7 @@ def test_a_truncated_file_is_refused(share: int, content: bytes, tmp_path: Path)
         ({"in_channels": 0}, "`int` >= 1"),
         ({"in_channels": 10**7, "mean": [0] * 2}, "a number for each"),
         ({"colour": "red"}, "unknown field"),
+        ({"col\x7four": "red"}, r"unknown field `col\\x7four`"),
         ({"architecture": {"type": "shell", "command": "true"}}, "Invalid value 'shell'"),
         ({"architecture": {"type": "manual", "name": "agdnet3004", "config": {}}}, "too few for"),
         ({"architecture": {"type": "manual", "name": "x" * 5000, "config": {}}}, "unknown hand-made network"),
