@@ -154,5 +154,10 @@ def command(argv: list[str]) -> dict[str, Any]:
     return {"rows": rows}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The console command `optinas-results`."""
     cli.run(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,11 +68,25 @@ def setup() -> configparser.ConfigParser:
 
 def test_every_console_command_is_installed() -> None:
     entries = [line.split(" = ") for line in setup()["options.entry_points"]["console_scripts"].split("\n") if line]
-    assert {name for name, _ in entries} == {"optinas-search", "optinas-eval", "optinas-genotype"}
+    assert {name for name, _ in entries} == {
+        f"optinas-{name}" for name in ("search", "eval", "genotype", "results", "manual", "optimization")
+    }
     for _, target in entries:
         module, function = target.split(":")
-        assert module in setup()["options"]["py_modules"].split()
+        assert module in setup()["options"]["py_modules"].split() or module.startswith("nas.")
         assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize("name", ["genotypes", "spaces"])
+def test_a_package_of_another_in_the_place_of_ours_is_told_in_one_line(name: str, tmp_path: Path) -> None:
+    """As in a checkout of DARTS, which has a genotypes.py, or after `pip install spaces`."""
+    (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-m", "nas.results", "run"]
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {tmp_path / name}.py stands in the place of the package {name!r} of optinas")
+    assert done.stderr.count("\n") == 1
 
 
 def test_every_third_party_import_is_declared() -> None:

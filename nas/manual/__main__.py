@@ -64,5 +64,10 @@ def command(argv: list[str]) -> dict[str, Any]:
     return {"rows": rows}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The console command `optinas-manual`."""
     cli.run(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -64,5 +64,10 @@ def command(argv: list[str]) -> dict[str, Any]:
     return cli.parse(Simulate | Rates | Check, argv, description=__doc__ or "").run()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The console command `optinas-optimization`."""
     cli.run(command)
+
+
+if __name__ == "__main__":
+    main()
