@@ -23,7 +23,7 @@ from nas.meter import Meter, measure
 from nas.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.run import Run, RunConfig
 from nas.supernet import Supernet
-from spaces import SearchSpace, SpaceConfig
+from spaces import KINDS, SearchSpace, SpaceConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """One training step of all that is registered is right in float32 on any CPU, also on one without AVX-512.
 
 Libraries choose their kernels by the CPU, and a kernel of oneDNN for AVX2 has written past its buffer (see
-`spaces.pointwise`). So everything is compared with float64, which takes other kernels: here as the CPU is, and once more
-in a process that oneDNN is told has AVX2 alone.
+`spaces.pointwise`). So everything is compared with float64, which takes other kernels: here as the CPU is, and once
+more in a process that oneDNN is told has AVX2 alone.
 """
 
 from __future__ import annotations
