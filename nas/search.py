@@ -22,6 +22,7 @@ from nas.macro import StemName
 from nas.meter import Meter, measure
 from nas.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.run import Run, RunConfig
+from nas.same_data import SameData
 from nas.supernet import Supernet
 from spaces import KINDS, SearchSpace, SpaceConfig
 
@@ -143,6 +144,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
         space = spaces.build(config.space, seed=config.seed).to(device)
     bilevel = _bilevel(config, space, images, device, precision)
     loaders = _loaders(config, images, device)
+    same_data = SameData(images)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         bilevel.weight_optimizer, config.epochs, eta_min=config.bilevel.learning_rate_min
     )
@@ -155,6 +157,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
         default_name=f"search-{config.data.dataset}-{config.space.space.replace(':', '.')}-seed{config.seed}",
         device=device,
         tracked={
+            "data": same_data,  # first: a network for other classes would not load
             "supernet": bilevel.supernet,
             "space": bilevel.space,
             "weight_optimizer": OptimizerState(bilevel.weight_optimizer),
@@ -167,6 +170,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
         steps=len(loaders.weights),
     )
     with run:
+        same_data.report(run)
         run.log(
             f"searching {config.space.space} on {config.data.dataset}: {config.supernet.layers} cells of "
             f"{config.supernet.init_channels} channels, {config.epochs} epochs of {len(loaders.weights)} steps on "
@@ -206,8 +210,8 @@ def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> L
     weights, architecture = images.search_split(seed=config.seed, train_portion=config.train_portion)
     return Loaders(
         images.train_loader(seed=config.seed, indices=weights, device=device),
-        # Another seed: both halves must not be cropped and flipped by the same random numbers.
-        images.train_loader(seed=config.seed + 1, indices=architecture, device=device),
+        # Both halves must not be cropped and flipped by the same random numbers, nor by those of another run.
+        images.train_loader(seed=config.seed, purpose="architecture", indices=architecture, device=device),
         images.train_loader(seed=config.seed, indices=architecture, augment=False, device=device),
     )
 

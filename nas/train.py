@@ -35,6 +35,7 @@ from nas.network import Network, NetworkConfig
 from nas.optimizers import OptimizerState, ScheduleState, learning_rate, sgd
 from nas.report import table
 from nas.run import Run, RunConfig, read_config
+from nas.same_data import SameData, report_test_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +212,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     plain = (training.training_step, training.evaluation_step)
     training_step, evaluation_step = captured(*plain, device=device, enabled=config.run.cuda_graph)
     schedule = _schedule(config, training.optimizer)
+    same_data = SameData(images)
     train_meter, test_meter, best = Meter(), Meter(), Best()
     name = Path(config.arch).stem
     run = Run(
@@ -219,7 +221,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         default_name=f"eval-{config.data.dataset}-{name}-seed{config.seed}",
         device=device,
         tracked={
-            "architecture": SameArchitecture(arch),  # first: the network of another would not load
+            "data": same_data,  # first, as the next one: what was made for others would not load
+            "architecture": SameArchitecture(arch),
             "network": network,
             "optimizer": OptimizerState(training.optimizer),
             "schedule": ScheduleState(schedule),
@@ -232,6 +235,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         steps=len(train_loader),
     )
     with run:
+        same_data.report(run)
         run.log(
             f"training {config.arch} on {config.data.dataset}: {arch.summary}, "
             f"{count_parameters(network):,} parameters, {config.epochs} epochs of {len(train_loader)} steps on "
@@ -478,7 +482,7 @@ def evaluate(config: TrainConfig) -> dict[str, Any]:
         precision = resolve_precision(config.precision, device)
         spaces.import_modules(config.operations_from)
         trained = weights.load(path)
-        images = data.load(config.data)
+        images = data.load(config.data, trained.view)
         if tuple(images.classes) != trained.classes or images.channels != trained.in_channels:
             raise ValueError(
                 f"{path} was trained on {len(trained.classes)} classes of images with {trained.in_channels} "
@@ -488,6 +492,7 @@ def evaluate(config: TrainConfig) -> dict[str, Any]:
         if config.onnx:
             to_onnx(trained, config.onnx)
     trained.normalize(images)
+    report_test_images(images, Path(config.evaluate))
     started = time.monotonic()
     meter, network = Meter(), trained.network.to(device)
     with algorithms(device, deterministic=config.run.deterministic):

@@ -6,14 +6,16 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import msgspec
+import numpy as np
 import torch
 from msgspec import Meta
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
@@ -22,7 +24,9 @@ from torch import Tensor, nn
 from genotypes.files import write_atomically
 from genotypes.messages import one_line
 from nas.architecture import Architecture
-from nas.data import ImageData
+from nas.data import ImageData, View
+from nas.data.augment import normalize
+from nas.data.view import Resize
 
 NAME = "weights.safetensors"
 #: Of the header; 1 had no digest.
@@ -33,6 +37,28 @@ _LONGEST_REASON = 300  # characters
 
 # Larger images do not fit into the memory of a training, and whoever predicts brings images to this size.
 _Side = Annotated[int, Meta(ge=1, le=8192)]
+
+
+#: A file's path, a PIL image, or (H, W) or (H, W, C) uint8.
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of an image: the probability of each class."""
+
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """The most probable class."""
+        return self.classes[self.probabilities.index(self.probability)]
+
+    @property
+    def probability(self) -> float:
+        """That of the most probable class."""
+        return max(self.probabilities)
 
 
 @dataclass(frozen=True)
@@ -50,12 +76,58 @@ class TrainedNetwork:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: Resize
+    depth: int
+
+    @property
+    def view(self) -> View:
+        """How the network sees an image file."""
+        return View(self.in_channels, self.image_size, self.resize, self.depth)
+
+    def predict(self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 64) -> list[Prediction]:
+        """The classes of images, which are brought to what the network expects as its test images were.
+
+        Args:
+            images: one image or several: a file's path, a PIL image, or an array, (H, W) or (H, W, 1, 3 or 4) uint8.
+            batch_size: images that the network takes at once.
+
+        Returns one prediction an image. Raises DataError for a file that cannot be read, and names it; ValueError for
+        what is no image.
+        """
+        items = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+        device = next(self.network.parameters()).device
+        mean, std = (values.to(device) for values in self._statistics())
+        predictions = []
+        for first in range(0, len(items), batch_size):
+            pixels = np.stack([self._pixels(item) for item in items[first : first + batch_size]])
+            with torch.no_grad():
+                logits = self.network(normalize(torch.from_numpy(pixels).to(device), mean, std))
+            predictions += [Prediction(self.classes, tuple(row)) for row in logits.float().softmax(dim=1).tolist()]
+        return predictions
+
+    def _pixels(self, image: ImageLike) -> np.ndarray:
+        """(C, H, W) uint8."""
+        if isinstance(image, str | os.PathLike):
+            return self.view.read(os.fspath(image))
+        if isinstance(image, np.ndarray):
+            channels = image.shape[2] if image.ndim == 3 else 1
+            if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4):
+                raise ValueError(
+                    f"an array {image.shape} of {image.dtype} is no image; give (H, W) or (H, W, 1, 3 or 4) of uint8"
+                )
+            image = Image.fromarray(image.reshape(image.shape[:2]) if channels == 1 else image)
+        if not isinstance(image, Image.Image):
+            raise ValueError(f"{type(image).__name__} is no image; give paths, PIL images or uint8 arrays")
+        return self.view.of(image)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (C,) float32, in units of 0..255."""
+        mean, std = ((torch.tensor(values, dtype=torch.float64) * 255).float() for values in (self.mean, self.std))
+        return mean, std
 
     def normalize(self, images: ImageData) -> None:
         """Has `images` normalized as those that the network was trained on."""
-        images.mean, images.std = (
-            (torch.tensor(values, dtype=torch.float64) * 255).float() for values in (self.mean, self.std)
-        )
+        images.mean, images.std = self._statistics()
 
 
 class _Header(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -68,6 +140,8 @@ class _Header(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     classes: Annotated[tuple[str, ...], Meta(min_length=1)]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: Resize = "fit"
+    depth: Annotated[int, Meta(ge=8, le=16)] = 16
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.in_channels:
@@ -107,6 +181,8 @@ def save(path: Path, network: nn.Module, architecture: Architecture, images: Ima
         classes=tuple(images.classes),
         mean=_in_unit(images.mean),
         std=_in_unit(images.std),
+        resize=images.view.resize,
+        depth=images.view.depth,
     )
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     metadata = {"optinas": json.dumps(msgspec.to_builtins(header)), "sha256": _NO_DIGEST}
@@ -164,6 +240,8 @@ def _read(file: BinaryIO) -> TrainedNetwork:
         header.classes,
         header.mean,
         header.std,
+        header.resize,
+        header.depth,
     )
 
 

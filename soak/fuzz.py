@@ -24,7 +24,7 @@ import genotypes
 import nas.environment
 from nas import architecture, checkpoint, results, weights
 from nas.data import DataError
-from nas.data.folder import read_image
+from nas.data.pixels import read_image
 from nas.errors import UsageError
 from nas.manual import ManualConfig
 from nas.network import NetworkConfig

@@ -90,7 +90,7 @@ def assert_uniform(values: Tensor, count: int) -> None:
 
 
 def test_every_crop_flip_and_centre_is_equally_likely() -> None:
-    draws = Augmentation(image_size=(4, 6), crop_padding=2, flip=True, cutout_length=2).draw(50_000, seed=1, epoch=0)
+    draws = Augmentation(image_size=(4, 6), crop_padding=2, flip=True, cutout_length=2).draw(50_000, key=(1,), epoch=0)
     top, left = draws.offsets.unbind(1)
     row, column = draws.centers.unbind(1)
     assert_uniform((top * 5 + left) * 2 + draws.flips, 5 * 5 * 2)
@@ -99,7 +99,7 @@ def test_every_crop_flip_and_centre_is_equally_likely() -> None:
 
 
 def test_no_flips_unless_asked() -> None:
-    draws = Augmentation(image_size=(4, 4), crop_padding=0, flip=False, cutout_length=None).draw(500, seed=0, epoch=0)
+    draws = Augmentation(image_size=(4, 4), crop_padding=0, flip=False, cutout_length=None).draw(500, key=(0,), epoch=0)
     assert not draws.flips.any()
     assert not draws.offsets.any()
 

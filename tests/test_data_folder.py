@@ -9,8 +9,10 @@ from PIL import Image
 
 from nas.data import DataConfig, DataError, ImageData, load
 from nas.data import datasets as registry
-from nas.data.folder import decode, read_image, survey
-from nas.data.stream import eval_transform, train_transform
+from nas.data.folder import TEST_PORTION, _number, read_folder
+from nas.data.pixels import read_image, survey
+from nas.data.stream import train_transform
+from nas.data.view import View, eval_transform
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
@@ -26,6 +28,10 @@ def write_classes(root: Path, counts: dict[str, int], *, size: tuple[int, int] =
     for name, count in counts.items():
         for number in range(count):
             write(root / name / f"{number}.png", size=size)
+
+
+def decode(paths: list[str], image_size: tuple[int, int], channels: int) -> torch.Tensor:
+    return View(channels, image_size).decode(paths)[0]
 
 
 def load_folder(root: Path, **fields: object) -> ImageData:
@@ -50,19 +56,56 @@ def test_test_folder_without_labels_is_passed_over_for_val(tmp_path: Path) -> No
     assert load_folder(tmp_path).test_labels.tolist() == [0, 1]
 
 
+def images_to_test_on(root: Path, *, split_seed: int = 0) -> set[str]:
+    return set(read_folder(root, split_seed).test.names)
+
+
 def test_one_tree_is_split_by_its_own_seed(tmp_path: Path) -> None:
-    for number in range(20):
-        # The grey level tells the images apart.
-        write(tmp_path / ("ant" if number < 10 else "bee") / f"{number:02}.png", mode="L", color=number)
+    for number in range(400):
+        path = tmp_path / ("ant" if number < 200 else "bee") / f"{number:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    files = read_folder(tmp_path, 0)
+    assert len(files.test.paths) + len(files.train.paths) == 400
+    assert not set(files.test.names) & set(files.train.names)
+    assert images_to_test_on(tmp_path) != images_to_test_on(tmp_path, split_seed=1)
 
-    def test_images(**fields: object) -> list[int]:
-        data = load_folder(tmp_path, **fields)
-        assert torch.bincount(data.test_labels).tolist() == [2, 2]
-        batch = torch.cat([images for images, _ in data.test_loader().epoch(0)])
-        return [round(float(value)) for value in batch[:, 0, 0, 0] * 1000]
 
-    assert test_images() == test_images(split_seed=0)
-    assert test_images() != test_images(split_seed=1)
+def test_no_other_file_moves_a_file_between_training_and_test(tmp_path: Path) -> None:
+    for number in range(60):
+        for name in ("ant", "bee"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{number}.png").touch()
+    before = images_to_test_on(tmp_path)
+    for number in range(0, 60, 7):
+        (tmp_path / "ant" / f"{number}.png").rename(tmp_path / "ant" / f"renamed {number}.png")
+        (tmp_path / "ant" / f"{number}.added.png").touch()
+        (tmp_path / "bee" / f"{number}.png").unlink()
+    (tmp_path / "cat").mkdir()
+    for number in range(9):
+        (tmp_path / "cat" / f"{number}.png").touch()
+    everything = read_folder(tmp_path, 0)
+    stayed = set(everything.train.names) | set(everything.test.names)
+    after = set(everything.test.names)
+    old = {f"/{name}/{number}.png" for name in ("ant", "bee") for number in range(60)}
+    assert after & old == before & stayed
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_every_class_of_two_has_images_in_both_parts(tmp_path: Path, count: int) -> None:
+    for label in range(40):
+        (tmp_path / str(label)).mkdir()
+        for number in range(count):
+            (tmp_path / str(label) / f"{number}.png").touch()
+    files = read_folder(tmp_path, 0)
+    for part in (files.train, files.test):
+        assert torch.bincount(part.labels, minlength=40).min() > 0
+
+
+def test_the_split_is_the_same_on_every_system_and_for_ever() -> None:
+    chosen = [number for number in range(10_000) if _number(0, f"/ant/{number}.png") < TEST_PORTION]
+    assert 1900 < len(chosen) < 2100
+    assert chosen[:6] == [5, 9, 10, 13, 14, 18]
 
 
 def test_class_called_train_is_a_class(tmp_path: Path) -> None:
@@ -75,7 +118,10 @@ def test_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:
     (tmp_path / ".cache").mkdir()
     (tmp_path / "ant" / "._0.png").write_bytes(b"not an image")
     (tmp_path / "ant" / "notes.txt").write_text("not an image")
-    assert len(load_folder(tmp_path).train_labels) == 8
+    data = load_folder(tmp_path)
+    assert len(data.train_labels) + len(data.test_labels) == 10
+    assert "left out: 2 hidden or system entries" in data.found[1]
+    assert "left out: 1 .txt files, such as" in data.found[2]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +145,7 @@ def test_image_size_overrides(tmp_path: Path) -> None:
     assert load_folder(tmp_path).image_size == (13, 9)
     data = load_folder(tmp_path, image_size=6)
     assert data.image_size == (6, 6)
-    assert next(data.test_loader().epoch(0))[0].shape == (2, 3, 6, 6)
+    assert next(data.test_loader().epoch(0))[0].shape == (len(data.test_labels), 3, 6, 6)
 
 
 def test_larger_image_is_scaled_and_its_centre_kept(tmp_path: Path) -> None:

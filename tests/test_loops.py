@@ -102,7 +102,7 @@ def test_the_search_loop(tmp_path: Path) -> None:
     bilevel = Bilevel(supernet, space, constants, nn.CrossEntropyLoss(), "bf16")
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(bilevel.weight_optimizer, EPOCHS, eta_min=0.01)
     train_loader = images.train_loader(seed=5, indices=ours)
-    valid_loader = images.train_loader(seed=6, indices=theirs)
+    valid_loader = images.train_loader(seed=5, purpose="architecture", indices=theirs)
     valid = [batch for epoch in range(6) for batch in valid_loader.epoch(epoch)]
     for epoch in range(EPOCHS):
         supernet.train()

@@ -91,10 +91,11 @@ def test_a_package_of_another_in_the_place_of_ours_is_told_in_one_line(name: str
 
 def test_every_third_party_import_is_declared() -> None:
     declared = set()
-    requirements = setup()["options"]["install_requires"] + setup()["options.extras_require"]["onnx"]
+    extras = setup()["options.extras_require"]
+    requirements = setup()["options"]["install_requires"] + extras["onnx"] + extras["heif"]
     for line in requirements.split():
         name = line.split(">=")[0].split("[")[0]
-        declared.add({"scikit-learn": "sklearn", "pillow": "PIL"}.get(name, name))
+        declared.add({"scikit-learn": "sklearn", "pillow": "PIL", "pillow-heif": "pillow_heif"}.get(name, name))
     own = set(FLOORS) | set(sys.stdlib_module_names)
     for path in FILES:
         roots = {name.split(".")[0] for name in imported(path)}

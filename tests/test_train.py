@@ -34,7 +34,7 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     result = run(directory, "--auxiliary")
     assert {path.name for path in directory.iterdir()} == {
-        *(".lock", "config.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt"),
+        *(".lock", "config.json", "data.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt"),
         "checkpoint.previous.pt",
         *("genotype.json", "normal.svg", "reduce.svg", "result.json", "weights.safetensors"),
     }

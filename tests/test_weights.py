@@ -20,11 +20,17 @@ from safetensors.torch import save as to_safetensors
 import genotypes
 from nas import manual, weights
 from nas.architecture import CellArchitecture, ManualArchitecture
+from nas.data import View
 from nas.manual import ManualConfig
 from nas.network import NetworkConfig
 
 IMAGES: Any = SimpleNamespace(
-    channels=1, image_size=(8, 8), classes=("cat", "dog"), mean=torch.tensor([100.0]), std=torch.tensor([50.0])
+    channels=1,
+    image_size=(8, 8),
+    view=View(1, (8, 8), "crop", 12),
+    classes=("cat", "dog"),
+    mean=torch.tensor([100.0]),
+    std=torch.tensor([50.0]),
 )
 ARCHITECTURE = CellArchitecture(
     genotype_json=genotypes.to_json(genotypes.get("DARTS_V2").genotype), config=NetworkConfig(layers=1, init_channels=2)
@@ -72,7 +78,7 @@ def parts(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 def test_a_file_is_read_as_it_was_written(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(sealed(*parts(content)))
     loaded = weights.load(tmp_path / "a")
-    assert (loaded.architecture, loaded.classes, loaded.image_size) == (ARCHITECTURE, ("cat", "dog"), (8, 8))
+    assert (loaded.architecture, loaded.classes, loaded.view) == (ARCHITECTURE, ("cat", "dog"), IMAGES.view)
     for name, value in loaded.network.state_dict().items():
         assert torch.equal(value, parts(content)[0][name])
 

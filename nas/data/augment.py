@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.data.images import generator, send
+from nas.data.images import Key, generator, send
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ class Augmentation:
     flip: bool
     cutout_length: int | None
 
-    def draw(self, num_images: int, *, seed: int, epoch: int) -> Draws:
+    def draw(self, num_images: int, *, key: Key, epoch: int) -> Draws:
         """Draw the choices of a whole epoch.
 
         They are drawn at once and on the CPU: the same on every device, and one transfer an epoch.
         """
-        stream = generator("augment", seed, epoch)
+        stream = generator("augment", *key, epoch)
         rows, columns = (torch.randint(side, (num_images,), generator=stream) for side in self.image_size)
         return Draws(
             offsets=torch.randint(2 * self.crop_padding + 1, (num_images, 2), generator=stream),

@@ -1,5 +1,6 @@
 """The flags of the data."""
 
+import os
 from dataclasses import dataclass
 
 from nas.data.errors import DataError
@@ -75,9 +76,23 @@ class DataConfig:
             "fake_classes": 2,
             "fake_channels": 1,
         }
+        if self.data is not None:
+            _check_path(self.data)
+        if self.cutout_length is not None and not self.cutout:
+            raise DataError("--cutout-length is the side of the square that --cutout blanks out; add --cutout")
         if not self.augment and (self.flip or self.crop_padding):
             raise DataError("--no-augment leaves nothing for --flip and --crop-padding to do; leave them out")
         for field, least in lowest.items():
             value = getattr(self, field)
             if value is not None and value < least:
                 raise DataError(f"--{field.replace('_', '-')} is {value}; it must be {least} or more")
+
+
+def _check_path(path: str) -> None:
+    if "\0" in path:
+        raise DataError(f"--data is {path!r}; a path cannot hold a NUL character")
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:  # the configuration is kept as UTF-8
+        told = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise DataError(f"--data is '{told}', which is not UTF-8; rename the folder or link to it") from error

@@ -5,24 +5,30 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from nas.data import folder as folders
 from nas.data.config import DataConfig
 from nas.data.errors import DataError
+from nas.data.folder import Folder, read_folder, read_parts
 from nas.data.images import ImageData, generator, stratified_split
+from nas.data.manifest import Contents
 from nas.data.memory import MemoryData, channel_statistics
+from nas.data.pixels import survey
 from nas.data.stream import StreamedData
+from nas.data.view import View
 
 Builder = Callable[[DataConfig], ImageData]
+B = TypeVar("B", bound=Builder)
 BUILDERS: dict[str, Builder] = {}
 
 TRAIN_PORTION = 0.8
-"""Share of the images to train on where a data set comes without a test split."""
+"""Share of the digits to train on."""
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images up to which a folder is held in memory."""
@@ -31,10 +37,10 @@ STATISTICS_SAMPLE = 2000
 """Training images from which the mean and deviation of a folder too large for memory are taken."""
 
 
-def dataset(name: str) -> Callable[[Builder], Builder]:
+def dataset(name: str) -> Callable[[B], B]:
     """Register a function that builds the data set `name` from the flags."""
 
-    def register(builder: Builder) -> Builder:
+    def register(builder: B) -> B:
         assert name not in BUILDERS, f"two data sets are called {name}"
         BUILDERS[name] = builder
         return builder
@@ -42,17 +48,34 @@ def dataset(name: str) -> Callable[[Builder], Builder]:
     return register
 
 
-def load(config: DataConfig) -> ImageData:
-    """Load the data set that the flags name.
+def load(config: DataConfig, view: View | None = None) -> ImageData:
+    """Load the data set that the flags name, to be seen as a trained network sees it if its `view` is given.
 
     Raises:
-        DataError: there is no such data set, or its images are missing or faulty.
+        DataError: there is no such data set, its images are missing or faulty, or cannot be seen so.
     """
     if config.dataset not in BUILDERS:
         close = difflib.get_close_matches(config.dataset, BUILDERS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise DataError(f"there is no data set '{config.dataset}'; {hint}--dataset is one of {', '.join(BUILDERS)}")
-    return BUILDERS[config.dataset](config)
+    if view is None:
+        return BUILDERS[config.dataset](config)
+    if config.image_size is not None and view.image_size != (config.image_size, config.image_size):
+        raise DataError(
+            f"--image-size is {config.image_size}, but the network was trained on images of {_size(view)} pixels; "
+            "leave it out"
+        )
+    images = VIEWED[config.dataset](config, view) if config.dataset in VIEWED else BUILDERS[config.dataset](config)
+    if images.image_size != view.image_size:
+        raise DataError(
+            f"{images.name} has images of {_size(images.view)} pixels, and the network was trained on {_size(view)}; "
+            f"pass --image-size {view.image_size[0]}"
+        )
+    return images
+
+
+def _size(view: View) -> str:
+    return f"{view.image_size[0]}x{view.image_size[1]}"
 
 
 @dataset("digits")
@@ -90,52 +113,73 @@ def cifar100(config: DataConfig) -> ImageData:
 
 
 @dataset("imagenet")
-def imagenet(config: DataConfig) -> ImageData:
+def imagenet(config: DataConfig, view: View | None = None) -> ImageData:
     """ImageNet (Russakovsky et al. 2015) from train/ and val/ with one folder a class, streamed."""
     root = _folder_of(config)
-    classes = folders.find_classes(root / "train")
+    found = read_parts(root / "train", root / "val")
     side = config.image_size or 224
-    return StreamedData(
+    images = StreamedData(
         "imagenet",
-        classes=classes,
-        channels=3,
-        image_size=(side, side),
-        train=folders.find_images(root / "train", classes),
-        test=folders.find_images(root / "val", classes),
+        classes=found.classes,
+        view=view or View(3, (side, side), resize="crop"),
+        train=found.train,
+        test=found.test,
         # The constants of DARTS's train_imagenet.py, in units of 0..255.
         mean=torch.tensor([0.485, 0.456, 0.406]) * 255,
         std=torch.tensor([0.229, 0.224, 0.225]) * 255,
         config=config,
     )
+    images.left_out = tuple(found.left_out)
+    return images
 
 
 @dataset("folder")
-def folder(config: DataConfig) -> ImageData:
+def folder(config: DataConfig, view: View | None = None) -> ImageData:
     """Your own images: train/ and test/ (or val/) of class folders, or class folders to be split here."""
-    classes, train, test = _train_and_test(_folder_of(config), config.split_seed)
-    image_size, channels = folders.survey(train.paths + test.paths)
+    found = read_folder(_folder_of(config), config.split_seed)
+    view = view or _common_view(config, found)
+    pixels = view.channels * view.image_size[0] * view.image_size[1]
+    held = view.resize == "fit" and pixels * (len(found.train.paths) + len(found.test.paths)) <= MEMORY_LIMIT
+    images = _held(config, found, view) if held else _streamed(config, found, view)
+    images.left_out = tuple(found.left_out)
+    return images
+
+
+def _common_view(config: DataConfig, found: Folder) -> View:
+    paths = found.train.paths + found.test.paths
+    image_size, channels, depth = survey(paths)
     if config.image_size is not None:
         image_size = (config.image_size, config.image_size)
-    num_images = len(train.paths) + len(test.paths)
-    if num_images * channels * image_size[0] * image_size[1] <= MEMORY_LIMIT:
-        return MemoryData(
-            "folder",
-            classes=classes,
-            train_images=folders.decode(train.paths, image_size, channels),
-            train_labels=train.labels,
-            test_images=folders.decode(test.paths, image_size, channels),
-            test_labels=test.labels,
-            config=config,
-        )
-    sample = train.paths[:: -(-len(train.paths) // STATISTICS_SAMPLE)]
-    mean, std = channel_statistics(folders.decode(sample, image_size, channels))
+    in_memory = len(paths) * channels * image_size[0] * image_size[1] <= MEMORY_LIMIT
+    return View(channels, image_size, "fit" if in_memory else "crop", depth)
+
+
+def _held(config: DataConfig, found: Folder, view: View) -> ImageData:
+    parts = {"train": found.train, "test": found.test}
+    decoded = {part: view.decode(files.paths) for part, files in parts.items()}
+    return MemoryData(
+        "folder",
+        classes=found.classes,
+        train_images=decoded["train"][0],
+        train_labels=found.train.labels,
+        test_images=decoded["test"][0],
+        test_labels=found.test.labels,
+        # The view has a size already, which need not be square.
+        config=replace(config, image_size=None),
+        depth=view.depth,
+        contents={part: Contents("content", files.names, decoded[part][1]) for part, files in parts.items()},
+    )
+
+
+def _streamed(config: DataConfig, found: Folder, view: View) -> ImageData:
+    sample = found.train.paths[:: -(-len(found.train.paths) // STATISTICS_SAMPLE)]
+    mean, std = channel_statistics(replace(view, resize="fit").decode(sample)[0])
     return StreamedData(
         "folder",
-        classes=classes,
-        channels=channels,
-        image_size=image_size,
-        train=train,
-        test=test,
+        classes=found.classes,
+        view=view,
+        train=found.train,
+        test=found.test,
         mean=mean,
         std=std,
         config=config,
@@ -164,6 +208,10 @@ def fake(config: DataConfig) -> ImageData:
     )
 
 
+#: Builders of data sets that consist of files, which can be seen as any network sees them.
+VIEWED: dict[str, Callable[[DataConfig, View | None], ImageData]] = {"imagenet": imagenet, "folder": folder}
+
+
 def _refuse_folder(config: DataConfig) -> None:
     # Training on 8x8 digits is not what someone wants who names a folder.
     if config.data is not None:
@@ -179,26 +227,6 @@ def _folder_of(config: DataConfig) -> Path:
     if config.download:
         raise DataError(f"--download fetches cifar10 and cifar100 only, not {config.dataset}; leave it out")
     return Path(config.data)
-
-
-def _train_and_test(root: Path, split_seed: int) -> tuple[list[str], folders.ImageFiles, folders.ImageFiles]:
-    """Return classes, training files and test files of an image folder of either layout."""
-    parts = folders.subfolders(root)
-    # A class may happen to be called "train"; then it holds images, not folders.
-    if "train" in parts and folders.subfolders(root / "train"):
-        tests = [part for part in ("test", "val") if part in parts and folders.subfolders(root / part)]
-        if not tests:
-            raise DataError(
-                f"{root} has train/ but neither test/ nor val/ with class folders; add one, "
-                f"or pass --data {root / 'train'} to keep a fifth of it for testing"
-            )
-        classes = folders.find_classes(root / "train")
-        train = folders.find_images(root / "train", classes)
-        return classes, train, folders.find_images(root / tests[0], classes)
-    classes = folders.find_classes(root)
-    files = folders.find_images(root, classes)
-    first, second = stratified_split(files.labels, first=TRAIN_PORTION, seed=split_seed, classes=classes)
-    return classes, files[first], files[second]
 
 
 def _cifar(source: type[CIFAR10], config: DataConfig) -> ImageData:

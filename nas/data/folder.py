@@ -1,199 +1,323 @@
-"""Image folders: finding the files, and decoding whatever is in them.
+"""Which files of a folder are images of which class, and of which part. docs/DATA.md tells the rules to users."""
 
-Shape letters: N images, C channels, H height, W width.
-"""
-
+import hashlib
 import os
-import statistics
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-from tqdm import tqdm
 
 from nas.data.errors import DataError
+from nas.data.pixels import extensions
 
 LAYOUT = "a folder of class folders, or train/ and test/ (or val/) with class folders in each"
 
-S = TypeVar("S")
-T = TypeVar("T")
+#: Share of the images to test on where a folder has no test part.
+TEST_PORTION = 0.2
+
+#: How parts are spelled, in lower case and without hyphens, underscores and spaces.
+_KINDS = {
+    "train": r"train(ing)?(set|data|images)?",
+    "test": r"test(ing)?(set|data|images)?",
+    "val": r"val(id|idation)?(set|data|images)?",
+}
+#: What systems and programs leave in folders, in lower case; names that begin with a dot as well.
+_SYSTEM = {
+    *("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"),
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "__pycache__"),
+}
+_HEIF = {".heic", ".heif", ".hif"}
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Labelled files: N paths and their labels, (N,) int64."""
+    """Labelled files: N paths, their labels, (N,) int64, and names that are the same wherever the folder lies."""
 
     paths: list[str]
     labels: Tensor
+    names: list[str]
 
     def __getitem__(self, indices: Tensor) -> "ImageFiles":
-        return ImageFiles([self.paths[index] for index in indices.tolist()], self.labels[indices])
+        rows = indices.tolist()
+        return ImageFiles([self.paths[i] for i in rows], self.labels[indices], [self.names[i] for i in rows])
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Return the names of the visible folders in a folder, sorted.
+@dataclass(frozen=True)
+class Folder:
+    """The images of a folder in its two parts, and a line for each reason to leave something out."""
 
-    Raises:
-        DataError: the folder does not exist or cannot be read.
-    """
-    try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
-    except OSError as error:
-        raise DataError(f"cannot read the folder {folder} ({error.strerror}); --data must name {LAYOUT}") from error
+    classes: list[str]
+    train: ImageFiles
+    test: ImageFiles
+    left_out: list[str]
 
 
-def find_classes(folder: Path) -> list[str]:
-    """Return the names of the class folders of a training folder, sorted.
-
-    Raises:
-        DataError: there are fewer than two.
-    """
-    classes = subfolders(folder)
-    if len(classes) < 2:
-        found = f"only one class folder, '{classes[0]}'" if classes else "no class folders"
-        raise DataError(f"{folder} has {found}; two or more are needed: --data must name {LAYOUT}")
-    return classes
+def shown(name: str) -> str:
+    """Return a name as it can be printed: bytes that are not UTF-8 as backslash, x and two digits."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def find_images(folder: Path, classes: Sequence[str]) -> ImageFiles:
-    """List the images of the class folders, with the position of their class in `classes` as label.
+def read_folder(root: Path, split_seed: int) -> Folder:
+    """Find the images of a folder of either layout.
 
     Raises:
-        DataError: there are no class folders, one of them is not among `classes`, or one has no images.
+        DataError: the folder cannot be read, is of neither layout or of a doubtful one, or has classes without images.
     """
-    present = subfolders(folder)
-    if not present:
-        raise DataError(f"{folder} has no class folders; --data must name {LAYOUT}")
-    if unknown := sorted(set(present) - set(classes)):
+    top = Lister()
+    parts = _parts(root, top)
+    if parts is not None:
+        return read_parts(*parts, top.beside(parts))
+    lister = Lister(root)
+    classes = lister.classes(root)
+    files = lister.images(root, classes)
+    in_test = chosen_for_test(files, classes, split_seed)
+    return Folder(classes, files[(~in_test).nonzero()[:, 0]], files[in_test.nonzero()[:, 0]], lister.report())
+
+
+def read_parts(train: Path, test: Path, left_out: Sequence[str] = ()) -> Folder:
+    """Find the images of a training folder and a test folder, each with class folders.
+
+    Raises:
+        DataError: a folder cannot be read, has no classes or ones without images, or the test folder others.
+    """
+    if _within(os.path.realpath(test), os.path.realpath(train)):
+        raise DataError(f"{test} is a link into {train}, so that training images would be tested on; give it its own")
+    lister = Lister(train, test)
+    classes = lister.classes(train)
+    training = lister.images(train, classes, "train")
+    return Folder(classes, training, lister.images(test, classes, "test"), [*left_out, *lister.report()])
+
+
+def _parts(root: Path, top: "Lister") -> tuple[Path, Path] | None:
+    """Return the training and the test folder; None for one tree of class folders."""
+    top.subfolders(root)
+    kinds = {kind: [n for n in top.names if re.fullmatch(p, _plain(n))] for kind, p in _KINDS.items()}
+    nested = {kind: [n for n in names if Lister(root / n).subfolders(root / n)] for kind, names in kinds.items()}
+    for names in nested.values():
+        if len(names) > 1:
+            told = " and ".join(f"{shown(name)}/" for name in names)
+            raise DataError(f"{root} has {told}, which mean the same part; keep one of them")
+    tests = [*nested["test"], *nested["val"]]
+    if nested["train"]:
+        train = nested["train"][0]
+        if not tests:
+            raise DataError(
+                f"{root} has {train}/ but neither test/ nor val/ with class folders; add one, "
+                f"or pass --data {root / train} to keep a fifth of it for testing"
+            )
+        return root / train, root / tests[0]
+    if tests:
         raise DataError(
-            f"{folder / unknown[0]} is a class that the training images lack; "
-            f"add it there or remove it here (known: {_shortened(classes)})"
+            f"{root} has {tests[0]}/ but no train/ with class folders; add it, or pass --data {root / tests[0]} "
+            "to split its images"
         )
-    labels = {name: classes.index(name) for name in present}
-    found = make_dataset(str(folder), class_to_idx=labels, extensions=IMG_EXTENSIONS, allow_empty=True)
-    # Some systems leave hidden files such as ._cat.jpg, which are no images.
-    found = [(path, label) for path, label in found if not os.path.basename(path).startswith(".")]
-    filled = {label for _, label in found}
-    for name, label in labels.items():
-        if label not in filled:
-            kinds = " ".join(IMG_EXTENSIONS)
-            raise DataError(f"{folder / name} has no images; add some ({kinds}) or remove it")
-    return ImageFiles([path for path, _ in found], torch.tensor([label for _, label in found]))
+    if kinds["train"] and kinds["test"] + kinds["val"]:
+        raise DataError(
+            f"{root} has {kinds['train'][0]}/ and {(kinds['test'] + kinds['val'])[0]}/ without class folders in them; "
+            "put the images of each class into a folder of its own there, or rename them if they are classes"
+        )
+    return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name.lower())
+
+
+class Lister:
+    """Lists folders, and counts what it leaves out. `roots` are the folders that are read whole."""
+
+    def __init__(self, *roots: Path) -> None:
+        self.names: list[str] = []
+        self._reading = [os.path.realpath(root) for root in roots]
+        self._files: set[str] = set()
+        self._counts: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+
+    def subfolders(self, folder: Path) -> dict[str, str]:
+        """Return the folders in a folder that count, by name in Unicode's form NFC, sorted.
+
+        Raises:
+            DataError: the folder cannot be read, or two names are the same but for their Unicode form.
+        """
+        found: dict[str, str] = {}
+        for entry in self._entries(str(folder)):
+            if self._is_folder(entry):
+                name = unicodedata.normalize("NFC", entry.name)
+                if name in found:
+                    raise DataError(f"{folder} has two folders called {shown(name)}, in two Unicode forms; merge them")
+                found[name] = entry.path
+            elif not entry.is_dir():
+                self._leave_out(entry, "files outside of class folders")
+        self.names = sorted(found)
+        return {name: found[name] for name in self.names}
+
+    def classes(self, folder: Path) -> list[str]:
+        """Return the names of the class folders of a training folder, sorted.
+
+        Raises:
+            DataError: there are fewer than two, or one is not UTF-8.
+        """
+        classes = list(Lister(folder).subfolders(folder))
+        if len(classes) < 2:
+            found = f"only one class folder, '{shown(classes[0])}'" if classes else "no class folders"
+            raise DataError(f"{folder} has {found}; two or more are needed: --data must name {LAYOUT}")
+        for name in classes:
+            if shown(name) != name:
+                raise DataError(f"the class folder '{shown(name)}' in {folder} is not named in UTF-8; rename it")
+        return classes
+
+    def images(self, folder: Path, classes: Sequence[str], part: str = "") -> ImageFiles:
+        """List the images of the class folders, with the position of their class in `classes` as label.
+
+        Raises:
+            DataError: there are no class folders, one of them is not among `classes`, or one has no images.
+        """
+        present = self.subfolders(folder)
+        if not present:
+            raise DataError(f"{folder} has no class folders; --data must name {LAYOUT}")
+        if unknown := sorted(set(present) - set(classes)):
+            raise DataError(
+                f"{folder / shown(unknown[0])} is a class that the training images lack; "
+                f"add it there or remove it here (known: {_shortened(classes)})"
+            )
+        paths, labels, names = [], [], []
+        for name, path in present.items():
+            found = list(self._files_below(path))
+            if not found:
+                kinds = "" if not (left_out := self.report()) else f" ({'; '.join(left_out)})"
+                raise DataError(
+                    f"{folder / name} has no images that are read here{kinds}; add some (.jpg .png ...) or remove it"
+                )
+            paths += found
+            labels += [classes.index(name)] * len(found)
+            names += [_name(part, name, os.path.relpath(file, path)) for file in found]
+        return ImageFiles(paths, torch.tensor(labels), names)
+
+    def report(self) -> list[str]:
+        """Return a line for each reason, with how often it came and an example."""
+        lines = [
+            f"left out: {count:,} {reason}, such as {shown(self._examples[reason])}"
+            for reason, count in self._counts.most_common(12)
+        ]
+        rest = len(self._counts) - len(lines)
+        return lines + ([f"left out: files of {rest:,} more kinds"] if rest else [])
+
+    def beside(self, parts: Sequence[Path]) -> list[str]:
+        """Return the lines on what lies beside the parts of a folder."""
+        read = {os.path.basename(part) for part in parts}
+        others = [shown(name) for name in self.names if name not in read]
+        told = [f"left out: {', '.join(others[:10])} beside {' and '.join(sorted(read))}"] if others else []
+        return told + self.report()
+
+    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        """Yield what is not left out for its name, in order."""
+        try:
+            with os.scandir(folder) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"cannot read the folder {folder} ({reason}); --data must name {LAYOUT}") from error
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+                self._leave_out(entry, "hidden or system entries")
+            else:
+                yield entry
+
+    def _files_below(self, folder: str) -> Iterator[str]:
+        """Yield the image files of a folder, then those of the folders in it."""
+        folders = [folder]
+        while folders:
+            inner = []
+            for entry in self._entries(folders.pop()):
+                if entry.is_dir():
+                    inner += [entry.path] if self._is_folder(entry) else []
+                elif self._is_image(entry):
+                    yield entry.path
+            folders += reversed(inner)
+
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+        if not entry.is_dir():
+            return False
+        if not entry.is_symlink():
+            return True
+        target = os.path.realpath(entry.path)
+        if any(_within(target, read) or _within(read, target) for read in self._reading):
+            self._leave_out(entry, "links to folders that are read already")
+            return False
+        if self._reading:
+            self._reading.append(target)
+        return True
+
+    def _is_image(self, entry: os.DirEntry[str]) -> bool:
+        ending = os.path.splitext(entry.name)[1].lower()
+        if ending not in extensions():
+            extra = " (the extra heif reads them)" if ending in _HEIF else ""
+            self._leave_out(entry, f"{shown(ending) or 'unnamed'} files{extra}")
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            self._leave_out(entry, "broken links")
+        elif not entry.is_file():
+            self._leave_out(entry, "entries that are no files")
+        elif entry.is_symlink() and self._is_known(os.path.realpath(entry.path)):
+            self._leave_out(entry, "links to files that are read already")
+        else:
+            return True
+        return False
+
+    def _is_known(self, target: str) -> bool:
+        if target in self._files or any(_within(target, read) for read in self._reading):
+            return True
+        self._files.add(target)
+        return False
+
+    def _leave_out(self, entry: os.DirEntry[str], reason: str) -> None:
+        self._counts[reason] += 1
+        self._examples.setdefault(reason, entry.path)
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _name(part: str, label: str, inner: str) -> str:
+    """Return what tells a file apart: its part, class and path there, the same on every system."""
+    return "/".join([part, label, unicodedata.normalize("NFC", inner).replace(os.sep, "/")])
 
 
 def _shortened(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-def read_image(path: str, channels: int, *, cover: int | None = None) -> Image.Image:
-    """Decode an image of any common kind to 8 bits: grey if `channels` is 1, else RGB.
+def chosen_for_test(files: ImageFiles, classes: Sequence[str], seed: int) -> Tensor:
+    """Choose about a fifth of the files for testing, each by its own name alone, so that no other file moves it.
 
-    The camera's orientation is applied, transparency is laid on white, and of 16 bits the upper 8 are kept.
-
-    Args:
-        path: of the file.
-        channels: 1 or 3.
-        cover: a side in pixels; a large JPEG may then be decoded smaller, but not below twice that side.
-
-    Raises:
-        DataError: the file cannot be decoded; names it.
-    """
-    try:
-        with Image.open(path) as file:
-            if cover is not None:
-                file.draft(None, (2 * cover, 2 * cover))
-            upright = ImageOps.exif_transpose(file) if "exif" in file.info else file
-            return _to_mode(upright, "L" if channels == 1 else "RGB")
-    except Exception as error:  # each decoder has errors of its own, from OSError to struct.error
-        raise DataError(f"cannot read the image {path} ({error}); replace or remove it") from error
-
-
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, not 8 or 16 bits")
-    if image.mode.startswith("I"):
-        # Pillow would clip 16 bits to 255 instead of scaling them.
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert(mode)
-
-
-def survey(paths: Sequence[str]) -> tuple[tuple[int, int], int]:
-    """Choose one size and one number of channels for images, from their headers.
+    Only where that would leave a class without test images, the file whose number is lowest is taken all the same, and
+    the highest is kept where none would be left to train on.
 
     Returns:
-        (H, W): the size if all have the same, else a square of the median short side; and 1 if all
-        are grey, else 3.
+        (N,) bool.
 
     Raises:
-        DataError: a file is not an image.
+        DataError: a class has a single image.
     """
-    headers = _in_parallel(_read_header, paths, "looking at images")
-    sizes = {size for size, _ in headers}
-    channels = 1 if all(grey for _, grey in headers) else 3
-    if len(sizes) == 1:
-        return sizes.pop(), channels
-    side = statistics.median_low(min(size) for size, _ in headers)
-    return (side, side), channels
+    numbers = torch.tensor([_number(seed, name) for name in files.names], dtype=torch.float64)
+    in_test = numbers < TEST_PORTION
+    for label, name in enumerate(classes):
+        rows = (files.labels == label).nonzero()[:, 0]
+        if len(rows) < 2:
+            raise DataError(f"class '{name}' has 1 image(s) to split in two; give it two or more")
+        if not in_test[rows].any():
+            in_test[rows[numbers[rows].argmin()]] = True
+        if in_test[rows].all():
+            in_test[rows[numbers[rows].argmax()]] = False
+    return in_test
 
 
-def _read_header(path: str) -> tuple[tuple[int, int], bool]:
-    """Return (H, W) as seen by the viewer, and whether the image is grey."""
-    try:
-        with Image.open(path) as file:
-            W, H = file.size
-            turned = "exif" in file.info and file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return (W, H) if turned else (H, W), file.mode in ("1", "L", "LA") or file.mode.startswith("I")
-    except Exception as error:
-        raise DataError(f"cannot read the image {path} ({error}); replace or remove it") from error
-
-
-def decode(paths: Sequence[str], image_size: tuple[int, int], channels: int) -> Tensor:
-    """Decode images to one size: scaled to cover it, the centre kept.
-
-    Returns:
-        (N, C, H, W) uint8.
-
-    Raises:
-        DataError: an image cannot be decoded; names it.
-    """
-    H, W = image_size
-    images = torch.empty(len(paths), channels, H, W, dtype=torch.uint8)
-    into = images.numpy()  # much cheaper to write to than a tensor, image by image
-
-    def decode_one(index: int) -> None:
-        image = read_image(paths[index], channels, cover=max(H, W))
-        if image.size != (W, H):
-            image = ImageOps.fit(image, (W, H), method=Image.Resampling.BILINEAR)
-        into[index] = np.asarray(image).reshape(H, W, channels).transpose(2, 0, 1)
-
-    _in_parallel(decode_one, range(len(paths)), "reading images")
-    return images
-
-
-def _in_parallel(function: Callable[[S], T], items: Sequence[S], what: str) -> list[T]:
-    """Map in threads (Pillow decodes without holding Python's lock), with a progress bar on a terminal."""
-    # Handing over tiny images one by one would cost more than decoding them.
-    chunks = [items[first : first + 16] for first in range(0, len(items), 16)]
-
-    def run(chunk: Sequence[S]) -> list[T]:
-        return [function(item) for item in chunk]
-
-    with (
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        # disable=None: no bar unless on a terminal
-        tqdm(total=len(items), desc=what, leave=False, disable=None) as bar,
-    ):
-        results: list[T] = []
-        for part in pool.map(run, chunks):
-            results += part
-            bar.update(len(part))
-    return results
+def _number(seed: int, name: str) -> float:
+    """Return a number from 0 to 1, as good as random, made of the seed and a name."""
+    text = f"{seed}/{name}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big") / 2**48

@@ -13,9 +13,14 @@ from torch import Tensor
 
 from nas.data.config import DataConfig
 from nas.data.errors import DataError
+from nas.data.manifest import Manifest, Part
+from nas.data.view import View
 
 #: Normalized images (N, C, H, W), float32, and labels (N,), int64.
 Batch = tuple[Tensor, Tensor]
+
+#: What a stream of random numbers depends on.
+Key = tuple[str | int, ...]
 
 
 def generator(*key: str | int) -> torch.Generator:
@@ -67,13 +72,13 @@ def stratified_split(labels: Tensor, *, first: float, seed: int, classes: Sequen
 class Loader(ABC):
     """Batches of labelled images, epoch after epoch.
 
-    A batch is a function of (seed, epoch, step) and of nothing else, so that a run can go on in the
+    A batch is a function of (key, epoch, step) and of nothing else, so that a run can go on in the
     middle of an epoch. Torch's global random state is neither read nor changed.
 
     Args:
         indices: (N,) int64, the images to serve.
         batch_size: images a batch; the last batch of an epoch may be smaller.
-        seed: of the order and the augmentation. Without one the images come in the order of
+        key: of the order and the augmentation, such as `(seed,)`. Without one the images come in the order of
             `indices`, each once and as they are.
         device: where the batches are wanted.
 
@@ -82,13 +87,13 @@ class Loader(ABC):
             single image, because BatchNorm cannot train on one value a channel.
     """
 
-    def __init__(self, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device) -> None:
-        lone = seed is not None and len(indices) % batch_size == 1
+    def __init__(self, indices: Tensor, *, batch_size: int, key: Key | None, device: torch.device) -> None:
+        lone = key is not None and len(indices) % batch_size == 1
         self.num_images = len(indices) - int(lone)
         self.device = device
         self._indices = indices
         self._batch_size = batch_size
-        self._seed = seed
+        self._key = key
 
     def __len__(self) -> int:
         """Steps an epoch."""
@@ -109,9 +114,9 @@ class Loader(ABC):
 
     def _order(self, epoch: int) -> Tensor:
         """Return the images of an epoch in their order, (num_images,) int64."""
-        if self._seed is None:
+        if self._key is None:
             return self._indices
-        shuffled = torch.randperm(len(self._indices), generator=generator("order", self._seed, epoch))
+        shuffled = torch.randperm(len(self._indices), generator=generator("order", *self._key, epoch))
         return self._indices[shuffled[: self.num_images]]
 
     def _rows(self, start_step: int) -> Iterator[slice]:
@@ -137,13 +142,13 @@ class ImageData(ABC):
     Attributes:
         name: of the data set.
         classes: names of the classes; label i means `classes[i]`.
-        channels: of an image.
-        image_size: (H, W) in pixels.
+        view: channels, size in pixels, and how image files are brought to it.
         train_labels: (N,) int64.
         test_labels: (N,) int64.
         mean: (C,) float32 of the training pixels, in units of 0..255.
         std: (C,) float32 likewise.
         streamed: whether images are read from disk as they are needed, rather than held in memory.
+        left_out: lines that say what of a folder was left out and why.
     """
 
     streamed: bool
@@ -155,16 +160,15 @@ class ImageData(ABC):
         name: str,
         *,
         classes: Sequence[str],
-        channels: int,
-        image_size: tuple[int, int],
+        view: View,
         train_labels: Tensor,
         test_labels: Tensor,
         config: DataConfig,
     ) -> None:
         self.name = name
         self.classes = tuple(classes)
-        self.channels = channels
-        self.image_size = image_size
+        self.view = view
+        self.left_out: tuple[str, ...] = ()
         self.train_labels = train_labels
         self.test_labels = test_labels
         self._config = config
@@ -173,10 +177,47 @@ class ImageData(ABC):
     def num_classes(self) -> int:
         return len(self.classes)
 
+    @property
+    def channels(self) -> int:
+        return self.view.channels
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.view.image_size
+
+    @property
+    def found(self) -> list[str]:
+        """Lines for the beginning of a run: what there is, and what was left out and why."""
+        train, test, (H, W) = len(self.train_labels), len(self.test_labels), self.image_size
+        kind = {1: "grey", 3: "colour"}.get(self.channels, f"{self.channels}-channel")
+        return [
+            f"found {train + test:,} images of {self.num_classes} classes: {train:,} to train on, {test:,} to test on; "
+            f"{kind}, brought to {H}x{W} pixels (height x width)",
+            *self.left_out,
+        ]
+
+    def manifest(self) -> Manifest:
+        """Say what a run must find again."""
+        return Manifest(
+            dataset=self.name,
+            classes=self.classes,
+            channels=self.channels,
+            image_size=self.image_size,
+            resize=self.view.resize,
+            depth=self.view.depth,
+            train=self._manifest_of("train", self.train_labels),
+            test=self._manifest_of("test", self.test_labels),
+        )
+
+    @abstractmethod
+    def _manifest_of(self, part: str, labels: Tensor) -> Part: ...
+
     def train_loader(
         self,
         *,
         seed: int,
+        purpose: str | None = None,
         indices: Tensor | None = None,
         augment: bool = True,
         device: torch.device | str = "cpu",
@@ -185,6 +226,7 @@ class ImageData(ABC):
 
         Args:
             seed: of the order and the augmentation.
+            purpose: tells the loaders of one run apart, whose random numbers are then unrelated, whatever their seeds.
             indices: (N,) int64, which training images; default: all.
             augment: shuffle and augment. If not, the images come in the order of `indices`, each
                 once and as they are.
@@ -204,7 +246,7 @@ class ImageData(ABC):
             "train",
             chosen,
             batch_size=batch_size,
-            seed=seed if augment else None,
+            key=(seed, *(() if purpose is None else (purpose,))) if augment else None,
             device=torch.device(device),
         )
 
@@ -214,7 +256,7 @@ class ImageData(ABC):
             "test",
             torch.arange(len(self.test_labels)),
             batch_size=batch_size or self._config.batch_size,
-            seed=None,
+            key=None,
             device=torch.device(device),
         )
 
@@ -240,5 +282,5 @@ class ImageData(ABC):
 
     @abstractmethod
     def _loader(
-        self, part: str, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device
+        self, part: str, indices: Tensor, *, batch_size: int, key: Key | None, device: torch.device
     ) -> Loader: ...

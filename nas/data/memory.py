@@ -3,7 +3,7 @@
 Shape letters: N images, C channels, H height, W width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,9 @@ from torchvision.transforms.v2.functional import resize
 
 from nas.data.augment import Augmentation, normalize
 from nas.data.config import DataConfig
-from nas.data.images import Batch, ImageData, Loader, send
+from nas.data.images import Batch, ImageData, Key, Loader, send
+from nas.data.manifest import Contents, Part, part_of_arrays, part_of_files
+from nas.data.view import View
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +45,7 @@ class MemoryLoader(Loader):
         indices: Tensor,
         *,
         batch_size: int,
-        seed: int | None,
+        key: Key | None,
         device: torch.device,
         images: Tensor,
         labels: Tensor,
@@ -51,7 +53,7 @@ class MemoryLoader(Loader):
         std: Tensor,
         augmentation: Augmentation,
     ) -> None:
-        super().__init__(indices, batch_size=batch_size, seed=seed, device=device)
+        super().__init__(indices, batch_size=batch_size, key=key, device=device)
         self._images = images
         self._labels = labels
         self._mean = mean.to(device)
@@ -61,8 +63,8 @@ class MemoryLoader(Loader):
     def _batches(self, epoch: int, order: Tensor, start_step: int) -> Iterator[Batch]:
         order = send(order, self.device)
         draws = None
-        if self._seed is not None:
-            draws = self._augmentation.draw(len(order), seed=self._seed, epoch=epoch).to(self.device)
+        if self._key is not None:
+            draws = self._augmentation.draw(len(order), key=self._key, epoch=epoch).to(self.device)
         for rows in self._rows(start_step):
             images = self._images[order[rows]]
             if draws is None:
@@ -84,6 +86,8 @@ class MemoryData(ImageData):
         test_labels: (N,) int64.
         config: the flags.
         flip: whether to mirror training images unless the flags say otherwise.
+        depth: see `View`.
+        contents: of images from files, for each part the names of its files and bytes that depend on their content.
     """
 
     streamed = False
@@ -99,6 +103,8 @@ class MemoryData(ImageData):
         test_labels: Tensor,
         config: DataConfig,
         flip: bool = True,
+        depth: int = 16,
+        contents: Mapping[str, Contents] | None = None,
     ) -> None:
         train_images = brought_to(train_images, config.image_size)
         test_images = brought_to(test_images, config.image_size)
@@ -106,8 +112,7 @@ class MemoryData(ImageData):
         super().__init__(
             name,
             classes=classes,
-            channels=C,
-            image_size=(H, W),
+            view=View(C, (H, W), depth=depth),
             train_labels=train_labels,
             test_labels=test_labels,
             config=config,
@@ -121,14 +126,15 @@ class MemoryData(ImageData):
         )
         self.mean, self.std = channel_statistics(train_images)
         self._parts = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
+        self._contents = contents
         self._resident: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
 
-    def _loader(self, part: str, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device) -> Loader:
+    def _loader(self, part: str, indices: Tensor, *, batch_size: int, key: Key | None, device: torch.device) -> Loader:
         images, labels = self._on(device, part)
         return MemoryLoader(
             indices,
             batch_size=batch_size,
-            seed=seed,
+            key=key,
             device=device,
             images=images,
             labels=labels,
@@ -136,6 +142,11 @@ class MemoryData(ImageData):
             std=self.std,
             augmentation=self._augmentation,
         )
+
+    def _manifest_of(self, part: str, labels: Tensor) -> Part:
+        if self._contents is None:
+            return part_of_arrays(self._parts[part][0], labels, self.num_classes)
+        return part_of_files(self._contents[part], labels, self.num_classes)
 
     def _on(self, device: torch.device, part: str) -> tuple[Tensor, Tensor]:
         """Return images and labels on the device; all loaders there share one copy."""

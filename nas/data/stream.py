@@ -3,11 +3,11 @@
 Shape letters: N images, C channels, H height, W width.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -15,8 +15,11 @@ from torchvision.transforms import v2
 from nas.data.augment import Augmentation, cutout, normalize
 from nas.data.config import DataConfig
 from nas.data.errors import DataError
-from nas.data.folder import ImageFiles, read_image
-from nas.data.images import Batch, ImageData, Loader, generator, send
+from nas.data.folder import ImageFiles
+from nas.data.images import Batch, ImageData, Key, Loader, generator, send
+from nas.data.manifest import Contents, Part, part_of_files
+from nas.data.pixels import read_image
+from nas.data.view import View
 
 # One batch to read: the epoch, and the images by their position in the data set.
 Request = tuple[int, list[int]]
@@ -35,23 +38,18 @@ def train_transform(image_size: tuple[int, int], *, flip: bool) -> v2.Transform:
     )
 
 
-def eval_transform(image_size: tuple[int, int]) -> v2.Transform:
-    """Return the usual test view of ImageNet (scale to 256, keep the centre 224), PIL image to PIL image."""
-    return v2.Compose([v2.Resize(round(min(image_size) * 256 / 224)), v2.CenterCrop(image_size)])
-
-
 class BatchReader(Dataset[Tensor | str]):
     """Reads the batches that a loader asks for: (N, C, H, W) uint8, or what is wrong with one of the images.
 
-    The randomness of an image comes from (seed, epoch, position), so that it does not matter which worker
+    The randomness of an image comes from (key, epoch, position), so that it does not matter which worker
     reads it.
     """
 
-    def __init__(self, paths: Sequence[str], channels: int, transform: v2.Transform, seed: int | None) -> None:
+    def __init__(self, paths: Sequence[str], view: View, transform: v2.Transform | None, key: Key | None) -> None:
         self._paths = paths
-        self._channels = channels
+        self._view = view
         self._transform = transform
-        self._seed = seed
+        self._key = key
 
     def __getitem__(self, request: Request) -> Tensor | str:
         epoch, positions = request
@@ -62,18 +60,15 @@ class BatchReader(Dataset[Tensor | str]):
             return str(error)
 
     def _image(self, position: int, epoch: int) -> Tensor:
-        image = read_image(self._paths[position], self._channels)
-        if self._seed is None:
-            return _pixels(self._transform(image))
+        path, view = self._paths[position], self._view
+        if self._transform is None or self._key is None:
+            return torch.from_numpy(view.read(path).copy())
+        image = read_image(path, view.channels, depth=view.depth)
         # The transforms draw from torch's global state, which is the caller's own without workers.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.set_state(generator("image", self._seed, epoch, position).get_state())
-            return _pixels(self._transform(image))
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    pixels: Tensor = v2.functional.pil_to_tensor(image)
-    return pixels
+            torch.default_generator.set_state(generator("image", *self._key, epoch, position).get_state())
+            pixels: Tensor = v2.functional.pil_to_tensor(self._transform(image))
+            return pixels
 
 
 class StreamLoader(Loader):
@@ -84,7 +79,7 @@ class StreamLoader(Loader):
         indices: Tensor,
         *,
         batch_size: int,
-        seed: int | None,
+        key: Key | None,
         device: torch.device,
         reader: BatchReader,
         labels: Tensor,
@@ -93,7 +88,7 @@ class StreamLoader(Loader):
         augmentation: Augmentation,
         workers: int,
     ) -> None:
-        super().__init__(indices, batch_size=batch_size, seed=seed, device=device)
+        super().__init__(indices, batch_size=batch_size, key=key, device=device)
         self._labels = labels.to(device)
         self._mean = mean.to(device)
         self._std = std.to(device)
@@ -116,8 +111,8 @@ class StreamLoader(Loader):
         labels = self._labels[send(order, self.device)]
         length = self._augmentation.cutout_length
         draws = None
-        if self._seed is not None:
-            draws = self._augmentation.draw(len(order), seed=self._seed, epoch=epoch).to(self.device)
+        if self._key is not None:
+            draws = self._augmentation.draw(len(order), key=self._key, epoch=epoch).to(self.device)
         for rows, images in zip(steps, self._reading, strict=True):
             if isinstance(images, str):
                 raise DataError(images)
@@ -133,8 +128,7 @@ class StreamedData(ImageData):
     Args:
         name: of the data set.
         classes: names of the classes.
-        channels: 1 or 3.
-        image_size: (H, W) of what the network sees.
+        view: how the network sees a file.
         train: the training files.
         test: the test files.
         mean: (C,) of the pixels, in units of 0..255.
@@ -152,8 +146,7 @@ class StreamedData(ImageData):
         name: str,
         *,
         classes: Sequence[str],
-        channels: int,
-        image_size: tuple[int, int],
+        view: View,
         train: ImageFiles,
         test: ImageFiles,
         mean: Tensor,
@@ -168,8 +161,7 @@ class StreamedData(ImageData):
         super().__init__(
             name,
             classes=classes,
-            channels=channels,
-            image_size=image_size,
+            view=view,
             train_labels=train.labels,
             test_labels=test.labels,
             config=config,
@@ -179,24 +171,28 @@ class StreamedData(ImageData):
         self.std = std
         self._flip = True if config.flip is None else config.flip
         self._augmentation = Augmentation(
-            image_size=image_size, crop_padding=0, flip=False, cutout_length=self._cutout_length()
+            image_size=view.image_size, crop_padding=0, flip=False, cutout_length=self._cutout_length()
         )
 
-    def _loader(self, part: str, indices: Tensor, *, batch_size: int, seed: int | None, device: torch.device) -> Loader:
+    def _loader(self, part: str, indices: Tensor, *, batch_size: int, key: Key | None, device: torch.device) -> Loader:
         files = self._parts[part]
-        if seed is None or not self._config.augment:
-            transform = eval_transform(self.image_size)
-        else:
-            transform = train_transform(self.image_size, flip=self._flip)
+        augmented = key is not None and self._config.augment
+        transform = train_transform(self.image_size, flip=self._flip) if augmented else None
         return StreamLoader(
             indices,
             batch_size=batch_size,
-            seed=seed,
+            key=key,
             device=device,
-            reader=BatchReader(files.paths, self.channels, transform, seed),
+            reader=BatchReader(files.paths, self.view, transform, key),
             labels=files.labels,
             mean=self.mean,
             std=self.std,
             augmentation=self._augmentation,
             workers=self._config.workers,
         )
+
+    def _manifest_of(self, part: str, labels: Tensor) -> Part:
+        # To read every file once more, for its content, would take as long as an epoch.
+        files = self._parts[part]
+        sizes = [os.path.getsize(path).to_bytes(8, "big") for path in files.paths]
+        return part_of_files(Contents("size", files.names, sizes), labels, self.num_classes)

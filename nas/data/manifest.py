@@ -1,0 +1,161 @@
+"""What a run must find again in its data: classes, counts, digests, and for files what tells each of them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+NAME = "data.json"
+
+#: Files of a part up to which each is told apart: 16 bytes each. Beyond there are counts and a digest.
+MOST_FILES = 100_000
+_LARGEST = 8_000_000  # bytes of data.json, which MOST_FILES in both parts, and the names of classes, stay below
+_BYTES = 8
+
+
+class Contents(NamedTuple):
+    """Names of N files, and 8 bytes each that change with their content, or with their size alone."""
+
+    kind: Literal["content", "size"]
+    names: Sequence[str]
+    contents: Sequence[bytes]
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The training or the test images."""
+
+    images: int
+    per_class: tuple[int, ...]
+    kind: Literal["content", "size", "array"]
+    """Of what the digest and the entries are made: names with contents or sizes, or the pixels in memory."""
+    digest: Annotated[str, Meta(max_length=64)]
+    entries: bytes = b""
+    """For each file, sorted, 8 bytes of its name and 8 of its content or size; empty for arrays and many files."""
+
+    def files(self) -> dict[bytes, bytes]:
+        """The content of each file by its name, both in 8 bytes."""
+        rows = (self.entries[i : i + 2 * _BYTES] for i in range(0, len(self.entries), 2 * _BYTES))
+        return {row[:_BYTES]: row[_BYTES:] for row in rows}
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The data of a run, as `data.json` and its checkpoints hold them."""
+
+    version: Literal[1] = 1
+    dataset: str
+    classes: tuple[str, ...]
+    channels: int
+    image_size: tuple[int, int]
+    resize: str
+    depth: int
+    train: Part
+    test: Part
+
+
+def part_of_files(contents: Contents, labels: Tensor, num_classes: int) -> Part:
+    """Describe a part that consists of files with labels (N,)."""
+    names = (hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=_BYTES) for name in contents.names)
+    rows = sorted(name.digest() + content for name, content in zip(names, contents.contents, strict=True))
+    entries = b"".join(rows)
+    return Part(
+        images=len(rows),
+        per_class=_counts(labels, num_classes),
+        kind=contents.kind,
+        digest=hashlib.sha256(entries).hexdigest(),
+        entries=entries if len(rows) <= MOST_FILES else b"",
+    )
+
+
+def part_of_arrays(images: Tensor, labels: Tensor, num_classes: int) -> Part:
+    """Describe a part that is held in memory: images (N, C, H, W) uint8 and labels (N,)."""
+    digest = hashlib.sha256()
+    for chunk in images.split(1024):
+        digest.update(chunk.contiguous().numpy().tobytes())
+    digest.update(labels.numpy().tobytes())
+    return Part(images=len(labels), per_class=_counts(labels, num_classes), kind="array", digest=digest.hexdigest())
+
+
+def _counts(labels: Tensor, num_classes: int) -> tuple[int, ...]:
+    return tuple(torch.bincount(labels, minlength=num_classes).tolist())
+
+
+def to_text(manifest: Manifest) -> str:
+    """Return a manifest as JSON."""
+    return msgspec.json.encode(manifest).decode()
+
+
+def from_text(text: str | bytes) -> Manifest:
+    """Return the manifest of a text. Raises ValueError where it is none."""
+    return msgspec.json.decode(text, type=Manifest)
+
+
+def read(folder: Path) -> Manifest:
+    """Return the manifest that a run left in its folder. Raises ValueError where there is none that can be read."""
+    path = folder / NAME
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST + 1)
+        return from_text(content)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def changes(before: Manifest, now: Manifest) -> list[str]:
+    """Say what became of the data of a run; nothing if they are the same."""
+    told = []
+    gone, new = (sorted(set(a) - set(b)) for a, b in ((before.classes, now.classes), (now.classes, before.classes)))
+    for names, what in ((gone, "gone"), (new, "new")):
+        if names:
+            told.append(f"{len(names)} class(es) {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})")
+    if before.classes != now.classes and not told:
+        told.append("the classes stand in another order")
+    for field in ("image_size", "channels", "resize", "depth"):
+        then, is_now = getattr(before, field), getattr(now, field)
+        if then != is_now:
+            told.append(f"{field.replace('_', ' ')} was {_shown(then)}, is {_shown(is_now)}")
+    for name, what in (("train", "training"), ("test", "test")):
+        then, is_now = getattr(before, name), getattr(now, name)
+        if (then.digest, then.per_class) != (is_now.digest, is_now.per_class):
+            told.append(f"{what} images: {_difference(then, is_now)}")
+    return told
+
+
+def _shown(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _difference(before: Part, now: Part) -> str:
+    if not (before.entries and now.entries):
+        return f"{before.images:,} then, {now.images:,} now" + (", and others" if before.images == now.images else "")
+    then, here = before.files(), now.files()
+    told = [f"{len(here.keys() - then):,} new", f"{len(then.keys() - here):,} gone"]
+    if before.kind == now.kind:
+        told.append(f"{_changed(then, here):,} changed")
+    return ", ".join(told)
+
+
+def _changed(then: dict[bytes, bytes], here: dict[bytes, bytes]) -> int:
+    return sum(here[name] != then[name] for name in here.keys() & then.keys())
+
+
+def compare_tests(trained: Manifest, now: Manifest) -> str | None:
+    """Say how the test images of today differ from those of a training; None if they do not.
+
+    An image was trained on if a training image had its name, or its content where that is known.
+    """
+    if trained.test.digest == now.test.digest:
+        return None
+    told = f"the test images are not those of the training: {_difference(trained.test, now.test)}"
+    if not (trained.train.entries and now.test.entries):
+        return told
+    learnt, here = trained.train.files(), now.test.files()
+    contents = set(learnt.values()) if trained.train.kind == now.test.kind == "content" else set[bytes]()
+    seen = sum(name in learnt or content in contents for name, content in here.items())
+    return f"{told}; {seen:,} of {now.test.images:,} were trained on"

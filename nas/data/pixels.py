@@ -1,0 +1,226 @@
+"""Image files to pixels: what is opened at all, and how each kind becomes 8 bits. docs/DATA.md tells it to users.
+
+Shape letters: N images, C channels, H height, W width.
+"""
+
+import functools
+import os
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from nas.data.errors import DataError
+
+#: Pillow's names of the formats that are read. All are decoded within Pillow: EPS would start Ghostscript, WMF is drawn
+#: by Windows, and others hand the file to programs that happen to be installed.
+FORMATS = (
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "QOI"),
+    *("SGI", "SUN", "TIFF", "WEBP"),
+)
+#: Has no signature, so that anything might be taken for one; it is tried on files that are called so.
+UNSIGNED = "TGA"
+
+#: Tags of TIFF.
+BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281
+
+#: Significant bits of deep pixels: those of usual sensors and of full words.
+DEPTHS = (8, 10, 12, 14, 16)
+
+# Pillow refuses twice as many pixels as those of which it warns; photographs of 100 megapixels lie between.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class Survey(NamedTuple):
+    """What images have in common: (H, W), 1 or 3 channels, and the bits of those that have more than 8."""
+
+    image_size: tuple[int, int]
+    channels: int
+    depth: int
+
+
+class _Head(NamedTuple):
+    image_size: tuple[int, int]  # as seen by the viewer
+    grey: bool
+    deep: bool
+
+
+@functools.cache
+def extensions() -> frozenset[str]:
+    """The endings, in lower case and with their dot, of the files that are read here."""
+    _register_heif()
+    known = Image.registered_extensions()
+    readable = {*Image.OPEN, "MPO"}  # which the JPEG reader reads
+    return frozenset(e for e, name in known.items() if name in readable and name in (*FORMATS, UNSIGNED))
+
+
+def _register_heif() -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:  # the extra `heif` is not installed
+        return
+    register_heif_opener()
+
+
+@functools.cache
+def _formats(extension: str) -> list[str]:
+    extensions()  # has Pillow load all its plug-ins
+    named = [UNSIGNED] if Image.registered_extensions().get(extension) == UNSIGNED else []
+    return [name for name in (*named, *FORMATS) if name in Image.OPEN]
+
+
+def _open(path: str) -> Image.Image:
+    return Image.open(path, formats=_formats(Path(path).suffix.lower()))
+
+
+def _unreadable(path: str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        reason = "its content is not an image of a format that is read"
+    return DataError(f"cannot read the image {path} ({reason}); replace or remove it")
+
+
+def read_image(path: str, channels: int, *, depth: int = 16, cover: int | None = None) -> Image.Image:
+    """Decode the first frame of an image file to 8 bits: grey if `channels` is 1, else RGB.
+
+    Args:
+        path: of the file.
+        channels: 1 or 3.
+        depth: see `to_eight_bits`.
+        cover: a side in pixels; a large JPEG may then be decoded smaller, but not below twice that side.
+
+    Raises:
+        DataError: the file cannot be decoded; names it.
+    """
+    try:
+        with _open(path) as file:
+            if cover is not None:
+                file.draft(None, (2 * cover, 2 * cover))
+            return to_eight_bits(file, channels, depth=depth)
+    except Exception as error:  # each decoder has errors of its own, from OSError to struct.error
+        raise _unreadable(path, error) from error
+
+
+def to_eight_bits(image: Image.Image, channels: int, *, depth: int = 16) -> Image.Image:
+    """Bring an image of any mode to 8 bits: grey if `channels` is 1, else RGB.
+
+    The camera's orientation is applied and transparency is laid on white. Of grey pixels of more than 8 bits the upper
+    8 of `depth` bits are kept.
+
+    Raises:
+        ValueError: pixels are floating-point numbers, or beyond `depth` bits.
+    """
+    _check_colour_depth(image)
+    image.load()  # a PNG may state its orientation after its pixels
+    if "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is not known; convert it to 8 or 16 bits")
+    if image.mode.startswith("I"):
+        image = Image.fromarray(_upper_bits(np.asarray(image), depth))
+    elif image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        premultiplied = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+        straight = image.convert(premultiplied) if premultiplied else image
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), straight.convert("RGBA"))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _upper_bits(values: np.ndarray, depth: int) -> np.ndarray:
+    least, largest = int(values.min()), int(values.max())
+    if least < 0 or largest >= 2**depth:
+        raise ValueError(
+            f"its pixels go from {least} to {largest}, those of the data set from 0 to {2**depth - 1}; "
+            "bring all images to the same range"
+        )
+    return (values >> (depth - 8)).astype(np.uint8)
+
+
+def _check_colour_depth(image: Image.Image) -> None:
+    # Pillow keeps the upper 8 of 16 bits of a colour, which are all zero or nearly so where only 12 are used.
+    if image.mode not in ("RGB", "RGBA"):
+        return
+    tags = getattr(image, "tag_v2", {})
+    bits, largest = (max(np.ravel(tags.get(tag, 0)).tolist()) for tag in (BITS_PER_SAMPLE, MAX_SAMPLE_VALUE))
+    if bits > 8 and 0 < largest < 2**15:
+        raise ValueError(f"its colours have 16 bits but end at {largest}; convert it to 8 bits")
+
+
+def survey(paths: Sequence[str]) -> Survey:
+    """Choose one size, one number of channels and one depth for images.
+
+    The size is the common one, else a square of the median short side; there is 1 channel if all are grey, else 3. The
+    depth is that of the largest pixel of all images with more than 8 bits: many a camera stores 12 bits in 16.
+
+    Raises:
+        DataError: a file is not an image.
+    """
+    heads = in_parallel(_read_head, paths, "looking at images")
+    sizes = {head.image_size for head in heads}
+    channels = 1 if all(head.grey for head in heads) else 3
+    depth = _depth([path for path, head in zip(paths, heads, strict=True) if head.deep])
+    if len(sizes) == 1:
+        return Survey(sizes.pop(), channels, depth)
+    side = statistics.median_low(min(head.image_size) for head in heads)
+    return Survey((side, side), channels, depth)
+
+
+def _read_head(path: str) -> _Head:
+    try:
+        with _open(path) as file:
+            W, H = file.size
+            turned = "exif" in file.info and file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            deep = file.mode.startswith("I")
+            return _Head((W, H) if turned else (H, W), deep or file.mode in ("1", "L", "LA", "La"), deep)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _depth(paths: Sequence[str]) -> int:
+    """Return the least of DEPTHS that holds every pixel of the files; the largest where none does or there are none.
+
+    What is beyond is refused where it is decoded. Reading ends at the first chunk that needs the largest.
+    """
+    largest = -1
+    for first in range(0, len(paths), 64):
+        largest = max(largest, *in_parallel(_largest_pixel, paths[first : first + 64], "looking at deep pixels"))
+        if largest >= 2 ** DEPTHS[-2]:
+            break
+    fitting = [depth for depth in DEPTHS if 0 <= largest < 2**depth]
+    return fitting[0] if fitting else DEPTHS[-1]
+
+
+def _largest_pixel(path: str) -> int:
+    try:
+        with _open(path) as file:
+            return int(np.asarray(file).max())
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def in_parallel(function: Callable[[S], T], items: Sequence[S], what: str) -> list[T]:
+    """Map in threads (Pillow decodes without holding Python's lock), with a progress bar on a terminal."""
+    # Handing over tiny images one by one would cost more than decoding them.
+    chunks = [items[first : first + 16] for first in range(0, len(items), 16)]
+
+    def run(chunk: Sequence[S]) -> list[T]:
+        return [function(item) for item in chunk]
+
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        # disable=None: no bar unless on a terminal
+        tqdm(total=len(items), desc=what, leave=False, disable=None) as bar,
+    ):
+        results: list[T] = []
+        for part in pool.map(run, chunks):
+            results += part
+            bar.update(len(part))
+    return results
