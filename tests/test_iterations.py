@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -103,6 +104,21 @@ def test_methods_with_constant_momentum_are_powers_of_the_companion_matrix(metho
         companion = torch.cat([torch.cat([1.3 * step, -0.3 * step], 1), torch.cat([one, 0 * one], 1)])
     error = torch.linalg.matrix_power(companion, 6) @ torch.cat([Z0 - SOLUTION, Z0 - SOLUTION])
     close(z[6], SOLUTION + error[:3])
+
+
+def test_heavy_ball_takes_a_step_size_and_a_momentum_of_every_step() -> None:
+    """Theorem 2 of the slides, as a recurrence in numpy."""
+    alpha, beta = np.linspace(1.2, 0.4, 7), np.linspace(0.9, -0.2, 7)
+    a, z = A.numpy(), [Z0.numpy(), Z0.numpy()]
+    for k in range(6):
+        slope = a @ (z[-1] - SOLUTION.numpy())
+        z.append(z[-1] - alpha[k] * slope + beta[k] * (z[-1] - z[-2]))
+    found = iterations.heavy_ball(gradient, Z0, 6, beta, iter(alpha))  # both are longer by one
+    np.testing.assert_allclose(found, z[1:], rtol=1e-12, atol=1e-12)
+    constant = iterations.heavy_ball(gradient, Z0, 6, [0.3] * 6, 1.0)
+    assert torch.equal(constant, iterations.heavy_ball(gradient, Z0, 6, 0.3))
+    with pytest.raises(ValueError, match="beta has 5 numbers for 6 steps; give one for each step, or one for all"):
+        iterations.heavy_ball(gradient, Z0, 6, [0.3] * 5)
 
 
 def test_states_of_the_paper_s_sequence() -> None:

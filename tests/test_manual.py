@@ -217,6 +217,86 @@ def test_without_its_momentum_an_hbnet_is_a_resnet() -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("hbnet14", {"beta1": (1.0,), "beta2": (-1.0,)}),
+        ("hbnet14", {"beta1": (1.0,) * 6, "beta2": (-1.0,) * 6}),
+        ("agdnet10", {"beta": 0.1}),
+    ],
+)
+def test_the_coefficients_of_the_papers_given_as_options_change_no_bit(name: str, given: dict[str, Any]) -> None:
+    networks = []
+    for config in (None, ManualConfig(**given)):
+        torch.manual_seed(0)
+        networks.append(manual.build(name, config, image_size=(8, 8)))
+    ours, theirs = (network.state_dict() for network in networks)
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    x = torch.randn(3, 3, 8, 8)
+    for a, b in zip(*(outputs_and_gradients(network, x) for network in networks), strict=True):
+        assert torch.equal(a, b)
+
+
+class GivenBetas(nn.Module):
+    """Eq. (16) with given rows (beta1, beta2) of all units."""
+
+    def __init__(self, network: HeavyBallNetwork, betas: list[tuple[float, float]], first: str) -> None:
+        super().__init__()
+        self.network, self.betas, self.first = network, betas, first
+
+    def forward(self, x: Tensor) -> Tensor:
+        net, betas = self.network, iter(self.betas)
+        x = net.stem(x)
+        for stage in net.stages:
+            u, x = x, stage.shortcut(x)
+            before = x if self.first == "hb" else 0 * x
+            for k, unit in enumerate(stage.layers):
+                beta1, beta2 = next(betas)
+                x, before = unit(u if k == 0 else x) + beta1 * x + beta2 * before, x
+        return net.classifier(x.relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("first", ["plain", "hb"])
+@pytest.mark.parametrize("learn", [False, True])
+def test_hbnets_of_other_coefficients(first: Any, learn: bool) -> None:
+    torch.manual_seed(0)
+    beta1, beta2 = [0.5, 0.75, 1.0, 1.25, 1.5, 0.25], [-0.5, -1.0, 0.5, -0.25, 0.0, -0.75]
+    config = ManualConfig(beta1=tuple(beta1), beta2=tuple(beta2), learn_betas=learn, first_unit=first)
+    network = manual.build("hbnet14", config, image_size=(8, 8)).double()
+    plain = GivenBetas(network, list(zip(beta1, beta2, strict=True)), first)  # type: ignore[arg-type]
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(network(x), plain(x), rtol=1e-10, atol=1e-10)
+    added = count_parameters(network) - count_parameters(manual.build("hbnet14"))
+    assert added == (0 if not learn else 12 if first == "hb" else 9)
+    if learn:
+        network(x).square().sum().backward()
+        for stage in network.stages:
+            assert stage.coefficients.values.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("hbnet14", {"beta1": (1.0, 1.0)}, "hbnet14: --beta1 has 2 numbers; give one, or 6, one for each unit"),
+        ("hbnet14", {"beta2": (float("nan"),)}, "--beta2 is .nan,.; give finite numbers"),
+        ("hbnet14", {"beta2": ()}, "--beta2 is ..; give finite numbers"),
+        ("agdnet10", {"beta": float("inf")}, "--beta is inf; it must be a finite number"),
+        ("resnet14", {"beta2": (-1.0,)}, "--beta2 is not for resnet; leave it out"),
+        ("densenet10", {"beta": 0.1}, "--beta is not for densenet; leave it out"),
+        ("agdnet10", {"learn_betas": True}, "--learn-betas is not for agdnet; leave it out"),
+    ],
+)
+def test_coefficients_that_do_not_fit_are_refused(name: str, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        manual.build(name, ManualConfig(**given), image_size=(8, 8))
+
+
+def test_agdnet_takes_its_beta() -> None:
+    network = manual.build("agdnet10", ManualConfig(beta=0.25), image_size=(8, 8))
+    assert [block.beta for block in network.blocks] == [0.25] * 3
+
+
 def test_with_equal_paths_a_dmrnet_is_a_resnet() -> None:
     """Both paths get (x' + x) / 2 = x, so with the same weights they stay equal."""
     torch.manual_seed(0)

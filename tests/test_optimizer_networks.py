@@ -45,6 +45,16 @@ def test_heavy_ball_and_gradient_descent_are_eq_11_and_7() -> None:
     close(networks.hb(layers, x[0], beta=0.0), networks.gd(layers, x[0]))
 
 
+def test_heavy_ball_with_sequences() -> None:
+    alpha, beta = [0.5, 1.0, 0.8, 1.2, 0.9], [0.4, 0.1, -0.2, 0.7, 0.3]
+    layers, x = own_layers(5), [start()]
+    for k in range(5):
+        x.append((1 - alpha[k]) * x[k] + alpha[k] * layers[k](x[k]) + beta[k] * (x[k] - x[max(k - 1, 0)]))
+    close(networks.hb(layers, x[0], beta, alpha), x)
+    errors = equivalence.errors(equivalence.random_weight(4), ACTIVATIONS["tanh"], depth=5, beta=beta, alpha=alpha)
+    assert errors["hb"] < 1e-13
+
+
 @settings(deadline=None)
 @given(momentum=st.lists(st.floats(-1, 1), min_size=8, max_size=8))
 def test_agd_is_eq_12(momentum: list[float]) -> None:

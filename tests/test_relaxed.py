@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from nas.manual.dense import DenseBlock
-from nas.manual.relaxed import AcceleratedBlock, AcceleratedSumBlock, ADMMBlock, HeavyBallBlock, weighted_sum
+from nas.manual.relaxed import AcceleratedBlock, AcceleratedSumBlock, ADMMBlock, FirstUnit, HeavyBallBlock, weighted_sum
 from nas.optimization.iterations import h_table, nesterov_momentum
 from nas.optimization.networks import agd, agd2, hb
 
@@ -27,6 +28,15 @@ class Tanh(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x @ self.weight.T).tanh()
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
 
 
 def layers(first: int = 0, count: int = N) -> list[Tanh]:
@@ -86,11 +96,27 @@ def test_heavy_ball_with_a_pair_for_every_layer() -> None:
     ts = layers()
     block = HeavyBallBlock(ts, beta1=0.9, beta2=-0.4, learnable=True)
     values = torch.randn(N, 2, dtype=torch.float64)
-    block.coefficients.values = nn.Parameter(values.flatten())
+    assert block.coefficients.values.shape == (2 * N - 1,)  # type: ignore[union-attr]  # the first unit has no x_{-1}
+    block.coefficients.values = nn.Parameter(torch.cat([values[0, :1], values[1:].flatten()]))
     x = [X0, ts[0](X0) + values[0, 0] * X0]
     for k in range(1, N):
         x.append(ts[k](x[k]) + values[k, 0] * x[k] + values[k, 1] * x[k - 1])
     torch.testing.assert_close(torch.stack(block.states(X0)), torch.stack(x))
+
+
+@pytest.mark.parametrize("learnable", [False, True])
+@pytest.mark.parametrize("first", ["plain", "hb"])
+def test_sequences_of_heavy_ball_are_those_of_the_slides(first: FirstUnit, learnable: bool) -> None:
+    """beta1 = 1 - alpha + beta, beta2 = -beta and alpha T in the place of T: Theorem 2's recurrence in numpy."""
+    ts, alpha, beta = layers(), np.linspace(0.5, 1.2, N), np.linspace(0.1, 0.6, N)
+    scaled = [nn.Sequential(t, Scaled(a)) for t, a in zip(ts, alpha, strict=True)]
+    block = HeavyBallBlock(scaled, beta1=1 - alpha + beta, beta2=-beta, first=first, learnable=learnable).double()
+    x = [X0.numpy(), X0.numpy()]
+    for k, t in enumerate(ts):
+        before = beta[k] * (x[-1] - x[-2]) if k or first == "hb" else beta[k] * x[-1]
+        x.append(x[-1] - alpha[k] * (x[-1] - t(torch.from_numpy(x[-1])).detach().numpy()) + before)
+    tolerance = 1e-6 if learnable else 1e-12  # learned coefficients start in float32
+    np.testing.assert_allclose(torch.stack(block.states(X0)).detach(), x[1:], rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("learnable", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -34,15 +35,33 @@ class ManualConfig:
     """hbnet: x_{-1}, which a stage lacks, is left out (plain, or none) or x_0 (hb)."""
     relu_after_sum: bool = False
     """hbnet: apply ReLU to every sum, as resnet does; the formula has none."""
+    beta1: tuple[float, ...] | None = None
+    """hbnet: beta1 of eq. (16), the weight of x_k: one number, or one for each unit (none: 1, as in sec. 7.1)."""
+    beta2: tuple[float, ...] | None = None
+    """hbnet: beta2 of eq. (16), the weight of x_{k-1}: one number, or one for each unit (none: -1, as in sec. 7.1)."""
+    learn_betas: bool = False
+    """hbnet: learn beta1 and beta2 of every unit, starting from those of --beta1 and --beta2."""
+    beta: float | None = None
+    """agdnet: beta of eq. (21), the weight of the momentum (none: 0.1, as in sec. 7.2)."""
 
     def __post_init__(self) -> None:
         if self.growth is not None and not (isinstance(self.growth, int) and self.growth >= 1):
             raise ValueError(f"--growth is {self.growth}; it must be a whole number, 1 or more")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, tuple) and value and all(map(_is_finite, value))):
+                raise ValueError(f"--{name} is {value}; give finite numbers, one or one for each unit")
+        if self.beta is not None and not _is_finite(self.beta):
+            raise ValueError(f"--beta is {self.beta}; it must be a finite number")
         choices = {"form": Form, "shortcut": Shortcut, "bottleneck_stride": BottleneckStride, "first_unit": FirstUnit}
         for name, kind in choices.items():
             value = getattr(self, name)
             if value is not None and value not in get_args(kind):
                 raise ValueError(f"--{name.replace('_', '-')} is {value!r}; it takes {' or '.join(get_args(kind))}")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 ManualNetwork = HeavyBallNetwork | MergeAndRunNetwork | DenseNetwork
@@ -105,11 +124,14 @@ def _resnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int
     "hbnet",
     listed=(20, 56, 110, 34, 50, 101),
     imagenet=_RESIDUAL_IMAGENET,
-    options=(*_RESIDUAL_OPTIONS, "first_unit", "relu_after_sum"),
+    options=(*_RESIDUAL_OPTIONS, "first_unit", "relu_after_sum", "beta1", "beta2", "learn_betas"),
 )
 def _hbnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
     return HeavyBallNetwork(
         _plan(depth, config),
+        beta1=_one_or_all(config.beta1, 1.0),
+        beta2=_one_or_all(config.beta2, -1.0),
+        learn_betas=config.learn_betas,
         first=config.first_unit or "plain",
         relu_after_sum=config.relu_after_sum,
         in_channels=in_channels,
@@ -128,9 +150,16 @@ def _densenet(depth: int, config: ManualConfig, in_channels: int, num_classes: i
     return _dense(depth, config, in_channels, num_classes, beta=0.0, learn_alpha=False)
 
 
-@family("agdnet", listed=(40, 52, 121), imagenet=_DENSE_IMAGENET, options=("form", "growth"))
+@family("agdnet", listed=(40, 52, 121), imagenet=_DENSE_IMAGENET, options=("form", "growth", "beta"))
 def _agdnet(depth: int, config: ManualConfig, in_channels: int, num_classes: int) -> ManualNetwork:
-    return _dense(depth, config, in_channels, num_classes, beta=0.1, learn_alpha=True)  # sec. 7.2: beta = 0.1
+    beta = 0.1 if config.beta is None else config.beta  # sec. 7.2
+    return _dense(depth, config, in_channels, num_classes, beta=beta, learn_alpha=True)
+
+
+def _one_or_all(given: tuple[float, ...] | None, default: float) -> float | tuple[float, ...]:
+    if given is None:
+        return default
+    return given[0] if len(given) == 1 else given
 
 
 def _plan(depth: int, config: ManualConfig) -> Plan:

@@ -15,6 +15,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from nas.optimization.iterations import per_step
+
 #: What stands in for x_{-1}, see `HeavyBallBlock`.
 FirstUnit = Literal["plain", "hb"]
 
@@ -61,8 +63,8 @@ class HeavyBallBlock(nn.Module):
 
     Args:
         layers: T_0, ..., T_{n-1}; T_0 may change the shape of its input u, as `shortcut` then does too.
-        beta1, beta2: the coefficients, the same for all layers where they are fixed.
-        learnable: learn a pair for every layer, starting from those.
+        beta1, beta2: the coefficients: one number for all layers, or one for each.
+        learnable: learn those of every layer, starting from these numbers.
         first: there is no x_{-1} before the first layer: "plain" leaves its term out, which makes the first unit
             one of a ResNet; "hb" takes x_{-1} = x_0, as eq. (2) does.
         shortcut: x_0 = shortcut(u); default: the identity.
@@ -73,8 +75,8 @@ class HeavyBallBlock(nn.Module):
         self,
         layers: Iterable[nn.Module],
         *,
-        beta1: float = 1.0,
-        beta2: float = -1.0,
+        beta1: float | Sequence[float] = 1.0,
+        beta2: float | Sequence[float] = -1.0,
         learnable: bool = False,
         first: FirstUnit = "plain",
         shortcut: nn.Module | None = None,
@@ -84,7 +86,12 @@ class HeavyBallBlock(nn.Module):
         if first not in get_args(FirstUnit):
             raise ValueError(f"first is {first!r}; it must be 'plain' or 'hb'")
         self.layers = nn.ModuleList(layers)
-        self.coefficients = Coefficients([(beta1, beta2)] * len(self.layers), learnable=learnable)
+        length = len(self.layers)
+        pairs = [per_step(name, value, length) for name, value in (("beta1", beta1), ("beta2", beta2))]
+        rows: list[tuple[float, ...]] = list(zip(*pairs, strict=True))
+        if first == "plain":
+            rows[:1] = [row[:1] for row in rows[:1]]  # x_{-1} is left out: nothing to learn there
+        self.coefficients = Coefficients(rows, learnable=learnable)
         self.first = first
         self.shortcut = shortcut or nn.Identity()
         self.activation = activation or nn.Identity()
@@ -94,9 +101,8 @@ class HeavyBallBlock(nn.Module):
         states = [self.shortcut(u)]
         before = states[:1] if self.first == "hb" else []  # x_{-1}
         for k, layer in enumerate(self.layers):
-            beta1, beta2 = self.coefficients.row(k)
             terms = [layer(u if k == 0 else states[k]), states[k], *before]
-            states.append(self.activation(weighted_sum([1.0, beta1, beta2][: len(terms)], terms)))
+            states.append(self.activation(weighted_sum([1.0, *self.coefficients.row(k)], terms)))
             before = [states[k]]
         return states
 

@@ -6,9 +6,10 @@ have four stages, of basic units (34) or bottlenecks (50, 101). The first unit o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 from torch import Tensor, nn
 
@@ -85,17 +86,28 @@ def _stages(units: tuple[int, ...], widths: tuple[int, ...]) -> tuple[Stage, ...
     return tuple(Stage(n, widths[s], widths[s + 1], stride=1 if s == 0 else 2) for s, n in enumerate(units))
 
 
+def _of_stages(flag: str, beta: float | Sequence[float], plan: Plan) -> list[list[float]]:
+    """The coefficient of every unit, stage by stage; raises UsageError for a number of them that is not the units'."""
+    units = [stage.units for stage in plan.stages]
+    values = [float(beta)] * sum(units) if isinstance(beta, int | float) else list(beta)
+    if len(values) != sum(units):
+        raise UsageError(f"{flag} has {len(values)} numbers; give one, or {sum(units)}, one for each unit")
+    return [values[end - n : end] for n, end in zip(units, accumulate(units), strict=True)]
+
+
 class HeavyBallNetwork(nn.Module):
     """Stages of eq. (16): ResNet with beta2 = 0, HB-Net with beta2 = -1.
 
     Args:
         plan: stem, units and stages.
-        beta2, first: of every stage, see `HeavyBallBlock`; beta1 is 1.
+        beta1, beta2: one number for all units, or one for each unit, from the first stage's first on.
+        learn_betas, first: of every stage, see `HeavyBallBlock`.
         relu_after_sum: apply ReLU to every sum, as ResNet does. The formula has none: then there is one ReLU,
             before the pooling.
         in_channels, num_classes: of the images.
 
-    Called with images (N, in_channels, H, W) of any size it gives logits (N, num_classes).
+    Called with images (N, in_channels, H, W) of any size it gives logits (N, num_classes). Raises UsageError for
+    sequences of another length.
     """
 
     smallest_side = 1
@@ -104,23 +116,28 @@ class HeavyBallNetwork(nn.Module):
         self,
         plan: Plan,
         *,
-        beta2: float = -1.0,
+        beta1: float | Sequence[float] = 1.0,
+        beta2: float | Sequence[float] = -1.0,
+        learn_betas: bool = False,
         first: FirstUnit = "plain",
         relu_after_sum: bool = False,
         in_channels: int = 3,
         num_classes: int = 10,
     ) -> None:
         super().__init__()
+        betas = zip(_of_stages("--beta1", beta1, plan), _of_stages("--beta2", beta2, plan), strict=True)
         self.stem = plan.stem(in_channels, plan.stages[0].in_channels)
         self.stages = nn.ModuleList(
             HeavyBallBlock(
                 plan.layers(stage),
-                beta2=beta2,
+                beta1=of_stage[0],
+                beta2=of_stage[1],
+                learnable=learn_betas,
                 first=first,
                 shortcut=plan.build_shortcut(stage),
                 activation=nn.ReLU(inplace=True) if relu_after_sum else None,
             )
-            for stage in plan.stages
+            for stage, of_stage in zip(plan.stages, betas, strict=True)
         )
         self.last_activation = nn.Identity() if relu_after_sum else nn.ReLU()
         self.global_pooling = nn.AdaptiveAvgPool2d(1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nas.optimization import iterations, networks
 from nas.optimization.activations import Activation
-from nas.optimization.iterations import Momentum
+from nas.optimization.iterations import Momentum, PerStep
 from nas.optimization.objectives import LayerObjective
 
 
@@ -17,7 +17,8 @@ def errors(
     x0: Tensor | None = None,
     *,
     depth: int = 10,
-    beta: float = 0.3,
+    beta: PerStep = 0.3,
+    alpha: PerStep = 1.0,
     momentum: Momentum = None,
 ) -> dict[str, float]:
     """How far each network is from its algorithm on the objective of Lemma 1.
@@ -30,7 +31,7 @@ def errors(
         activation: Phi and Psi.
         x0: start, (..., n) (default: drawn from N(0, I)).
         depth: number of layers.
-        beta: momentum of heavy ball.
+        beta, alpha: momentum and step size of heavy ball, one number each or sequences of `depth`.
         momentum: momentum of accelerated gradient descent (default: the paper's).
 
     Returns the largest difference between the states by name of the network, as a fraction of the largest entry
@@ -46,7 +47,7 @@ def errors(
     z0, g = x0 @ objective.root, objective.grad_f
     pairs = {
         "gd": (networks.gd(layers, x0), iterations.gradient_descent(g, z0, depth)),
-        "hb": (networks.hb(layers, x0, beta), iterations.heavy_ball(g, z0, depth, beta)),
+        "hb": (networks.hb(layers, x0, beta, alpha), iterations.heavy_ball(g, z0, depth, beta, alpha)),
         "agd": (networks.agd(layers, x0, momentum), iterations.accelerated(g, z0, depth, momentum).z),
         "agd2": (networks.agd2(layers, x0, momentum), iterations.accelerated_h(g, z0, depth, momentum)),
         "admm": (networks.admm(layers, x0), iterations.linearized_admm(g, z0, depth).y),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 Gradient = Callable[[Tensor], Tensor]
 Momentum = float | Iterable[float] | None
+PerStep = float | Iterable[float]
 
 
 class Accelerated(NamedTuple):
@@ -79,6 +81,19 @@ def momentum_sequence(momentum: Momentum, steps: int) -> list[float]:
     return b[: steps + 1]
 
 
+def per_step(name: str, value: PerStep, steps: int) -> list[float]:
+    """A coefficient of every step, from one number for all or a sequence, of which `steps` entries are taken.
+
+    Raises ValueError, which calls the coefficient `name`, for a sequence too short.
+    """
+    if isinstance(value, int | float):
+        return [float(value)] * steps
+    values = [float(entry) for entry in islice(value, steps)]
+    if len(values) < steps:
+        raise ValueError(f"{name} has {len(values)} numbers for {steps} steps; give one for each step, or one for all")
+    return values
+
+
 def h_table(momentum: Sequence[float]) -> list[list[float]]:
     """The coefficients of eq. (4) by the recursion (5): row k holds h_{k,0}, ..., h_{k,k-1}; row 0 is empty.
 
@@ -111,11 +126,24 @@ def gradient_descent(gradient: Gradient, z0: Tensor, steps: int) -> Tensor:
     return torch.stack(z)
 
 
-def heavy_ball(gradient: Gradient, z0: Tensor, steps: int, beta: float = 0.3) -> Tensor:
-    """The heavy-ball method, eq. (2): z_{k+1} = z_k - g(z_k) + beta (z_k - z_{k-1}), z_{-1} = z_0."""
+def heavy_ball(gradient: Gradient, z0: Tensor, steps: int, beta: PerStep = 0.3, alpha: PerStep = 1.0) -> Tensor:
+    """The heavy-ball method: z_{k+1} = z_k - alpha_k g(z_k) + beta_k (z_k - z_{k-1}), z_{-1} = z_0.
+
+    Eq. (2) has alpha_k = 1 and one beta; Theorem 2 of the slides has sequences. beta_0 multiplies zero.
+
+    Args:
+        gradient: g.
+        z0: start, of any shape.
+        steps: how many.
+        beta: momentum: one number for all steps, or a sequence beta_0, beta_1, ...
+        alpha: step size, in the same forms.
+
+    Raises ValueError for a sequence too short.
+    """
+    sizes, momentum = per_step("alpha", alpha, steps), per_step("beta", beta, steps)
     z = [z0, z0]
-    for _ in range(steps):
-        z.append(z[-1] - gradient(z[-1]) + beta * (z[-1] - z[-2]))
+    for a, b in zip(sizes, momentum, strict=True):
+        z.append(z[-1] - a * gradient(z[-1]) + b * (z[-1] - z[-2]))
     return torch.stack(z[1:])
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nas.optimization.iterations import Momentum, momentum_sequence
+from nas.optimization.iterations import Momentum, PerStep, momentum_sequence, per_step
 
 Layer = Callable[[Tensor], Tensor]
 Layers = Sequence[Layer]
@@ -27,11 +27,17 @@ def gd(layers: Layers, x0: Tensor) -> States:
     return x
 
 
-def hb(layers: Layers, x0: Tensor, beta: float = 0.3) -> States:
-    """Heavy ball, eq. (11): x_{k+1} = T_k(x_k) + beta (x_k - x_{k-1}), x_{-1} = x_0; beta as in sec. 6.2."""
+def hb(layers: Layers, x0: Tensor, beta: PerStep = 0.3, alpha: PerStep = 1.0) -> States:
+    """Heavy ball: x_{k+1} = x_k + alpha_k (T_k(x_k) - x_k) + beta_k (x_k - x_{k-1}), x_{-1} = x_0.
+
+    Eq. (11) has alpha_k = 1 and one beta, 0.3 in sec. 6.2; for sequences see `iterations.heavy_ball`.
+    Raises ValueError for a sequence shorter than the layers.
+    """
+    sizes, momentum = per_step("alpha", alpha, len(layers)), per_step("beta", beta, len(layers))
     x = [x0, x0]
-    for layer in layers:
-        x.append(layer(x[-1]) + beta * (x[-1] - x[-2]))
+    for layer, a, b in zip(layers, sizes, momentum, strict=True):
+        step = layer(x[-1]) if a == 1 else torch.lerp(x[-1], layer(x[-1]), a)
+        x.append(step + b * (x[-1] - x[-2]))
     return x[1:]
 
 
