@@ -4,7 +4,9 @@ Space-HB is searched from HB-Net (`--init hb`) with several gaps and seeds on a 
 slots are counted whose strongest operation is no longer the one they started with: of each node the identity of o2
 and the negative identity of o, hence 8 of a cell with four nodes. The step size of the architecture is such that the
 steps and their size together are those of the paper's search, 19,550 Adam steps of 3e-4: a logit can go as far, in
-fewer steps. The table is printed, and written as JSON with --out; a search that has ended is not run again.
+fewer steps. Beside that stand the peaked logits at the end: weight decay moves all of them alike, so that what differs
+from slot to slot is what the images have decided. The table is printed, and written as JSON with --out; a search that
+has ended is not run again.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ import genotypes
 from benchmarks.command import run_benchmark
 from benchmarks.timing import write_result
 from genotypes import CellGenotype, Genotype
-from nas import search
+from nas import checkpoint, search
 from nas.bilevel import BilevelConfig
 from nas.data import DataConfig, load
 from nas.report import table
 from nas.run import RunConfig
-from spaces import KINDS, SpaceConfig
+from spaces import KINDS, TABLE_6, SpaceConfig
 
 #: The published protocol: 50 epochs of 391 steps.
 PAPER_STEPS, PAPER_RATE = 19_550, 3e-4
@@ -94,12 +96,22 @@ def _searched(config: Config, data: DataConfig, steps: int, gap: float, seed: in
     epochs = [genotypes.load(path) for path in sorted((directory / "genotypes").iterdir())]
     return {
         **{f"left_{kind}": [left_start(getattr(genotype, kind)) for genotype in epochs] for kind in KINDS},
+        "logits": _peaked_logits(directory),
         "steps": steps,
         "valid_accuracy": result["valid_accuracy"],
         "genotype": result["genotype"],
         "parameter_free": sum(_parameter_free(epochs[-1])),
         "seconds": result["seconds"],
     }
+
+
+def _peaked_logits(directory: Path) -> list[float]:
+    """At the end of a search, the logit of what each slot started with, first those of the normal cell."""
+    state = checkpoint.load(directory)
+    assert state is not None
+    slots = torch.stack([state["tracked"]["space"][f"alpha.{kind}"].unflatten(0, (-1, 3)) for kind in KINDS])
+    peaked = [slots[:, :, slot, TABLE_6.index(name)] for slot, name in enumerate(START, start=1)]
+    return torch.stack(peaked, dim=-1).flatten().tolist()
 
 
 def left_start(cell: CellGenotype) -> int:
@@ -126,11 +138,16 @@ def _summary(config: Config, rows: list[dict[str, Any]]) -> list[dict[str, Any]]
                 "n": len(group),
                 **{f"left, {kind}": statistics.mean(row[f"left_{kind}"][-1] for row in group) for kind in KINDS},
                 "left, each": " ".join("+".join(str(row[f"left_{kind}"][-1]) for kind in KINDS) for row in group),
+                **_spread([logit for row in group for logit in row["logits"]]),
                 "parameter-free of 24": statistics.mean(row["parameter_free"] for row in group),
                 "valid %": statistics.mean(row["valid_accuracy"] for row in group),
             }
         )
     return summary
+
+
+def _spread(logits: list[float]) -> dict[str, float]:
+    return {"logit": statistics.mean(logits), "std of it": statistics.stdev(logits)}
 
 
 if __name__ == "__main__":

@@ -261,7 +261,7 @@ def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters, derived: Derived) 
     with run.directory.auxiliary("tb"):
         report.add_architecture(run.tensorboard, space, number)
         report.add_genotype(run.tensorboard, genotype, number)
-    slots = len(KINDS) * len(space.peaked)
+    slots = len(left) * len(space.peaked)
     note = f", {sum(left.values())} of {slots} slots have left the start" if slots else ""
     run.log_epoch("valid", meters.weights, meters.held_out, note)
 
