@@ -24,7 +24,7 @@ from nas.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.run import Run, RunConfig
 from nas.same_data import SameData
 from nas.supernet import Supernet
-from spaces import KINDS, SearchSpace, SpaceConfig
+from spaces import SearchSpace, SpaceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
