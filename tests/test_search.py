@@ -65,7 +65,7 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     result = run(directory, "--space", "agd", "--seed", "3")
     assert {path.name for path in directory.iterdir()} == {
-        *(".lock", "config.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt"),
+        *(".lock", "config.json", "data.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt"),
         "checkpoint.previous.pt",
         *("genotype.json", "genotypes", "normal.svg", "reduce.svg", "result.json"),
     }

@@ -137,8 +137,8 @@ def test_an_evaluation_normalizes_as_the_training_did(tmp_path: Path, monkeypatc
     result = run(tmp_path / "run")
     load = data.load
 
-    def darker_training_images(config: DataConfig) -> data.ImageData:
-        images = load(config)
+    def darker_training_images(config: DataConfig, view: data.View | None = None) -> data.ImageData:
+        images = load(config, view)
         images.mean, images.std = images.mean / 4, images.std / 4
         return images
 
