@@ -12,7 +12,7 @@ from soak.faults import Fault
 _RANDOM = 10
 """Runs of each job that are killed at random moments, each up to three times."""
 
-_EVERY_POINT = ("search-agd", "train")
+_EVERY_POINT = ("search-agd", "train", "train-hand-made")
 """The jobs of which every file operation is a crash point; those of the other searches are the same."""
 
 

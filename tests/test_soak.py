@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
@@ -10,7 +14,7 @@ import torch
 
 import genotypes
 from soak import fuzz, runs
-from soak.cases import LONGEST_MESSAGE, generator, message_fault, one_line
+from soak.cases import LONGEST_MESSAGE, Reference, generator, message_fault, one_line
 from soak.damage import damaged
 from soak.fuzz import Reader
 from soak.mutate import mutated
@@ -34,6 +38,38 @@ def test_images_of_every_format_are_mutated() -> None:
     seeds = fuzz.image_seeds()
     assert {"png", "jpg", "bmp", "gif", "tif", "ppm", "tga"} <= seeds.keys()
     assert all(mutated(image, Random(3)) for images in seeds.values() for image in images)
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> list[Reference]:
+    """The runs whose files are mutated, of one epoch."""
+    found = []
+    for name in fuzz.JOBS:
+        job, directory = runs.jobs()[name], tmp_path_factory.mktemp(name) / "run"
+        job.command([*job.flags, "--epochs", "1", "--run-dir", str(directory)])
+        found.append(Reference(job, directory, {}, [], directory, [], 0.0))
+    return found
+
+
+@pytest.mark.slow
+def test_every_reader_takes_or_refuses_mutated_files(references: list[Reference], tmp_path: Path) -> None:
+    for reader in fuzz.readers(references):
+        folder = tmp_path / reader.name
+        shutil.copytree(reader.folder, folder) if reader.folder else folder.mkdir()
+        for number in range(200):
+            outcome, wrong = fuzz.read(reader, fuzz.inputs(reader, 0, number), folder)
+            assert wrong is None, f"fuzz/{reader.name}, input {number}: {outcome}: {wrong}"
+
+
+@pytest.mark.slow
+def test_runs_killed_at_two_file_operations_end_as_if_they_were_not(tmp_path: Path) -> None:
+    """As the soak test does it, since only a process that has computed nothing can fork others that compute."""
+    out = tmp_path / "soak.json"
+    command = [sys.executable, "-m", "soak", "--only", "kills/kill/train-hand-made/", "--cases", "2", "--out", str(out)]
+    ended = subprocess.run(command, cwd=Path(__file__).resolve().parent.parent, capture_output=True, text=True)
+    report = json.loads(out.read_text())
+    assert (report["cases"], report["killed"], report["found"]) == (2, 2, []), ended.stderr
+    assert ended.returncode == 0
 
 
 def _raise(error: Exception) -> None:
