@@ -80,8 +80,9 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[-1]["valid_accuracy"]) == result["valid_accuracy"]
     lines = (directory / "log.txt").read_text().splitlines()
-    assert lines[0].startswith("searching agd on fake: 3 cells of 2 channels, 2 epochs of 2 steps on cpu in fp32, in ")
-    assert lines[1].startswith("epoch   1  train ")
+    assert lines[0].startswith("found 34 images of 3 classes: 24 to train on, 10 to test on")
+    assert lines[1].startswith("searching agd on fake: 3 cells of 2 channels, 2 epochs of 2 steps on cpu in fp32, in ")
+    assert lines[2].startswith("epoch   1  train ")
 
 
 def test_a_space_that_draws_is_derived_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
