@@ -27,12 +27,14 @@ class HBSpace(SearchSpace):
     cells of 8 channels):
 
         gap    1 - w     dw/dlogit    error
-          5    5.1e-2    4.9e-2       1.1e-1
-         10    3.6e-4    3.6e-4       8.0e-4    (the default)
+          5    5.1e-2    4.9e-2       1.1e-1    (the default)
+         10    3.6e-4    3.6e-4       8.0e-4
          20    1.6e-8    1.6e-8       3.7e-8    (float32 is exactly one-hot from 19 on, and its gradient zero)
 
-    The 19,550 Adam steps of the paper's search move a logit by at most about 5.9, and its weight decay alone
-    brings an initial 5 to 0.1 and 10 to 4.4: at 5 the start is forgotten, from 20 on it cannot be left.
+    The default is the largest gap, of those that were tried, at which the images have a say. In searches as long as
+    the paper's in step size times steps, peaked logits that start at 10 all end at 5: weight decay moves them, and all
+    alike. From 5 each goes its own way, and from 2 or 3 the search does not start near HB-Net. LOG.md has the figures
+    (`python -m benchmarks.hb_start`), and `metrics.csv` of a search says how many slots have left their start.
     """
 
     edges_kept = None

@@ -19,7 +19,7 @@ import torch
 
 from genotypes.genotype import MAX_NODES
 from spaces.ops import TABLE_6
-from spaces.space import SearchSpace
+from spaces.space import INIT_GAP, SearchSpace
 
 S = TypeVar("S", bound=type[SearchSpace])
 
@@ -39,8 +39,9 @@ class SpaceConfig:
     """Candidate operations by name, or "all" for the nine of Table 6 (default: the space's own)."""
     init: str | None = None
     """Initial architecture parameters: zero, random, and for Space-HB hb (default: hb there, else zero)."""
-    init_gap: float = 10.0
-    """How far above the others a peaked logit of --init hb starts: larger is closer to HB-Net, and slower to leave."""
+    init_gap: float = INIT_GAP
+    """How far above the others a peaked logit of --init hb starts: larger is closer to HB-Net, and slower to leave; at
+    10 weight decay alone decides, not the images (LOG.md)."""
 
     def __post_init__(self) -> None:
         if self.nodes > MAX_NODES:

@@ -54,6 +54,10 @@ class Topology:
         return tuple(e for e, (_, t) in enumerate(self.edges) if t == target)
 
 
+#: How far above the others a peaked logit starts; see `HBSpace` for why.
+INIT_GAP = 5.0
+
+
 class SearchSpace(nn.Module):
     """Base class of the search spaces; a space says its edges and, if it likes, how they are weighted.
 
@@ -101,7 +105,7 @@ class SearchSpace(nn.Module):
 
     @torch.no_grad()
     def initialize(
-        self, init: str | None = None, *, gap: float = 10.0, generator: torch.Generator | None = None
+        self, init: str | None = None, *, gap: float = INIT_GAP, generator: torch.Generator | None = None
     ) -> None:
         """Sets the architecture parameters.
 

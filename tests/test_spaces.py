@@ -18,6 +18,7 @@ from torch import Tensor
 import spaces
 from genotypes import validate
 from spaces import KINDS, TABLE_6, SearchSpace, SpaceConfig, Topology
+from spaces.space import INIT_GAP
 
 registry = importlib.import_module("spaces.registry")
 
@@ -144,7 +145,7 @@ def test_random_initialization_is_small_and_seeded(name: str) -> None:
 
 
 def test_defaults_of_initialization() -> None:
-    assert build("hb").alpha["normal"].max() == 10
+    assert build("hb").alpha["normal"].max() == INIT_GAP
     assert build("darts").alpha["normal"].abs().max() == 0
     assert build("agd").beta["normal"].abs().max() == 0
 
