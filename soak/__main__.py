@@ -62,8 +62,8 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     config = cli.parse(SoakConfig, argv, description=__doc__ or "", default=SoakConfig())
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what is mounted must be unmounted
-    runs.warm_up()
     with _workspace() as workspace:
+        runs.warm_up(workspace / "warm-up")
         chosen = _chosen(workspace, config)
         print(f"{len(chosen)} cases", file=sys.stderr, flush=True)
         deadline = started + 60 * config.minutes
@@ -117,7 +117,7 @@ def _reference(workspace: Path, job: runs.Job) -> dict[str, Any]:
         raise RuntimeError(f"{job.name} fails by itself: {ended.stderr}")
     operations = runs.operations(directory)
     half.parent.mkdir()
-    killed_before(job, half, operations, "rename to metrics.csv .UUID.tmp", 3)
+    killed_before(job, half, operations, "rename to metrics.csv .UUID.tmp", 2)
     shutil.copytree(half, resumed)
     runs.start(job, resumed, "--resume")
     return {

@@ -56,7 +56,7 @@ class Reference:
         directory: of the run, finished.
         finals: what every run of the job must have in the end.
         operations: its file operations, by name.
-        half: a directory in which it was killed just before its third and last epoch was saved.
+        half: a directory in which it was killed just before its second and last epoch was saved.
         resuming: the file operations of the process that goes on from there.
         seconds: how long it took.
     """

@@ -41,7 +41,7 @@ def damaged(content: bytes, number: int, random: Random, *, within: int | None =
 
 
 def _checkpoint(reference: Reference, seed: int, name: str, number: int, scratch: Path, result: Result) -> None:
-    directory = copied(reference.half, scratch)
+    directory = copied(reference.directory, scratch)  # finished, so that it has a checkpoint before the last
     path = directory / checkpoint.NAME
     path.write_bytes(damaged(path.read_bytes(), number, generator(seed, name)))
     ended = runs.start(reference.job, directory, "--resume")

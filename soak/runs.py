@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
+import importlib
 import io
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +39,7 @@ _DATA: tuple[str, ...] = (
     "--batch-size",
     "8",
 )
-_DATA += ("--fake-classes", "3", "--device", "cpu", "--epochs", "3")
+_DATA += ("--fake-classes", "3", "--device", "cpu", "--epochs", "2")
 _SEARCH: tuple[str, ...] = (
     *_DATA,
     "--layers",
@@ -87,13 +91,24 @@ def jobs() -> dict[str, Job]:
     return {job.name: job for job in found}
 
 
-def warm_up() -> None:
-    """Imports in this process what every run imports, so that a forked one need not."""
+def warm_up(scratch: Path) -> None:
+    """Imports in this process what runs import on their way, so that forked ones need not."""
     torch.set_num_threads(1)
+    for job in (jobs()["search-agd"], jobs()["train"]):
+        ended = processes.call(partial(_imported, job, scratch / job.name), seconds=SECONDS)
+        for name in ended.stdout.rpartition("\n\n")[2].split():
+            with contextlib.suppress(Exception):  # not everything can be imported by itself
+                importlib.import_module(name)
     # Drawing takes longer than all else in these runs, and goes into TensorBoard's files, which are not compared.
     still = io.BytesIO()
     Image.new("RGB", (4, 4)).save(still, "png")
     nas.report.picture = lambda *_: still.getvalue()  # type: ignore[attr-defined]
+
+
+def _imported(job: Job, directory: Path) -> None:
+    """Runs the job, and prints the names of all modules then."""
+    job.command([*job.flags, "--run-dir", str(directory)])
+    print("\n\n" + "\n".join(name for name in sys.modules if not name.startswith("__")))
 
 
 def start(
