@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -18,11 +19,17 @@ from nas.errors import NonFiniteLossError
 from nas.optimization.activations import ACTIVATIONS, Activation, elu, get, leaky_relu
 from nas.optimization.lpom import LIFTABLE, LOSSES, LPOM, MLP, LPOMConfig, f, g, gap
 from nas.optimization.lpom.machine import squared_spectral_norm, update_weight
+from nas.optimization.monotone import from_function
 
-LIFTED = [*map(get, LIFTABLE), leaky_relu(0.3), leaky_relu(1.5), elu(2.5)]
+#: Of a user: from the function alone, and with an inverse but without f. The names of built-in ones must not matter.
+OF_A_USER = [
+    from_function("sigmoid", lambda t: t + torch.tanh(t) / 2),
+    dataclasses.replace(get("softplus"), name="tanh", f=None),
+]
+LIFTED = [*map(get, LIFTABLE), leaky_relu(0.3), leaky_relu(1.5), elu(2.5), *OF_A_USER]
 SMOOTH = [a for a in LIFTED if a.name not in ("relu", "leaky_relu")]
-any_activation = pytest.mark.parametrize("activation", LIFTED, ids=lambda a: a.name)
-any_smooth = pytest.mark.parametrize("activation", SMOOTH, ids=lambda a: a.name)
+any_activation = pytest.mark.parametrize("activation", LIFTED, ids=lambda a: f"{a.name}, slopes {a.slopes}")
+any_smooth = pytest.mark.parametrize("activation", SMOOTH, ids=lambda a: f"{a.name}, slopes {a.slopes}")
 
 
 def tensor(*values: float) -> Tensor:
@@ -30,18 +37,22 @@ def tensor(*values: float) -> Tensor:
 
 
 def machine(
-    *activations: Activation | str, widths: tuple[int, ...] = (4, 5, 3, 2), gain: float = 1.0, **config
+    *activations: Activation | str,
+    widths: tuple[int, ...] = (4, 5, 3, 2),
+    gain: float = 1.0,
+    bias: bool = True,
+    **config,
 ) -> LPOM:
     """An LPOM in float64 with random biases."""
-    network = MLP(widths, activations, init_gain=gain, dtype=torch.float64)
-    for weight in network.weights:
+    network = MLP(widths, activations, init_gain=gain, bias=bias, dtype=torch.float64)
+    for weight in network.weights if bias else ():
         weight.detach()[:, -1].normal_()
     return LPOM(network.requires_grad_(False), LPOMConfig(**config))
 
 
 def batch(lpom: LPOM, samples: int = 6) -> tuple[Tensor, Tensor]:
     """Random inputs and one-hot targets."""
-    inputs, outputs = lpom.network.weights[0].shape[1] - 1, lpom.network.weights[-1].shape[0]
+    inputs, outputs = lpom.network.matrix(0).shape[1], lpom.network.weights[-1].shape[0]
     return torch.randn(samples, inputs, dtype=torch.float64), torch.eye(outputs).double()[
         torch.arange(samples) % outputs
     ]
@@ -56,7 +67,7 @@ def interior(lpom: LPOM, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
 def preactivations(lpom: LPOM, x: list[Tensor], weights: list[Tensor] | None = None) -> list[Tensor]:
     weights = weights or list(lpom.network.weights)
     return [
-        torch.cat([state, torch.ones_like(state[:, :1])], 1) @ weight.T
+        torch.cat([state, torch.ones_like(state[:, :1])], 1)[:, : weight.shape[1]] @ weight.T
         for state, weight in zip(x[:-1], weights, strict=True)
     ]
 
@@ -141,11 +152,87 @@ def test_the_gap_is_convex_in_either_argument(activation: Activation, ends: tupl
 
 
 def test_all_monotone_activations_can_be_lifted_and_no_other() -> None:
-    assert set(LIFTABLE) == {a.name for a in ACTIVATIONS.values() if a.monotone}
-    with pytest.raises(ValueError, match="'swish' cannot be lifted: it has no inverse; use one of sigmoid, tanh"):
+    assert set(LIFTABLE) == {*ACTIVATIONS} - {"swish"}
+    with pytest.raises(ValueError, match=r"'swish' cannot be lifted: it decreases near t = -2\.4, and so has no inv"):
         machine("relu", "swish", "identity")
     with pytest.raises(ValueError, match="'swish' cannot be lifted"):
         f(get("swish"), tensor(1))
+
+
+@pytest.mark.parametrize("activation", [get("tanh"), get("softplus"), leaky_relu(0.3), elu(2.5)], ids=lambda a: a.name)
+def test_an_activation_from_its_function_alone_is_the_one_in_closed_form(activation: Activation) -> None:
+    made = from_function("made", activation.phi)
+    t = torch.linspace(-9, 9, 400, dtype=torch.float64)
+    assert made.slopes == pytest.approx(activation.slopes, abs=2e-3)
+    assert made.range == pytest.approx(activation.range, abs=1e-5)
+    torch.testing.assert_close(made.psi(t), activation.psi(t), rtol=1e-12, atol=1e-12)
+    x = activation.phi(t)
+    torch.testing.assert_close(made.inverse(x), activation.inverse(x), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(f(made, x), f(activation, x), rtol=1e-9, atol=1e-9)
+    for values in (made.phi, made.inverse, made.psi):
+        assert values(x.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_kink_anywhere_a_plateau_and_a_range_without_zero(dtype: torch.dtype) -> None:
+    """Psi*(X) + Psi(A) - X A is the integral of Phi - X from Phi^-1(X) to A."""
+    activation = from_function("hard", lambda t: 0.7 + t.clamp(-1 / 3, 1 / 7))
+    a = torch.tensor([-1e6, -4.0, -1 / 3, -0.1, 0.0, 0.05, 1 / 7, 2.0, 1e6], dtype=dtype)
+    assert activation.slopes == pytest.approx((0, 1))
+    for t in (-0.3, 0.1):
+        x = torch.tensor(0.7 + t, dtype=dtype)
+        expected = [
+            quad(lambda s, t=t: min(max(s, -1 / 3), 1 / 7) - t, t, float(end), points=(-1 / 3, 1 / 7))[0]
+            for end in a[1:-1]
+        ]
+        torch.testing.assert_close(
+            gap(activation, x, a[1:-1]),
+            tensor(*expected).to(dtype),
+            rtol=1e-6,
+            atol=1e-10 if dtype == torch.float64 else 1e-5,
+        )
+    assert gap(activation, activation.phi(a), a)[1:-1].abs().max() <= (1e-10 if dtype == torch.float64 else 1e-5)
+    assert torch.isinf(f(activation, tensor(0.3, 0.9))).all()
+
+
+def test_a_users_copy_of_an_activation_trains_as_the_built_in_one() -> None:
+    inputs, targets = torch.randn(30, 4), torch.eye(2)[torch.arange(30) % 2]
+    tanh = get("tanh")
+    copies = [dataclasses.replace(tanh, name="relu"), dataclasses.replace(tanh, f=None), from_function("x", torch.tanh)]
+    (expected, objective), *others = (
+        (network.weights, LPOM(network, LPOMConfig()).epoch([(inputs, targets)] * 5))
+        for network in (
+            MLP((4, 6, 2), (a, "identity"), generator=torch.Generator().manual_seed(0)) for a in (tanh, *copies)
+        )
+    )
+    for (weights, its_objective), exact in zip(others, (True, True, False), strict=True):
+        tolerance = 0 if exact else 1e-4
+        torch.testing.assert_close(list(weights), list(expected), rtol=tolerance, atol=tolerance)
+        assert its_objective == pytest.approx(objective, rel=1e-5)
+    assert others[0][1] == objective
+
+
+REFUSED = {
+    "'x' cannot be lifted: it decreases near t = 1.57": torch.cos,
+    "'x' cannot be lifted: it is constant": torch.zeros_like,
+    "'x' is not finite at t = 1.02e": lambda t: t.exp().log1p(),
+    "'x' is not finite at t = -0.000": lambda t: t.sqrt(),
+    "'x' changes the shape or the dtype": lambda t: t.float(),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_functions_that_cannot_be_lifted_are_refused_in_one_line(message: str) -> None:
+    by_hand = dataclasses.replace(get("tanh"), name="x", phi=REFUSED[message])
+    for refused in (lambda: from_function("x", REFUSED[message]), lambda: machine("tanh", by_hand, "tanh")):
+        with pytest.raises(ValueError, match=message) as told:
+            refused()
+        assert "\n" not in str(told.value)
+
+
+def test_an_activation_without_its_inverse_is_refused() -> None:
+    with pytest.raises(ValueError, match="'mine' cannot be lifted: its inverse is None; give it one, or make"):
+        machine("tanh", dataclasses.replace(get("tanh"), name="mine", inverse=None), "tanh")
 
 
 # ---- the objective --------------------------------------------------------------------------------------------------
@@ -243,7 +330,7 @@ def step_in_columns(lpom: LPOM, inputs: Tensor, targets: Tensor) -> tuple[list[n
     labels, n = targets.numpy().T, len(weights)
 
     def ones(state):
-        return np.vstack([state, np.ones((1, state.shape[1]))])
+        return np.vstack([state, np.ones((1, state.shape[1]))]) if lpom.network.bias else state
 
     def loss_gradient(state):
         if config.loss == "squared_error":
@@ -260,13 +347,13 @@ def step_in_columns(lpom: LPOM, inputs: Tensor, targets: Tensor) -> tuple[list[n
                 rho = slopes[-1] * lpom.loss.lipschitz / mu[-1]
             else:
                 ratio = mu[k] / mu[k - 1]
-                rho = ratio * slopes[k - 1] * slopes[k] * np.linalg.norm(weights[k][:, :-1], 2) ** 2
+                rho = ratio * slopes[k - 1] * slopes[k] * np.linalg.norm(weights[k][:, : len(x[k])], 2) ** 2
             tau = 2 / (2 + rho) if config.damping is None else config.damping
             for _ in range(config.x_steps):
                 if k == n:
                     pull = loss_gradient(x[k]) / mu[-1]
                 else:
-                    pull = ratio * weights[k][:, :-1].T @ (phis[k](weights[k] @ ones(x[k])) - x[k + 1])
+                    pull = ratio * weights[k][:, : len(x[k])].T @ (phis[k](weights[k] @ ones(x[k])) - x[k + 1])
                 x[k] = x[k] + tau * (phis[k - 1](weights[k - 1] @ ones(x[k - 1]) - pull) - x[k])
     new = []
     for k in range(n):
@@ -290,6 +377,7 @@ STEPS = {
     "two sweeps": {"sweeps": 2, "x_steps": 3},
     "accelerated": {"w_steps": 4, "mu": (1.0, 4.0, 0.5)},
     "ridge": {"ridge": 0.3},
+    "without bias": {"bias": False, "w_steps": 2},
 }
 
 
@@ -427,6 +515,28 @@ def test_a_network_is_the_one_of_torchs_layers_and_can_be_trained_by_back_propag
     assert all(weight.grad is not None for weight in network.weights)
 
 
+@pytest.mark.parametrize("samples", [3, 30])
+def test_without_bias_the_update_of_a_weight_is_a_least_squares_solution(samples: int) -> None:
+    """|V X - X^+|^2 + eps |V - W|^2 is least at it, for the identity."""
+    lpom = machine("identity", widths=(7, 2), bias=False, ridge=0.2)
+    (x, target), weight = batch(lpom, samples), lpom.network.weights[0]
+    assert {name: value.shape for name, value in lpom.network.state_dict().items()} == {"weights.0": (2, 7)}
+    torch.testing.assert_close(lpom.network(x), x @ weight.T)
+    root = math.sqrt(0.2 * float(x.square().sum()) / 7)
+    rows, values = np.vstack([x, root * np.eye(7)]), np.vstack([target, root * weight.numpy().T])
+    expected, *_ = np.linalg.lstsq(rows, values, rcond=None)
+    (new,) = lpom.new_weights([x, target], [x @ weight.T])
+    np.testing.assert_allclose(new.numpy(), expected.T, atol=1e-12)
+
+
+def test_without_bias_states_that_are_all_zero_do_not_end_the_training() -> None:
+    lpom = machine("relu", "identity", widths=(3, 4, 2), bias=False)
+    weight = lpom.network.weights[0].clone()
+    for samples in (2, 9):
+        assert math.isfinite(lpom.epoch([(torch.zeros(samples, 3).double(), torch.ones(samples, 2).double())]))
+    torch.testing.assert_close(lpom.network.weights[0], weight)
+
+
 def test_initial_weights_have_hes_deviation() -> None:
     weight = MLP((400, 300), ("relu",), init_gain=0.3).weights[0]
     assert weight[:, :-1].std().item() == pytest.approx(0.3 * math.sqrt(2 / 400), rel=0.02)
@@ -447,6 +557,14 @@ MISTAKES = {
     "order is 'random'; it must be backward or forward": {"order": "random"},
     "the last activation is 'relu'; cross_entropy takes the softmax": {"loss": "cross_entropy"},
     "unknown activation 'gelu'; known:": {"activations": ("gelu", "relu")},
+    "activation <built-in method tanh .*> is neither a name nor an Activation; nas.optim": {
+        "activations": (torch.tanh, "relu")
+    },
+    "bias is 'no'; it must be True or False": {"bias": "no"},
+    "the last activation is 'identity'; cross_entropy takes the softmax": {
+        "loss": "cross_entropy",
+        "activations": ("relu", dataclasses.replace(get("relu"), name="identity")),
+    },
     "1 activations for 3 layers; give one for each layer but the input": {"activations": ("relu",)},
     r"widths are \(3, 0, 2\); give two layers or more of one unit or more": {"widths": (3, 0, 2)},
     "init_gain is 0.0; it must be a number greater than 0": {"init_gain": 0.0},
@@ -455,9 +573,10 @@ MISTAKES = {
 
 @pytest.mark.parametrize("message", MISTAKES)
 def test_mistakes_are_told_in_one_line(message: str) -> None:
-    given = {"widths": (3, 4, 2), "activations": ("relu", "relu"), "init_gain": 1.0} | MISTAKES[message]
+    network = {"widths": (3, 4, 2), "activations": ("relu", "relu"), "init_gain": 1.0, "bias": True}
+    given = network | MISTAKES[message]
     with pytest.raises(ValueError, match=message) as told:
-        LPOM(MLP(**{name: given.pop(name) for name in ("widths", "activations", "init_gain")}), LPOMConfig(**given))
+        LPOM(MLP(**{name: given.pop(name) for name in network}), LPOMConfig(**given))
     assert "\n" not in str(told.value)
 
 

@@ -20,6 +20,7 @@ from nas.errors import NonFiniteLossError
 from nas.optimization.activations import elu
 from nas.optimization.lpom import LOSSES, LPOMClassifier
 from nas.optimization.lpom.classifier import _nearest_distribution
+from nas.optimization.monotone import from_function
 
 
 def classifier(**given) -> LPOMClassifier:
@@ -122,6 +123,16 @@ def test_activations_layers_and_mu_can_be_given_one_each() -> None:
     assert model.score(x, y) == 1
 
 
+def test_an_activation_of_the_users_own_without_bias() -> None:
+    x, y = points(3)
+    mine = from_function("mine", lambda t: t + torch.tanh(t) / 2)
+    model = clone(classifier(activation=mine, output_activation=mine, bias=False)).fit(x, y)
+    assert [weight.shape for weight in model.weights_] == [(12, 2), (3, 12)]
+    assert model.set_params(bias=True).score(x, y) == 1
+    assert model.partial_fit(x, y).weights_[0].shape == (12, 2)
+    assert model.objective_[-1] < 0.5 * model.objective_[0]
+
+
 def test_it_works_in_a_pipeline() -> None:
     x, y = points(3)
     assert cross_val_score(make_pipeline(StandardScaler(), classifier()), 100 * x, y, cv=3).min() == 1
@@ -132,13 +143,15 @@ MISTAKES = {
     "3 values of mu for 2 layers": {"mu": [1, 2, 3]},
     "unknown activation 'gelu'": {"activation": "gelu"},
     "'swish' cannot be lifted": {"activation": "swish"},
+    "activation <built-in method tanh .*> is neither a name nor an Activation": {"activation": torch.tanh},
+    "bias is 'no'; it must be True or False": {"bias": "no"},
     "3 activations for 3 layers": {"activation": ["relu", "tanh"]},
     "hidden_layer_sizes is 100; give a sequence of whole numbers": {"hidden_layer_sizes": 100},
     "batch_size is 0; it must be a whole number, 1 or more": {"batch_size": 0},
     "max_iter is 0; it must be a whole number, 1 or more": {"max_iter": 0},
     "loss is 'hinge'": {"loss": "hinge"},
     "the last activation is 'relu'; cross_entropy": {"loss": "cross_entropy", "output_activation": "relu"},
-    "device 'abacus' cannot be used here": {"device": "abacus"},
+    "unknown device 'abacus'": {"device": "abacus"},
 }
 
 

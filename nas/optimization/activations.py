@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from scipy.special import spence
 from torch import Tensor
+from torch.special import xlog1py, xlogy
 
 Elementwise = Callable[[Tensor], Tensor]
 
@@ -35,7 +36,7 @@ class Activation:
     """An activation; its functions take and return tensors of any shape, elementwise, in any floating dtype."""
 
     name: str
-    """Its name in `ACTIVATIONS`."""
+    """What messages call it; one of `ACTIVATIONS` has its name there."""
     phi: Elementwise
     """Phi(t)."""
     psi: Elementwise
@@ -46,6 +47,8 @@ class Activation:
     """Closed interval of the values of Phi."""
     slopes: tuple[float, float]
     """Infimum and supremum of Phi'."""
+    f: Elementwise | None = None
+    """On `range` the integral of inverse(y) - y from 0 to x, which LPOM needs; None: computed from psi and inverse."""
 
     @property
     def lipschitz(self) -> float:
@@ -58,26 +61,36 @@ class Activation:
         return self.slopes[0] >= 0
 
 
-class _Dilogarithm(torch.autograd.Function):
-    """Li2(-e^t), the dilogarithm where Psi of softplus and Swish need it; its derivative is -softplus(t)."""
+class _KnownDerivative(torch.autograd.Function):
+    """function(t), which autograd need not follow, because its derivative is another function of t."""
 
     @staticmethod
-    def forward(ctx: Any, t: Tensor) -> Tensor:
+    def forward(ctx: Any, t: Tensor, function: Elementwise, derivative: Elementwise) -> Tensor:
         ctx.save_for_backward(t)
-        # scipy's spence(z) is Li2(1 - z). At -e^-|t| nothing overflows; Li2's inversion formula gives the rest.
-        exponential = torch.exp(-t.detach().double().abs())
-        near = torch.as_tensor(spence(1 + exponential.cpu().numpy())).to(t.device)
-        far = -2 * _PI2_12 - t.double().square() / 2 - near
-        return torch.where(t > 0, far, near).to(t.dtype)
+        ctx.derivative = derivative
+        return function(t)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (t,) = ctx.saved_tensors
-        return -gradients[0] * _softplus(t)
+        return gradients[0] * ctx.derivative(t), None, None
 
 
-def _dilogarithm(t: Tensor) -> Tensor:
-    return _Dilogarithm.apply(t)
+def with_derivative(function: Elementwise, derivative: Elementwise) -> Elementwise:
+    """The function with that derivative in the eyes of autograd, to any order of the derivative's own."""
+    return lambda t: _KnownDerivative.apply(t, function, derivative)
+
+
+def _li2(t: Tensor) -> Tensor:
+    # scipy's spence(z) is Li2(1 - z). At -e^-|t| nothing overflows; Li2's inversion formula gives the rest.
+    exponential = torch.exp(-t.detach().double().abs())
+    near = torch.as_tensor(spence(1 + exponential.cpu().numpy())).to(t.device)
+    far = -2 * _PI2_12 - t.double().square() / 2 - near
+    return torch.where(t > 0, far, near).to(t.dtype)
+
+
+#: Li2(-e^t), the dilogarithm where Psi of softplus and Swish need it.
+_dilogarithm = with_derivative(_li2, lambda t: -_softplus(t))
 
 
 def _softplus(t: Tensor) -> Tensor:
@@ -88,6 +101,12 @@ def _softplus(t: Tensor) -> Tensor:
 def _softplus_inverse(y: Tensor) -> Tensor:
     """log(e^y - 1) without overflow."""
     return y + torch.log(-torch.expm1(-y))
+
+
+def _softplus_f(x: Tensor) -> Tensor:
+    """Li2(e^-x) - pi^2 / 6; scipy's spence(z) is Li2(1 - z)."""
+    dilogarithm = torch.as_tensor(spence(-torch.expm1(-x.detach().double()).cpu().numpy()))
+    return (dilogarithm - math.pi**2 / 6).to(x)
 
 
 def _softsign_psi(t: Tensor) -> Tensor:
@@ -104,19 +123,30 @@ def _not_positive(t: Tensor) -> Tensor:
 def leaky_relu(alpha: float = 0.01) -> Activation:
     """Phi(t) = t for t > 0, else alpha t. Raises ValueError unless alpha > 0."""
     _check_positive("leaky_relu", alpha)
+
+    def inverse(y: Tensor) -> Tensor:
+        return torch.where(y > 0, y, y / alpha)
+
     return Activation(
         "leaky_relu",
         phi=lambda t: F.leaky_relu(t, alpha),
         psi=lambda t: torch.where(t > 0, t, alpha * t) * t / 2,
-        inverse=lambda y: torch.where(y > 0, y, y / alpha),
+        inverse=inverse,
         range=(-math.inf, math.inf),
         slopes=(min(1.0, alpha), max(1.0, alpha)),
+        f=lambda x: (inverse(x) - x) * x / 2,
     )
 
 
 def elu(alpha: float = 1.0) -> Activation:
     """Phi(t) = t for t > 0, else alpha (e^t - 1). Raises ValueError unless alpha > 0."""
     _check_positive("elu", alpha)
+
+    def f(x: Tensor) -> Tensor:
+        """For x < 0 (alpha + x) (log(1 + x / alpha) - 1) + alpha - x^2 / 2."""
+        below = x.clamp(max=0)
+        return xlog1py(alpha + below, below / alpha) - below - below * below / 2
+
     return Activation(
         "elu",
         phi=lambda t: F.elu(t, alpha),
@@ -124,6 +154,7 @@ def elu(alpha: float = 1.0) -> Activation:
         inverse=lambda y: torch.where(y > 0, y, torch.log1p(_not_positive(y) / alpha)),
         range=(-alpha, math.inf),
         slopes=(0.0, max(1.0, alpha)),
+        f=f,
     )
 
 
@@ -139,6 +170,7 @@ _SIGMOID = Activation(
     inverse=torch.logit,
     range=(0.0, 1.0),
     slopes=(0.0, 0.25),
+    f=lambda x: xlogy(x, x) + xlog1py(1 - x, -x) - x * x / 2,
 )
 _TANH = Activation(
     "tanh",
@@ -147,6 +179,7 @@ _TANH = Activation(
     inverse=torch.atanh,
     range=(-1.0, 1.0),
     slopes=(0.0, 1.0),
+    f=lambda x: (xlog1py(1 - x, -x) + xlog1py(1 + x, x) - x * x) / 2,
 )
 _SOFTPLUS = Activation(
     "softplus",
@@ -155,6 +188,7 @@ _SOFTPLUS = Activation(
     inverse=_softplus_inverse,
     range=(0.0, math.inf),
     slopes=(0.0, 1.0),
+    f=_softplus_f,
 )
 _SOFTSIGN = Activation(
     "softsign",
@@ -163,6 +197,7 @@ _SOFTSIGN = Activation(
     inverse=lambda y: y / (1 - y.abs()),
     range=(-1.0, 1.0),
     slopes=(0.0, 1.0),
+    f=lambda x: -x.abs() - torch.log1p(-x.abs()) - x * x / 2,  # not in the slides' table
 )
 _RELU = Activation(
     "relu",
@@ -171,6 +206,7 @@ _RELU = Activation(
     inverse=lambda y: y,
     range=(0.0, math.inf),
     slopes=(0.0, 1.0),
+    f=torch.zeros_like,
 )
 #: Swish is least where t + 1 = -e^t. Its slope at -t is one minus that at t, and is greatest where t tanh(t / 2) = 2.
 _SWISH_LEAST = -0.2784645427610738
@@ -191,6 +227,7 @@ _IDENTITY = Activation(
     inverse=lambda y: y,
     range=(-math.inf, math.inf),
     slopes=(1.0, 1.0),
+    f=torch.zeros_like,
 )
 
 #: The activations of Table 1 in its order, and then the identity.

@@ -39,7 +39,8 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         hidden_layer_sizes: units of the hidden layers.
-        activation: of the hidden layers: one for all or one each, by name or as `Activation`; see `LIFTABLE`.
+        activation: of the hidden layers: one for all or one each, by name (see `LIFTABLE`) or as `Activation`, which
+            `nas.optimization.monotone.from_function` makes of a function.
         output_activation: of the last layer.
         loss: "squared_error" to the one-hot labels or "cross_entropy" of the softmax.
         mu: weight of the gap at each layer but the input: one for all, or one each.
@@ -49,6 +50,7 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
         order: of a sweep, "backward" or the slides' "forward".
         damping: step of the fixed-point iteration, in (0, 1]; None is 2 / (2 + rho).
         ridge: regularization of the pseudo-inverse.
+        bias: whether the layers have one.
         init_gain: factor of He's initial deviation; give 0.3 or so if `output_activation` is "relu".
         batch_size: samples a mini-batch.
         max_iter: epochs.
@@ -57,7 +59,7 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
 
     Attributes:
         classes_: (C,) labels, sorted.
-        weights_: of each layer (O, I + 1), the bias last.
+        weights_: of each layer (O, I + 1), the bias last; (O, I) without bias.
         objective_: the monitored objective per sample of each epoch so far, a list; see `LPOM.step`.
         n_iter_: epochs so far.
         n_features_in_: features of a sample.
@@ -77,6 +79,7 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
         order: Order = "backward",
         damping: float | None = None,
         ridge: float = 1e-2,
+        bias: bool = True,
         init_gain: float = 1.0,
         batch_size: int = 100,
         max_iter: int = 60,
@@ -94,6 +97,7 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
         self.order = order
         self.damping = damping
         self.ridge = ridge
+        self.bias = bias
         self.init_gain = init_gain
         self.batch_size = batch_size
         self.max_iter = max_iter
@@ -162,12 +166,13 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
         sizes, hidden = self.hidden_layer_sizes, self.activation
         if not (isinstance(sizes, Sequence | np.ndarray) and all(_is_count(size) for size in sizes)):
             raise ValueError(f"hidden_layer_sizes is {sizes!r}; give a sequence of whole numbers, such as (100,)")
-        if isinstance(hidden, str | Activation):
+        if isinstance(hidden, str) or not isinstance(hidden, Sequence | np.ndarray):
             hidden = (hidden,) * len(sizes)
         random = check_random_state(self.random_state)
         network = MLP(
             (self.n_features_in_, *sizes, len(classes)),
             (*hidden, self.output_activation),
+            bias=self.bias,
             init_gain=self.init_gain,
             generator=torch.Generator().manual_seed(int(random.randint(2**31))),
             dtype=getattr(torch, dtype.name),
@@ -180,7 +185,8 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
 
     def _trained(self) -> MLP:
         """The network with the present weights, on the CPU."""
-        return MLP.from_weights([torch.from_numpy(weight.copy()) for weight in self.weights_], self._activations)
+        weights = [torch.from_numpy(weight.copy()) for weight in self.weights_]
+        return MLP.from_weights(weights, self._activations, bias=self._bias)
 
     def _config(self) -> LPOMConfig:
         for name in ("batch_size", "max_iter"):
@@ -209,7 +215,7 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
             training.objective.append(machine.epoch(self._batches(inputs, targets, training.random)))
         self.classes_, self.objective_, self.n_iter_ = training.classes, training.objective, len(training.objective)
         self.weights_ = [weight.detach().cpu().numpy() for weight in network.weights]
-        self._activations, self._random = training.activations, training.random
+        self._activations, self._bias, self._random = training.activations, network.bias, training.random
 
     def _batches(
         self, inputs: Tensor, targets: Tensor, random: np.random.RandomState

@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas.errors import NonFiniteLossError
-from nas.optimization.activations import Activation
+from nas.optimization.activations import Activation, get
 from nas.optimization.lpom.network import MLP, affine
 from nas.optimization.lpom.penalty import check_liftable, gap
 
@@ -125,7 +125,7 @@ class LPOM:
             raise ValueError(
                 f"{len(config.mu)} values of mu for {layers} layers after the input; give one each, or one"
             )
-        if config.loss == "cross_entropy" and network.activations[-1].name != "identity":
+        if config.loss == "cross_entropy" and network.activations[-1] != get("identity"):
             raise ValueError(
                 f"the last activation is {network.activations[-1].name!r}; cross_entropy takes the softmax of the "
                 "outputs, so give 'identity'"
@@ -206,12 +206,12 @@ class LPOM:
 
     def _update_hidden(self, k: int, x: list[Tensor], a: list[Tensor]) -> None:
         """X^i = phi(A^{i-1} - (mu_{i+1} / mu_i) (W^i)' (phi(W^i X^i) - X^{i+1})), for X^i = x[k]."""
-        weight, ratio = self.network.weights[k], self.mu[k] / self.mu[k - 1]
+        weight, matrix, ratio = self.network.weights[k], self.network.matrix(k), self.mu[k] / self.mu[k - 1]
         below, above = self.network.activations[k - 1], self.network.activations[k]
 
         def target(state: Tensor) -> Tensor:
             residual = above.phi(affine(state, weight)) - x[k + 1]
-            return below.phi(torch.addmm(a[k - 1], residual, weight[:, :-1], alpha=-ratio))
+            return below.phi(torch.addmm(a[k - 1], residual, matrix, alpha=-ratio))
 
         x[k] = self._fixed_point(x[k], target, self._damping(k))
         a[k] = affine(x[k], weight)
@@ -228,7 +228,7 @@ class LPOM:
         if k == len(self.mu):
             rho = rho * self.loss.lipschitz
         else:
-            squared_norm = squared_spectral_norm(self.network.weights[k][:, :-1])
+            squared_norm = squared_spectral_norm(self.network.matrix(k))
             rho = rho * self.mu[k] * self.network.activations[k].lipschitz * squared_norm
         return 2 / (2 + rho)
 
@@ -260,18 +260,20 @@ def update_weight(
         W_{s+1} = Y - (phi(Y X^i) - X^{i+1}) (X^i)^+ / beta
 
     Args:
-        weight: W (O, I + 1).
+        weight: W (O, I + 1), or (O, I) without bias.
         x: X^i (N, I).
         a: W X^i (N, O).
         x_next: X^{i+1} (N, O).
         activation: phi.
         steps: of APG.
-        ridge: r in (X^i)^+ = X' (X X' + eps I)^-1, eps = r trace(X X') / (I + 1), for X with its row of ones.
+        ridge: r in (X^i)^+ = X' (X X' + eps I)^-1, eps = r trace(X X') / (I + 1), for X with its row of ones
+            (without bias, for X alone and with I).
 
     Returns:
-        The new weight, (O, I + 1).
+        The new weight, of the shape of W.
     """
-    times_pseudo_inverse = _pseudo_inverse(x, ridge)
+    has_bias = weight.shape[1] > x.shape[1]
+    times_pseudo_inverse = _pseudo_inverse(torch.cat([x, x.new_ones(len(x), 1)], dim=1) if has_bias else x, ridge)
     previous, point, t = weight, weight, 1.0
     for step in range(steps):
         t_next = (1 + math.sqrt(1 + 4 * t * t)) / 2
@@ -284,21 +286,21 @@ def update_weight(
 
 
 def _pseudo_inverse(x_NI: Tensor, ridge: float) -> Callable[[Tensor], Tensor]:
-    """Maps R (N, O) to R' times the regularized pseudo-inverse of X with its ones, (O, I + 1).
+    """Maps R (N, O) to R' times the regularized pseudo-inverse of X, (O, I); a bias counts among the I.
 
     X' (X X' + eps I)^-1 = (X' X + eps I)^-1 X', so that the smaller of the two matrices is factored.
     """
-    ones = torch.cat([x_NI, x_NI.new_ones(len(x_NI), 1)], dim=1)
-    eps = ridge * ones.square().sum() / ones.shape[1]
-    few = len(ones) < ones.shape[1]
-    gram = ones @ ones.T if few else ones.T @ ones
+    eps = ridge * x_NI.square().sum() / x_NI.shape[1]
+    eps = torch.where(eps > 0, eps, 1)  # X = 0, as after dead units without bias: its pseudo-inverse is 0
+    few = len(x_NI) < x_NI.shape[1]
+    gram = x_NI @ x_NI.T if few else x_NI.T @ x_NI
     gram.diagonal().add_(eps)
     factor, failed = torch.linalg.cholesky_ex(gram)
     # Shows in the next objective, without waiting for the device here.
     factor = torch.where(failed > 0, math.nan, factor)
     if few:
-        return lambda residual: torch.cholesky_solve(residual, factor).T @ ones
-    return lambda residual: torch.cholesky_solve(ones.T @ residual, factor).T
+        return lambda residual: torch.cholesky_solve(residual, factor).T @ x_NI
+    return lambda residual: torch.cholesky_solve(x_NI.T @ residual, factor).T
 
 
 def squared_spectral_norm(matrix: Tensor) -> Tensor:

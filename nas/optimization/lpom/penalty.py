@@ -17,26 +17,25 @@ The slides' table of f and g is followed except where it errs:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from scipy.special import spence
 from torch import Tensor
-from torch.special import xlog1py, xlogy
 
 from nas.optimization.activations import ACTIVATIONS, Activation
+from nas.optimization.monotone import FAR, check_increasing
 
 
 def f(activation: Activation, x: Tensor) -> Tensor:
     """f(x) elementwise, for a floating tensor of any shape; +inf outside the range of the activation.
 
-    Raises ValueError for an activation that is not in `LIFTABLE`.
+    Where the range does not contain 0, the integral begins at its nearest end.
+    Raises ValueError for an activation that cannot be lifted.
     """
     check_liftable(activation)
     least, largest = activation.range
     inside = (x >= least) & (x <= largest)
-    return torch.where(inside, _F[activation.name](activation, x), math.inf)
+    return torch.where(inside, _by_conjugate(activation, x) if activation.f is None else activation.f(x), math.inf)
 
 
 def g(activation: Activation, a: Tensor) -> Tensor:
@@ -47,73 +46,48 @@ def g(activation: Activation, a: Tensor) -> Tensor:
 def gap(activation: Activation, x: Tensor, a: Tensor) -> Tensor:
     """f(x) + g(a) + (x - a)^2 / 2 less its least value: elementwise, never negative, 0 exactly at x = phi(a).
 
-    The least value is a constant, 0 except for phi > 0 everywhere (sigmoid -log 2, softplus -pi^2 / 12).
-    Raises ValueError for an activation that is not in `LIFTABLE`.
+    The least value is a constant, 0 where phi(0) = 0 (sigmoid -log 2, softplus -pi^2 / 12).
+    Raises ValueError for an activation that cannot be lifted.
     """
     return f(activation, x) + g(activation, a) + (x - a).square() / 2 - _least(activation)
 
 
+@lru_cache
 def check_liftable(activation: Activation) -> None:
-    """Raises ValueError for an activation without f, such as Swish, which is not monotone."""
-    if activation.name not in _F:
+    """Raises ValueError for an activation that decreases somewhere, such as Swish, or comes without its inverse."""
+    check_increasing(activation.name, activation.phi)
+    if activation.inverse is None:
         raise ValueError(
-            f"activation {activation.name!r} cannot be lifted: it has no inverse; use one of {', '.join(_F)}"
+            f"activation {activation.name!r} cannot be lifted: its inverse is None; give it one, or make the "
+            "activation by nas.optimization.monotone.from_function"
         )
 
 
 @lru_cache
 def _least(activation: Activation) -> float:
-    """The infimum of psi, which is psi where phi vanishes: at 0, or at -inf for a positive phi."""
+    """The least value of f(x) + g(a) + (x - a)^2 / 2: x^2 / 2 - psi*(x) at the x where the integral f begins.
+
+    That is the infimum of psi where the range contains 0.
+    """
     zero = torch.zeros((), dtype=torch.float64)
-    return 0.0 if activation.phi(zero) == 0 else float(activation.psi(zero - math.inf))
+    if activation.phi(zero) == 0:
+        return 0.0
+    start = zero.clamp(*activation.range)
+    return float(start * start / 2 - _conjugate(activation, start))
 
 
-def _sigmoid(_: Activation, x: Tensor) -> Tensor:
-    return xlogy(x, x) + xlog1py(1 - x, -x) - x * x / 2
+def _by_conjugate(activation: Activation, x: Tensor) -> Tensor:
+    """f from psi and the inverse: the integral of the inverse is psi*(x) up to a constant."""
+    wide = x.double()
+    return (_conjugate(activation, wide) - wide * wide / 2 + _least(activation)).to(x.dtype)
 
 
-def _tanh(_: Activation, x: Tensor) -> Tensor:
-    return (xlog1py(1 - x, -x) + xlog1py(1 + x, x) - x * x) / 2
-
-
-def _softplus(_: Activation, x: Tensor) -> Tensor:
-    """Li2(e^-x) - pi^2 / 6; scipy's spence(z) is Li2(1 - z)."""
-    dilogarithm = torch.as_tensor(spence(-torch.expm1(-x.detach().double()).cpu().numpy()))
-    return (dilogarithm - math.pi**2 / 6).to(x)
-
-
-def _softsign(_: Activation, x: Tensor) -> Tensor:
-    """Not in the slides' table: the integral of y / (1 - |y|) - y."""
-    return -x.abs() - torch.log1p(-x.abs()) - x * x / 2
-
-
-def _leaky_relu(activation: Activation, x: Tensor) -> Tensor:
-    """(1 - alpha) x^2 / (2 alpha) for x < 0, where the inverse is x / alpha."""
+def _conjugate(activation: Activation, x: Tensor) -> Tensor:
+    """psi*(x) = x t - psi(t) at t = phi^-1(x). At the ends of the range t may be infinite, and the limit is meant."""
     assert activation.inverse is not None
-    return (activation.inverse(x) - x) * x / 2
+    t = activation.inverse(x).clamp(-FAR, FAR)
+    return x * t - activation.psi(t)
 
 
-def _elu(activation: Activation, x: Tensor) -> Tensor:
-    """(alpha + x) (log(1 + x / alpha) - 1) + alpha - x^2 / 2 for x < 0."""
-    alpha, below = -activation.range[0], x.clamp(max=0)
-    return xlog1py(alpha + below, below / alpha) - below - below * below / 2
-
-
-def _zero(_: Activation, x: Tensor) -> Tensor:
-    return torch.zeros_like(x)
-
-
-#: f on the range of the activation; outside its values do not matter.
-_F: dict[str, Callable[[Activation, Tensor], Tensor]] = {
-    "sigmoid": _sigmoid,
-    "tanh": _tanh,
-    "softplus": _softplus,
-    "softsign": _softsign,
-    "relu": _zero,
-    "leaky_relu": _leaky_relu,
-    "elu": _elu,
-    "identity": _zero,
-}
-
-#: The activations that an LPOM can have.
-LIFTABLE: tuple[str, ...] = tuple(name for name in ACTIVATIONS if name in _F)
+#: The activations of `ACTIVATIONS` that an LPOM can have.
+LIFTABLE: tuple[str, ...] = tuple(name for name, activation in ACTIVATIONS.items() if activation.monotone)
