@@ -11,7 +11,7 @@ import random
 import shutil
 import signal
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,6 +208,16 @@ def test_a_second_process_is_kept_out_until_the_first_has_ended(tmp_path: Path) 
             run_of(tmp_path, resume=True)
 
 
+@pytest.fixture
+def _no_signal_ignored() -> Iterator[None]:
+    """Whatever has started the tests, such as nohup or a shell's &."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_no_signal_ignored")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_saves_and_the_second_ends_at_once(number: signal.Signals, tmp_path: Path) -> None:
     handlers = {s: signal.getsignal(s) for s in SIGNALS}
