@@ -263,7 +263,8 @@ def test_files_that_are_read(case: str, tmp_path: Path) -> None:
     image, kind, expected = FILES[case]
     assert f".{kind}" in extensions()
     path = str(tmp_path / f"image.{kind}")
-    image.save(path)
+    # Pillow 12 cannot read the YCbCr that it writes without compression.
+    image.save(path, **({"compression": "tiff_lzw"} if kind == "tiff" else {}))
     found = survey([path])
     for channels in (1, 3):
         read = read_image(path, channels, depth=found.depth)
