@@ -346,6 +346,7 @@ def test_less_is_kept_for_the_gradient() -> None:
     assert checkpointed <= 0.14 * plain
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of the compiler itself
 @pytest.mark.parametrize("training", [True, False])
 def test_it_is_one_graph_for_the_compiler(training: bool) -> None:
