@@ -9,9 +9,9 @@ ifndef RUN
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif
 
-# The oldest PyTorch that is supported, on the oldest Python where the machine has it.
+# The oldest Python and PyTorch that are supported.
 OLDEST := .venv-oldest/.installed
-OLDEST_PYTHON := $(shell python3.10 -c "import sys; print(sys.executable)" 2>/dev/null || echo $(PYTHON))
+OLDEST_PYTHON ?= python3.10
 
 .PHONY: demo test test-fast test-oldest lint format bench bench-committed soak clean
 
