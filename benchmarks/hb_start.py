@@ -11,6 +11,7 @@ has ended is not run again.
 
 from __future__ import annotations
 
+import csv
 import json
 import statistics
 from dataclasses import dataclass
@@ -20,21 +21,19 @@ from typing import Any
 import torch
 
 import genotypes
+import spaces
 from benchmarks.command import run_benchmark
 from benchmarks.timing import write_result
-from genotypes import CellGenotype, Genotype
+from genotypes import Genotype
 from nas import checkpoint, search
 from nas.bilevel import BilevelConfig
 from nas.data import DataConfig, load
 from nas.report import table
 from nas.run import RunConfig
-from spaces import KINDS, TABLE_6, SpaceConfig
+from spaces import KINDS, SpaceConfig
 
 #: The published protocol: 50 epochs of 391 steps.
 PAPER_STEPS, PAPER_RATE = 19_550, 3e-4
-
-#: Of each node's three slots, what the second and the third start with.
-START = ("skip_connect", "neg_skip_connect")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +79,7 @@ def main(config: Config) -> None:
 def _searched(config: Config, data: DataConfig, steps: int, gap: float, seed: int) -> dict[str, Any]:
     """One search, or what it left if it has ended."""
     directory = Path(config.runs) / f"gap{gap:g}-seed{seed}"
+    start = SpaceConfig(space="hb", init="hb", init_gap=gap)
     if not (directory / "result.json").exists():
         search.search(
             search.SearchConfig(
@@ -87,43 +87,46 @@ def _searched(config: Config, data: DataConfig, steps: int, gap: float, seed: in
                 epochs=config.epochs,
                 run=RunConfig(run_dir=str(directory), resume=(directory / "config.json").exists(), device="cpu"),
                 data=data,
-                space=SpaceConfig(space="hb", init="hb", init_gap=gap),
+                space=start,
                 supernet=search.SupernetConfig(layers=config.layers, init_channels=config.channels),
                 bilevel=BilevelConfig(arch_learning_rate=PAPER_STEPS * PAPER_RATE / steps),
             )
         )
     result = json.loads((directory / "result.json").read_text())
-    epochs = [genotypes.load(path) for path in sorted((directory / "genotypes").iterdir())]
     return {
-        **{f"left_{kind}": [left_start(getattr(genotype, kind)) for genotype in epochs] for kind in KINDS},
-        "logits": _peaked_logits(directory),
+        **_left_start(directory),
+        "logits": _peaked_logits(directory, start),
         "steps": steps,
         "valid_accuracy": result["valid_accuracy"],
         "genotype": result["genotype"],
-        "parameter_free": sum(_parameter_free(epochs[-1])),
+        "parameter_free": _parameter_free(genotypes.load(directory / "genotype.json")),
         "seconds": result["seconds"],
     }
 
 
-def _peaked_logits(directory: Path) -> list[float]:
+def _left_start(directory: Path) -> dict[str, list[int]]:
+    """By cell kind, how many slots had left their start after each epoch, as the search has told."""
+    with (directory / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {f"left_{kind}": [int(row[f"{kind}_left_start"]) for row in rows] for kind in KINDS}
+
+
+def _peaked_logits(directory: Path, start: SpaceConfig) -> list[float]:
     """At the end of a search, the logit of what each slot started with, first those of the normal cell."""
     state = checkpoint.load(directory)
     assert state is not None
-    slots = torch.stack([state["tracked"]["space"][f"alpha.{kind}"].unflatten(0, (-1, 3)) for kind in KINDS])
-    peaked = [slots[:, :, slot, TABLE_6.index(name)] for slot, name in enumerate(START, start=1)]
-    return torch.stack(peaked, dim=-1).flatten().tolist()
+    space = spaces.build(start)
+    space.load_state_dict(state["tracked"]["space"])
+    return [
+        space.alpha[kind][edge, space.operations.index(operation)].item()
+        for kind in KINDS
+        for edge, operation in space.peaked.items()
+    ]
 
 
-def left_start(cell: CellGenotype) -> int:
-    """How many slots of a Space-HB cell have another operation than HB-Net's there."""
-    slots = [zip(node[1:], START, strict=True) for node in cell.nodes]
-    return sum(edge.operation != start for node in slots for edge, start in node)
-
-
-def _parameter_free(genotype: Genotype) -> list[bool]:
+def _parameter_free(genotype: Genotype) -> int:
     cells = (genotype.normal, genotype.reduce)
-    edges = [edge.operation for cell in cells for node in cell.nodes for edge in node]
-    return ["conv" not in operation for operation in edges]
+    return sum("conv" not in edge.operation for cell in cells for node in cell.nodes for edge in node)
 
 
 def _summary(config: Config, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

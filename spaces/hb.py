@@ -57,15 +57,12 @@ class HBSpace(SearchSpace):
                 f"the HB initialization needs the operation {min(missing)!r}; add it, or choose another init"
             )
         super()._initialize("random", gap, generator)
-        identity = self.operations.index("skip_connect")
-        negative = self.operations.index("neg_skip_connect")
-        for kind in KINDS:
-            slots = self.alpha[kind].view(self.topology.nodes, 3, len(self.operations))
-            slots[:, 1:] = 0
-            slots[:, 1, identity] = gap
-            slots[:, 2, negative] = gap
         self.peaked = {
             3 * node + slot: operation
             for node in range(self.topology.nodes)
             for slot, operation in ((1, "skip_connect"), (2, "neg_skip_connect"))
         }
+        for kind in KINDS:
+            for edge, operation in self.peaked.items():
+                self.alpha[kind][edge] = 0
+                self.alpha[kind][edge, self.operations.index(operation)] = gap
