@@ -6,8 +6,9 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from soak import faults, runs
@@ -125,6 +126,39 @@ def compare(
     if different:
         result.problem("another result", f"{how}, but other {', '.join(sorted(different))}")
     result.counts["another result" if different else how] += 1
+
+
+#: What to make of a process at whose file operation something was done, of the directory and what it left there.
+Judge = Callable[[Reference, Path, Ended, Result], None]
+
+
+def at_every_operation(
+    part: str, reference: Reference, kinds: Callable[[str], Sequence[faults.Kind]], judge: Judge
+) -> list[Case]:
+    """A case for each file operation of a run and of its resumption, and each kind of fault that may meet it there."""
+    found = []
+    for suffix, resuming, operations in (("", False, reference.operations), ("-resuming", True, reference.resuming)):
+        for number, operation in enumerate(operations):
+            for kind in kinds(operation):
+                run = partial(_at_operation, reference, faults.Fault(number, kind), operation, resuming, judge)
+                found.append(Case(f"{part}/{kind}{suffix}/{reference.job.name}/{number}", run))
+    return found
+
+
+def _at_operation(
+    reference: Reference,
+    fault: faults.Fault,
+    operation: str,
+    resuming: bool,
+    judge: Judge,
+    scratch: Path,
+    result: Result,
+) -> None:
+    directory = copied(reference.half, scratch) if resuming else scratch / reference.directory.name
+    ended = runs.start(reference.job, directory, *(["--resume"] if resuming else []), fault=fault)
+    judge(reference, directory, ended, result)
+    for problem in result.problems:
+        problem["at"] = f"operation {fault.at}: {operation}"
 
 
 def killed_before(job: Job, directory: Path, operations: list[str], name: str, occurrence: int) -> None:

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from soak import runs
-from soak.cases import Case, Reference, Result, compare, copied, finish, one_line
-from soak.faults import Fault, Kind
+from soak.cases import Case, Reference, Result, at_every_operation, compare, finish, one_line
+from soak.faults import Kind
 from soak.processes import Ended
 
 JOBS = ("search-agd", "train")
@@ -33,33 +33,10 @@ def cases(references: list[Reference], seed: int) -> list[Case]:
     """The cases; nothing in them is random."""
     found = []
     for reference in references:
-        name = reference.job.name
-        for error in _ERRORS:
-            for number in range(len(reference.operations)):
-                point = partial(_failing, reference, Fault(number, error))
-                found.append(Case(f"disk/{error}/{name}/{number}", point))
-            for number in range(len(reference.resuming)):
-                point = partial(_failing_resumption, reference, Fault(number, error))
-                found.append(Case(f"disk/{error}-resuming/{name}/{number}", point))
+        found += at_every_operation("disk", reference, lambda operation: _ERRORS, judge)
         for number, share in enumerate(_SHARES):
-            found.append(Case(f"disk/full/{name}/{number}", partial(_full, reference, share)))
+            found.append(Case(f"disk/full/{reference.job.name}/{number}", partial(_full, reference, share)))
     return found
-
-
-def _failing(reference: Reference, fault: Fault, scratch: Path, result: Result) -> None:
-    _fail(reference, scratch / reference.directory.name, fault, result)
-
-
-def _failing_resumption(reference: Reference, fault: Fault, scratch: Path, result: Result) -> None:
-    _fail(reference, copied(reference.half, scratch), fault, result, "--resume")
-
-
-def _fail(reference: Reference, directory: Path, fault: Fault, result: Result, *flags: str) -> None:
-    ended = runs.start(reference.job, directory, *flags, fault=fault)
-    before = len(result.problems)
-    judge(reference, directory, ended, result)
-    for problem in result.problems[before:]:
-        problem["at"] = runs.named(reference.operations if not flags else reference.resuming, fault.at)
 
 
 def judge(reference: Reference, directory: Path, ended: Ended, result: Result) -> None:

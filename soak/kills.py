@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from soak import faults, runs
-from soak.cases import Case, Reference, Result, copied, finish, generator
-from soak.faults import Fault
+from soak.cases import Case, Reference, Result, at_every_operation, finish, generator
+from soak.processes import Ended
 
 _RANDOM = 10
 """Runs of each job that are killed at random moments, each up to three times."""
@@ -25,14 +25,7 @@ def cases(references: list[Reference], seed: int) -> list[Case]:
             case = f"kills/random/{name}/{number}"
             found.append(Case(case, partial(_at_random, reference, seed, case)))
         if name in _EVERY_POINT:
-            for number, operation in enumerate(reference.operations):
-                for kind in _kinds(operation):
-                    point = partial(_at_point, reference, Fault(number, kind))
-                    found.append(Case(f"kills/{kind}/{name}/{number}", point))
-            for number, operation in enumerate(reference.resuming):
-                for kind in _kinds(operation):
-                    point = partial(_at_point_of_resumption, reference, Fault(number, kind))
-                    found.append(Case(f"kills/{kind}-resuming/{name}/{number}", point))
+            found += at_every_operation("kills", reference, _kinds, _judge)
     return found
 
 
@@ -56,20 +49,8 @@ def _at_random(reference: Reference, seed: int, name: str, scratch: Path, result
     finish(reference, directory, result)
 
 
-def _at_point(reference: Reference, fault: Fault, scratch: Path, result: Result) -> None:
-    _crash(reference, scratch / reference.directory.name, fault, result)
-
-
-def _at_point_of_resumption(reference: Reference, fault: Fault, scratch: Path, result: Result) -> None:
-    _crash(reference, copied(reference.half, scratch), fault, result, "--resume")
-
-
-def _crash(reference: Reference, directory: Path, fault: Fault, result: Result, *flags: str) -> None:
-    ended = runs.start(reference.job, directory, *flags, fault=fault)
+def _judge(reference: Reference, directory: Path, ended: Ended, result: Result) -> None:
     result.counts["killed" if ended.code == faults.KILLED else "ended before"] += 1
     if ended.code not in (faults.KILLED, 0):
         result.problem("exit code", f"{ended.code}: {ended.stderr.strip()[-600:]}")
-    before = len(result.problems)
     finish(reference, directory, result)
-    for problem in result.problems[before:]:
-        problem["at"] = runs.named(reference.operations if not flags else reference.resuming, fault.at)

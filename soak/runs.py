@@ -208,8 +208,3 @@ def differences(found: dict[str, str], expected: dict[str, str]) -> set[str]:
         before, now = (set(value.get(files, "").split("\n")) for value in (expected, found))
         told |= {f"missing {name}" for name in before - now} | {f"left behind {name}" for name in now - before}
     return told - {files}
-
-
-def named(operations: list[str], number: int) -> str:
-    """A file operation for a report."""
-    return f"operation {number}: {operations[number]}"
