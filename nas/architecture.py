@@ -15,13 +15,13 @@ from torch import nn
 
 import genotypes
 import spaces
-from genotypes import Genotype, GenotypeError
+from genotypes import CellGenotype, Genotype, GenotypeError
 from nas import manual
 from nas.directory import Directory
 from nas.manual import ManualConfig
 from nas.network import Network, NetworkConfig
 from nas.report import draw_cells
-from spaces import KINDS, Kind, build_operation
+from spaces import build_operation
 
 #: In all cells together. It bounds what a stranger's file can have built; 20 cells of Space-HB have 240.
 MAX_OPERATIONS = 20_000
@@ -54,7 +54,8 @@ class CellArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     @property
     def fewest_tensors(self) -> int:
         """A lower bound of the length of the network's `state_dict`, found without building it."""
-        operations = [self._operations(kind) for kind in KINDS]
+        genotype = self.genotype
+        operations = [_operations(cell) for cell in (genotype.normal, genotype.reduce)]
         with torch.device("meta"):
             tensors = {
                 name: len(build_operation(name, self.config.init_channels, 1).state_dict())
@@ -64,29 +65,29 @@ class CellArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         reductions = min(2, self.config.layers)
         return reductions * min(normal, reduction) + (self.config.layers - reductions) * normal
 
-    def _operations(self, kind: Kind) -> list[str]:
-        return [edge.operation for node in getattr(self.genotype, kind).nodes for edge in node]
-
     def build(self, *, in_channels: int, image_size: tuple[int, int], num_classes: int) -> Network:
         """The network for images (N, in_channels, *image_size), with new weights.
 
         Raises ValueError for one of more operations than anybody trains.
         """
-        operations = self.config.layers * max(len(self._operations(kind)) for kind in KINDS)
+        genotype = self.genotype
+        operations = self.config.layers * max(len(_operations(cell)) for cell in (genotype.normal, genotype.reduce))
         if operations > MAX_OPERATIONS:
             raise ValueError(
                 f"--layers is {self.config.layers}, which makes {operations} operations; at most "
                 f"{MAX_OPERATIONS} are possible"
             )
-        return Network(
-            self.genotype, self.config, in_channels=in_channels, image_size=image_size, num_classes=num_classes
-        )
+        return Network(genotype, self.config, in_channels=in_channels, image_size=image_size, num_classes=num_classes)
 
     def write(self, directory: Directory) -> None:
         """Leaves `genotype.json` and the cells' pictures in a run's directory."""
         genotype = self.genotype
         genotypes.save(genotype, directory.path / "genotype.json")
         draw_cells(directory, genotype, "")
+
+
+def _operations(cell: CellGenotype) -> list[str]:
+    return [edge.operation for node in cell.nodes for edge in node]
 
 
 class ManualArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="manual"):

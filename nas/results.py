@@ -23,7 +23,7 @@ from genotypes.messages import one_line
 from nas import cli
 from nas.errors import UsageError
 from nas.report import table
-from nas.run import binding, read_config
+from nas.run import binding, read_config, read_json
 
 
 class _Result(msgspec.Struct):
@@ -68,11 +68,9 @@ def read_training_run(directory: Path) -> TrainingRun:
     if not path.exists():
         raise UsageError(f"{directory} has no result yet; continue that run with --resume")
     try:
-        result = msgspec.json.decode(path.read_bytes(), type=_Result)
-    except RecursionError:
-        raise UsageError(f"{path} cannot be read: it is nested too deeply") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}; train again") from error
+        result = read_json(path, _Result)
+    except UsageError as error:
+        raise UsageError(f"{error}; train again") from error
     settings = binding(config)
     seeds = [settings.pop("seed", None)]
     if (directory / "search.json").exists():

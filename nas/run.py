@@ -402,16 +402,27 @@ def read_config(path: Path, name: str = "config.json") -> dict[str, Any]:
     """The configuration of the run in a directory. Raises UsageError where there is none to be read."""
     file = path / name
     try:
-        config = msgspec.json.decode(file.read_bytes())
+        config = read_json(file, Any)
     except FileNotFoundError:
         raise UsageError(f"{path} holds no run (no {name}); name the directory of a run") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"{file} is not the configuration of a run")
+    return config
+
+
+def read_json(file: Path, kind: Any) -> Any:
+    """What a JSON file holds, of the type `kind`.
+
+    Raises UsageError where it cannot be read or holds something else, FileNotFoundError.
+    """
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=kind)
+    except FileNotFoundError:
+        raise
     except RecursionError:
         raise UsageError(f"{file} cannot be read: it is nested too deeply") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise UsageError(f"{file} is not the configuration of a run")
-    return config
 
 
 def _describe(resolved: object) -> dict[str, Any]:
