@@ -24,7 +24,7 @@ import genotypes
 import spaces
 from benchmarks.command import run_benchmark
 from benchmarks.timing import write_result
-from genotypes import Genotype
+from genotypes import CELL_NAMES, Genotype
 from nas import checkpoint, search
 from nas.bilevel import BilevelConfig
 from nas.data import DataConfig, load
@@ -108,7 +108,7 @@ def _left_start(directory: Path) -> dict[str, list[int]]:
     """By cell kind, how many slots had left their start after each epoch, as the search has told."""
     with (directory / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return {f"left_{kind}": [int(row[f"{kind}_left_start"]) for row in rows] for kind in KINDS}
+    return {f"left_{kind}": [int(row[f"{CELL_NAMES[kind]}_left_start"]) for row in rows] for kind in KINDS}
 
 
 def _peaked_logits(directory: Path, start: SpaceConfig) -> list[float]:

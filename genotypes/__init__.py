@@ -4,12 +4,13 @@ Pictures are in `genotypes.draw`, imported only where they are wanted.
 """
 
 from genotypes.files import load, save
-from genotypes.genotype import CellGenotype, Edge, Genotype, GenotypeError, from_json, to_json, validate
+from genotypes.genotype import CELL_NAMES, CellGenotype, Edge, Genotype, GenotypeError, from_json, to_json, validate
 from genotypes.notation import from_text, to_text
 from genotypes.operations import OPERATIONS, declare_operation
 from genotypes.zoo import ZOO, ZooEntry, get, names, resolve
 
 __all__ = [
+    "CELL_NAMES",
     "OPERATIONS",
     "ZOO",
     "CellGenotype",

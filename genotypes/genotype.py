@@ -21,6 +21,9 @@ MAX_EDGES = 500  # of a cell
 MAX_NAME = 200
 MAX_TEXT = 100_000  # characters, as JSON or as text; the largest valid genotype needs fewer
 
+#: What the two kinds of cells are called where people read of them; in data and file names the second is `reduce`.
+CELL_NAMES = {"normal": "normal", "reduce": "reduction"}
+
 _T = TypeVar("_T")
 _LONGEST_REASON = 300  # characters of a library's message, which quotes the file
 

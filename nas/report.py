@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from genotypes import Genotype, to_text
+from genotypes import CELL_NAMES, OPERATIONS, Genotype, to_text
 from genotypes.draw import draw, picture
 from genotypes.messages import one_line
 from nas.directory import Directory
-from spaces import KINDS, SearchSpace
+from nas.heat_map import heat_map
+from spaces import KINDS, Kind, SearchSpace, Topology
 
 
 class Board:
@@ -64,10 +66,36 @@ def draw_cells(directory: Directory, genotype: Genotype, title: str) -> None:
     """Leaves pictures of both cells in a run's directory, as normal.svg and reduce.svg."""
     for kind in KINDS:
         with directory.auxiliary(f"{kind}.svg"):
-            draw(getattr(genotype, kind), directory.path / f"{kind}.svg", f"{title}{kind} cell")
+            draw(getattr(genotype, kind), directory.path / f"{kind}.svg", f"{title}{CELL_NAMES[kind]} cell")
 
 
-def add_architecture(board: Board, space: SearchSpace, epoch: int) -> None:
+def add_mixing(board: Board, space: SearchSpace, mixing: Mapping[Kind, Tensor], epoch: int) -> None:
+    """Draws the mixing weights, (E, O) for each kind of cell, and the weights of the edges where they have any.
+
+    An edge weighs what its operations add up to. Where that is 1 on all edges, they are not weighted.
+    """
+    edges = _edge_names(space.topology)
+    operations = [OPERATIONS[name] for name in space.operations]
+    for kind in KINDS:
+        name = CELL_NAMES[kind]
+        title = f"{name} cell, epoch {epoch}"
+        weights_EO = mixing[kind].detach().double().cpu().numpy()
+        board.add_picture(f"mixing/{name}", heat_map(weights_EO, edges, operations, f"Mixing weights, {title}"), epoch)
+        sums_E1 = weights_EO.sum(axis=1, keepdims=True)
+        if not np.allclose(sums_E1, 1, atol=1e-3):
+            board.add_picture(f"edges/{name}", heat_map(sums_E1, edges, ["edge"], f"Edge weights, {title}"), epoch)
+
+
+def _edge_names(topology: Topology) -> list[str]:
+    """Source and target of every edge, called as in the pictures of cells; parallel edges are numbered."""
+    nodes = ["c_k-2", "c_k-1", *map(str, range(topology.nodes))]
+    names = [f"{nodes[source]} \u2192 {nodes[target]}" for source, target in topology.edges]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: e + 1].count(name)})" for e, name in enumerate(names)
+    ]
+
+
+def add_logits(board: Board, space: SearchSpace, epoch: int) -> None:
     """Writes every architecture parameter: alpha per edge and operation, others (beta) per edge."""
     for name, parameter in space.named_parameters():
         if parameter.shape not in ((len(space.topology.edges),), (len(space.topology.edges), len(space.operations))):
@@ -87,8 +115,8 @@ def add_genotype(board: Board, genotype: Genotype, epoch: int) -> None:
     """Writes the genotype as text and the pictures of both cells."""
     board.add_text("genotype", f"    {to_text(genotype)}", epoch)
     for kind in KINDS:
-        png = picture(getattr(genotype, kind), "png", f"{kind} cell, epoch {epoch}")
-        board.add_picture(f"cell/{kind}", np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), epoch)
+        png = picture(getattr(genotype, kind), "png", f"{CELL_NAMES[kind]} cell, epoch {epoch}")
+        board.add_picture(f"cell/{CELL_NAMES[kind]}", np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), epoch)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

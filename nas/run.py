@@ -38,9 +38,9 @@ from nas.report import Board
 
 T = TypeVar("T")
 
-#: What a resumed run may have otherwise: where it computes and reads, not what.
+#: What a resumed run may have otherwise: where it computes and reads and what it shows, not what it computes.
 _MAY_CHANGE = (
-    *("run.run_dir", "run.resume", "run.device", "run.cuda_graph"),
+    *("run.run_dir", "run.resume", "run.device", "run.cuda_graph", "log_logits"),
     *("data.data", "data.download", "data.workers"),
     "supernet.checkpoint_cells",
 )
@@ -63,7 +63,7 @@ class RunConfig:
     """Directory of the run (default: runs/ and a name made of the configuration)."""
     resume: bool = False
     """Continue the run in that directory; the configuration must be the same, but for --device, --cuda-graph,
-    --checkpoint-cells, --data, --download and --workers."""
+    --checkpoint-cells, --log-logits, --data, --download and --workers."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ... or auto: the GPU where there is one."""
     deterministic: bool = False
@@ -255,8 +255,8 @@ class Run:
             self._write()
             self._stop_if_asked()
 
-    def steps(self, batches: Iterable[T]) -> Iterator[T]:
-        """Counts the steps of an epoch; `batches` must start at `self.step`."""
+    def steps(self, batches: Iterable[T], meter: Meter) -> Iterator[T]:
+        """Counts the steps of an epoch; `batches` must start at `self.step`. The progress bar shows `meter`."""
         bar = tqdm(
             total=self._steps,
             initial=self.step,
@@ -268,9 +268,10 @@ class Run:
             for batch in batches:
                 yield batch
                 self.step += 1
-                bar.update()
-                if self.step % self._check_every == 0:
+                if self.step % self._check_every == 0:  # no oftener: reading a meter waits for the GPU
                     self.check_finite()
+                    bar.set_postfix_str(f"loss {meter.loss:.4f}, accuracy {meter.accuracy:.2f} %", refresh=False)
+                bar.update()
                 if self._signal is not None:
                     self.save()
                     self._stop_if_asked()

@@ -16,6 +16,7 @@ from nas import data, report
 from nas.bilevel import Bilevel, BilevelConfig
 from nas.data import Batch, DataConfig, ImageData, Loader
 from nas.device import Precision, PrecisionChoice, resolve_device, resolve_precision
+from nas.diagnostics import diagnose
 from nas.errors import MAX_EPOCHS, SEEDS, check_ranges, users_mistakes
 from nas.graphs import Step, captured
 from nas.macro import StemName
@@ -24,7 +25,7 @@ from nas.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.run import Run, RunConfig
 from nas.same_data import SameData
 from nas.supernet import Supernet
-from spaces import SearchSpace, SpaceConfig
+from spaces import KINDS, SearchSpace, SpaceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,8 @@ class SearchConfig:
     precision: PrecisionChoice = "auto"
     """Forward passes in fp32, or in bf16 with weights and statistics in fp32; auto: bf16 on GPUs that compute in it
     (NVIDIA from A100 on), but fp32 for --unrolled by finite differences."""
+    log_logits: bool = False
+    """Also write a TensorBoard curve of every architecture parameter: a few hundred of them."""
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     space: SpaceConfig = field(default_factory=SpaceConfig)
@@ -182,7 +185,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
             bilevel.supernet.eval()
             measure(steps.evaluation, run.interruptible(loaders.held_out.epoch(epoch)), meters.held_out)
             run.check_finite()
-            _report_epoch(run, bilevel, meters, derived)
+            _report_epoch(run, bilevel, meters, derived, config.log_logits)
             schedule.step()
             meters.weights.reset()
             meters.architecture.reset()
@@ -221,7 +224,7 @@ def _search_epoch(run: Run, steps: Steps, loaders: Loaders, meters: Meters, epoc
     number = len(loaders.weights)
     train_batches = loaders.weights.epoch(epoch, run.step)
     valid_batches = endless(loaders.architecture, epoch * number + run.step)
-    for train, valid in run.steps(zip(train_batches, valid_batches, strict=False)):
+    for train, valid in run.steps(zip(train_batches, valid_batches, strict=False), meters.weights):
         # A captured step's outputs hold until the next step.
         loss, logits = steps.architecture(train, valid)
         meters.architecture.update(loss, logits, valid[1])
@@ -237,12 +240,11 @@ def endless(loader: Loader, start: int) -> Iterator[Batch]:
         yield from loader.epoch(later)
 
 
-def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters, derived: Derived) -> None:
+def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters, derived: Derived, log_logits: bool) -> None:
     space, number = bilevel.space, run.epoch + 1
     mixing = space.mixing()
     genotype = space.derive(mixing)
     derived.genotype = genotypes.to_json(genotype)
-    left = space.left_start(mixing) if space.peaked else {}
     with run.directory.auxiliary("genotypes"):
         (run.path / "genotypes").mkdir(exist_ok=True)
         genotypes.save(genotype, run.path / "genotypes" / f"epoch_{number:03d}.json")
@@ -255,14 +257,16 @@ def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters, derived: Derived) 
             "valid_loss": meters.held_out.loss,
             "valid_accuracy": meters.held_out.accuracy,
             "learning_rate": learning_rate(bilevel.weight_optimizer),
-            **{f"{kind}_left_start": left[kind] for kind in left},
+            **diagnose(space, mixing, genotype),
         }
     )
     with run.directory.auxiliary("tb"):
-        report.add_architecture(run.tensorboard, space, number)
+        report.add_mixing(run.tensorboard, space, mixing, number)
+        if log_logits:
+            report.add_logits(run.tensorboard, space, number)
         report.add_genotype(run.tensorboard, genotype, number)
-    slots = len(left) * len(space.peaked)
-    note = f", {sum(left.values())} of {slots} slots have left the start" if slots else ""
+    left, slots = sum(space.left_start(mixing).values()), len(KINDS) * len(space.peaked)
+    note = f", {left} of {slots} slots have left the start" if slots else ""
     run.log_epoch("valid", meters.weights, meters.held_out, note)
 
 
@@ -280,5 +284,5 @@ def _finish(run: Run, config: SearchConfig, derived: Derived, held_out: Meter) -
         "seconds": round(run.seconds, 3),
     }
     run.write_json("result.json", result)
-    run.log(genotypes.to_text(genotype))
+    run.log(f"the genotype and pictures of its cells are in {run.path}: genotype.json, normal.svg, reduce.svg")
     return result

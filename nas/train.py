@@ -245,7 +245,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             if isinstance(network, Network):
                 network.schedule_drop_path(epoch / config.epochs)
             network.train()
-            for batch in run.steps(train_loader.epoch(epoch, run.step)):
+            for batch in run.steps(train_loader.epoch(epoch, run.step), train_meter):
                 loss, logits = training_step(batch)
                 train_meter.update(loss, logits, batch[1])
             training.measured.eval()

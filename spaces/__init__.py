@@ -1,6 +1,6 @@
 """Search spaces: what can be searched. See `spaces.space` for what a space is, `spaces.registry` for the list."""
 
-from spaces.ops import OPERATIONS, TABLE_6, build_operation, operation
+from spaces.ops import OPERATIONS, TABLE_6, build_operation, is_parameter_free, operation
 from spaces.registry import SpaceConfig, build, discover, get, import_modules, load_installed, names, register
 from spaces.space import KINDS, Kind, SearchSpace, Topology, fully_connected
 
@@ -17,6 +17,7 @@ __all__ = [
     "fully_connected",
     "get",
     "import_modules",
+    "is_parameter_free",
     "load_installed",
     "names",
     "operation",

@@ -10,6 +10,7 @@ Every operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)),
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import islice
@@ -72,6 +73,16 @@ def build_operation(name: str, channels: int, stride: int, affine: bool = True) 
     if name not in OPERATIONS:
         raise ValueError(f"unknown operation {name!r}; known: {', '.join(OPERATIONS)}")
     return OPERATIONS[name](channels, stride, affine)
+
+
+@functools.cache
+def is_parameter_free(name: str) -> bool:
+    """Whether the operation has no parameters where it keeps the image's size: pools, identities, zero.
+
+    Raises ValueError for a name that is not in the table.
+    """
+    with torch.device("meta"):  # takes no memory and no random numbers
+        return not any(True for _ in build_operation(name, 16, 1).parameters())
 
 
 def convolution(c_in: int, c_out: int, kernel: int, stride: int, padding: int) -> nn.Conv2d:

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from genotypes import CellGenotype, Edge, Genotype
+from genotypes import CELL_NAMES, CellGenotype, Edge, Genotype
 from spaces.ops import OPERATIONS, TABLE_6
 
 Kind = Literal["normal", "reduce"]
@@ -163,11 +163,12 @@ class SearchSpace(nn.Module):
 
     def _derive_cell(self, weights: Tensor, kind: Kind) -> CellGenotype:
         expected = (len(self.topology.edges), len(self.operations))
+        where = f"mixing weights of the {CELL_NAMES[kind]} cell"
         if tuple(weights.shape) != expected:
-            raise ValueError(f"mixing weights of the {kind} cell are {tuple(weights.shape)}, not {expected}")
+            raise ValueError(f"{where} are {tuple(weights.shape)}, not {expected}")
         rows: list[list[float]] = weights.detach().double().cpu().tolist()
         if not all(math.isfinite(w) for row in rows for w in row):
-            raise ValueError(f"mixing weights of the {kind} cell are not finite")
+            raise ValueError(f"{where} are not finite")
         # The stable sort leaves the lower index first among equals.
         best = [self._strongest(row) for row in rows]
         nodes = []

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import spaces
 from nas.bilevel import Bilevel, BilevelConfig, HessianProduct
 from nas.data import Batch
-from nas.report import add_architecture
+from nas.report import add_logits
 from nas.statistics import frozen_statistics
 from nas.supernet import Supernet
 from spaces import SpaceConfig
@@ -167,7 +167,7 @@ def test_a_space_that_leaves_an_input_unread(product: HessianProduct, monkeypatc
     tolerance = 1e-6 if product == "exact" else 1e-3
     assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1))[2]), expected) <= tolerance
     board = RecordingBoard()
-    add_architecture(board, bilevel.space, 1)  # type: ignore[arg-type]
+    add_logits(board, bilevel.space, 1)  # type: ignore[arg-type]
     assert {"temperature/0", "alpha/normal/00_1-2/sep_conv_3x3"} <= board.tags
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import OPERATIONS, SEARCH, TRAIN, add_loss, assert_same, final_state
+from tqdm import tqdm
 
 import train_eval
 import train_search
@@ -54,9 +55,23 @@ def finish(run: Run, step: Callable[[int], object] = lambda step: None) -> None:
     with run:
         run.log("begins")
         for _ in run.epochs():
-            for number in run.steps(range(run.step, 10)):
+            for number in run.steps(range(run.step, 10), Meter()):
                 step(number)
             run.add_metrics({"loss": 1.0})
+
+
+def test_the_progress_bar_shows_the_running_loss_and_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, meter = io.StringIO(), Meter()
+    always = {"disable": False, "file": terminal, "mininterval": 0, "ncols": 120}
+    monkeypatch.setattr("nas.run.tqdm", lambda **options: tqdm(**{**options, **always}))
+    with run_of(tmp_path, meter=meter, epochs=1) as run:
+        for _ in run.epochs():
+            for number in run.steps(range(10), meter):
+                add_loss(meter, float(number))
+    shown = [line for line in terminal.getvalue().split("\r") if "loss" in line]
+    assert "1/10" in shown[0]
+    assert "loss 0.0000, accuracy 100.00 %" in shown[0]
+    assert "loss 4.5000, accuracy 100.00 %" in shown[-1]
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------

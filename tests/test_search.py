@@ -98,16 +98,22 @@ def test_a_space_that_draws_is_derived_once(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_tensorboard_shows_the_architecture(tmp_path: Path) -> None:
-    run(tmp_path / "run", "--space", "agd", *OPERATIONS)
-    (events,) = (tmp_path / "run" / "tb").iterdir()  # no stray sub-runs
-    board = EventAccumulator(str(events)).Reload()
-    scalars = set(board.Tags()["scalars"])
-    assert {"train_loss", "valid_accuracy", "learning_rate"} <= scalars
-    assert "alpha/normal/00_0-2/sep_conv_3x3" in scalars
-    assert "beta/reduce/04_2-3" in scalars
-    assert sum(tag.startswith("alpha/") for tag in scalars) == 2 * 5 * 5
-    assert set(board.Tags()["images"]) == {"cell/normal", "cell/reduce"}
-    assert "genotype/text_summary" in board.Tags()["tensors"]
+    tags = {}
+    for space, *more in (["hb"], ["agd", "--log-logits"]):
+        run(tmp_path / space, "--space", space, *OPERATIONS, *more)
+        (events,) = (tmp_path / space / "tb").iterdir()  # no stray sub-runs
+        tags[space] = EventAccumulator(str(events)).Reload().Tags()
+        assert "genotype/text_summary" in tags[space]["tensors"]
+    figures = {"train_loss", "train_accuracy", "arch_loss", "arch_accuracy", "valid_loss", "valid_accuracy"}
+    figures |= {"learning_rate", "normal_entropy", "reduction_entropy"}
+    figures |= {"normal_parameter_free", "reduction_parameter_free"}
+    assert set(tags["hb"]["scalars"]) == {*figures, "normal_left_start", "reduction_left_start"}
+    logits = set(tags["agd"]["scalars"]) - figures
+    assert {"alpha/normal/00_0-2/sep_conv_3x3", "beta/reduce/04_2-3"} <= logits
+    assert len(logits) == 2 * 5 * (5 + 1)
+    both = {f"{what}/{kind}" for what in ("cell", "mixing") for kind in ("normal", "reduction")}
+    assert set(tags["hb"]["images"]) == both
+    assert set(tags["agd"]["images"]) == {*both, "edges/normal", "edges/reduction"}
 
 
 def test_the_test_images_are_never_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
