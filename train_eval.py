@@ -10,6 +10,7 @@ import nas.interrupts  # noqa: F401 - before all that takes long
 from typing import Any
 
 from nas import cli
+from nas.record import as_json
 from nas.train import TrainConfig, evaluate, presets_for, read_run, report_table, train
 
 
@@ -20,7 +21,7 @@ def command(argv: list[str]) -> dict[str, Any]:
     config = cli.parse(TrainConfig, argv, description=__doc__ or "", default=default)
     result = evaluate(config) if config.evaluate else train(config)
     print(report_table(result))
-    return result
+    return as_json(result)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import nas.interrupts  # noqa: F401 - before all that takes long
 from typing import Any
 
 from nas import cli
+from nas.record import as_json
 from nas.search import PRESETS, SearchConfig, search
 
 
@@ -17,7 +18,7 @@ def command(argv: list[str]) -> dict[str, Any]:
     """Parses, searches, returns the result."""
     default = cli.preset(PRESETS, argv)
     config = cli.parse(SearchConfig, argv, description=__doc__ or "", default=default)
-    return search(config)
+    return as_json(search(config))
 
 
 def main() -> None:

@@ -25,9 +25,10 @@ import spaces
 from benchmarks.command import run_benchmark
 from benchmarks.timing import write_result
 from genotypes import CELL_NAMES, Genotype
-from nas import checkpoint, search
+from nas import checkpoint, record, search
 from nas.bilevel import BilevelConfig
 from nas.data import DataConfig, load
+from nas.record import SearchRecord
 from nas.report import table
 from nas.run import RunConfig
 from spaces import KINDS, SpaceConfig
@@ -80,7 +81,7 @@ def _searched(config: Config, data: DataConfig, steps: int, gap: float, seed: in
     """One search, or what it left if it has ended."""
     directory = Path(config.runs) / f"gap{gap:g}-seed{seed}"
     start = SpaceConfig(space="hb", init="hb", init_gap=gap)
-    if not (directory / "result.json").exists():
+    if not (directory / record.NAME).exists():
         search.search(
             search.SearchConfig(
                 seed=seed,
@@ -92,15 +93,16 @@ def _searched(config: Config, data: DataConfig, steps: int, gap: float, seed: in
                 bilevel=BilevelConfig(arch_learning_rate=PAPER_STEPS * PAPER_RATE / steps),
             )
         )
-    result = json.loads((directory / "result.json").read_text())
+    found = record.read(directory)
+    assert isinstance(found, SearchRecord)
     return {
         **_left_start(directory),
         "logits": _peaked_logits(directory, start),
         "steps": steps,
-        "valid_accuracy": result["valid_accuracy"],
-        "genotype": result["genotype"],
+        "valid_accuracy": found.result.valid_accuracy,
+        "genotype": found.result.genotype,
         "parameter_free": _parameter_free(genotypes.load(directory / "genotype.json")),
-        "seconds": result["seconds"],
+        "seconds": found.result.seconds,
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -16,16 +16,17 @@ from torch import nn
 import genotypes
 import spaces
 from genotypes import CellGenotype, Genotype, GenotypeError
-from nas import manual
+from nas import manual, record
 from nas.directory import Directory
+from nas.errors import UsageError
 from nas.manual import ManualConfig
 from nas.network import Network, NetworkConfig
+from nas.record import SearchRecord
 from nas.report import draw_cells
 from spaces import build_operation
 
 #: In all cells together. It bounds what a stranger's file can have built; 20 cells of Space-HB have 240.
 MAX_OPERATIONS = 20_000
-_LARGEST_RESULT = 1_000_000  # bytes
 _PREPROCESSING_TENSORS = 12  # of a cell: two convolutions, and two BatchNorms of five tensors
 
 
@@ -125,11 +126,18 @@ class ManualArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 Architecture = CellArchitecture | ManualArchitecture
 
 
-def resolve(arch: str, network: NetworkConfig, hand_made: ManualConfig) -> tuple[Architecture, dict[str, Any]]:
-    """The architecture of a hand-made network's name, a published genotype, a file or a search run.
+class Resolved(NamedTuple):
+    """What `--arch` names, and the search that found it where a record tells of one."""
 
-    Also returns what the result of that search run says of it, empty without one. Nothing that the files name is
-    imported: a module that declares operations of the genotype must have been imported before.
+    architecture: Architecture
+    search: SearchRecord | None
+
+
+def resolve(arch: str, network: NetworkConfig, hand_made: ManualConfig) -> Resolved:
+    """The architecture of a hand-made network's name, a published genotype, a file or a run's directory.
+
+    Nothing that the files name is imported: a module that declares operations of the genotype must have been imported
+    before.
 
     Raises ValueError for anything else, and for flags that belong to the other kind of network.
     """
@@ -140,9 +148,9 @@ def resolve(arch: str, network: NetworkConfig, hand_made: ManualConfig) -> tuple
         )
     if manual.is_manual(arch):
         _refuse(network, "for networks of cells", arch)
-        return ManualArchitecture(name=arch, config=hand_made), {}
+        return Resolved(ManualArchitecture(name=arch, config=hand_made), None)
     _refuse(hand_made, "for hand-made networks", arch)
-    searched = _search_result(Path(arch) / "result.json")
+    search = _search_behind(Path(arch))
     # The genotype may have operations that an installed space declares. A module that a file names is not imported.
     spaces.load_installed()
     try:
@@ -151,27 +159,14 @@ def resolve(arch: str, network: NetworkConfig, hand_made: ManualConfig) -> tuple
         if Path(arch).exists():
             raise
         raise ValueError(f"{error}; hand-made networks: {manual.describe()}") from error
-    return CellArchitecture(genotype_json=genotypes.to_json(genotype), config=network), searched
+    return Resolved(CellArchitecture(genotype_json=genotypes.to_json(genotype), config=network), search)
 
 
-class _SearchResult(msgspec.Struct):
-    space: Annotated[str, msgspec.Meta(pattern=r"^[ -~]{1,200}$")] | msgspec.UnsetType | None = msgspec.UNSET
-    seconds: float | msgspec.UnsetType | None = msgspec.UNSET
-    search_seconds: float | msgspec.UnsetType | None = msgspec.UNSET
-
-
-def _search_result(path: Path) -> dict[str, Any]:
-    """What a result says of a search; nothing where there is none. Raises ValueError for a faulty one."""
-    if not path.is_file():
-        return {}
+def _search_behind(directory: Path) -> SearchRecord | None:
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_RESULT)
-        return msgspec.to_builtins(msgspec.json.decode(content, type=_SearchResult))
-    except (OSError, RecursionError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not the result of a search; to train without it, pass --arch {path.parent / 'genotype.json'}"
-        ) from error
+        return record.search_behind(directory)
+    except UsageError as error:
+        raise UsageError(f"{error}; to train without it, pass --arch {directory / 'genotype.json'}") from error
 
 
 def _refuse(config: NetworkConfig | ManualConfig, whose: str, arch: str) -> None:

@@ -25,10 +25,14 @@ LOCK = ".lock"
 
 #: What a run writes beside its checkpoints, and which of it are folders.
 _FILES = (
-    *("config.json", "env.json", "log.txt", "metrics.csv", "search.json", "result.json"),
+    *("config.json", "env.json", "log.txt", "metrics.csv", "record.json", "result.json"),
     *("genotype.json", "normal.svg", "reduce.svg", "weights.safetensors"),
 )
 _FOLDERS = ("tb", "genotypes")
+
+#: Bytes of a configuration or a record. ImageNet's classes are the longest part of either, with 30,000.
+_LARGEST_JSON = 4_000_000
+_LONGEST_REASON = 300  # characters
 
 
 class Directory:
@@ -160,6 +164,26 @@ class Directory:
             number += 1
         os.replace(path, kept)
         self.warn(f"{path} {why}; it is kept as {kept.name}")
+
+
+def read_json(file: Path, kind: Any) -> Any:
+    """What a JSON file holds, of the type `kind`.
+
+    Raises UsageError where it cannot be read or holds something else, FileNotFoundError.
+    """
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(_LARGEST_JSON + 1)
+        if len(content) > _LARGEST_JSON:
+            raise ValueError(f"it holds more than {_LARGEST_JSON:,} bytes")
+        return msgspec.json.decode(content, type=kind)
+    except FileNotFoundError:
+        raise
+    except RecursionError:
+        raise UsageError(f"{file} cannot be read: it is nested too deeply") from None
+    except (OSError, ValueError) as error:
+        # The message may quote what the file holds.
+        raise UsageError(f"{file} cannot be read: {one_line(str(error))[:_LONGEST_REASON]}") from error
 
 
 def _means_nothing(name: str) -> bool:

@@ -20,23 +20,10 @@ import msgspec
 import tyro
 
 from genotypes.messages import one_line
-from nas import cli
+from nas import cli, record
 from nas.errors import UsageError
+from nas.record import SearchRecord, TrainRecord, TrainResult
 from nas.report import table
-from nas.run import binding, read_config, read_json
-
-
-class _Result(msgspec.Struct):
-    """What a row needs of a result."""
-
-    arch: str
-    space: str | None
-    dataset: str
-    epochs: int
-    params: int
-    macs: int
-    test_accuracy: float
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,40 +41,32 @@ class TrainingRun(NamedTuple):
     """
 
     directory: Path
-    result: _Result
+    result: TrainResult
     settings: dict[str, Any]
     seeds: str
 
 
 def read_training_run(directory: Path) -> TrainingRun:
     """Raises UsageError for a directory that holds none, or one that has not ended."""
-    config = read_config(directory)
-    if "network" not in config:
+    found = record.read(directory)
+    if not isinstance(found, TrainRecord):
         raise UsageError(f"{directory} is not a training run")
-    path = directory / "result.json"
-    if not path.exists():
-        raise UsageError(f"{directory} has no result yet; continue that run with --resume")
-    try:
-        result = read_json(path, _Result)
-    except UsageError as error:
-        raise UsageError(f"{error}; train again") from error
-    settings = binding(config)
-    seeds = [settings.pop("seed", None)]
-    if (directory / "search.json").exists():
-        found = binding(read_config(directory, "search.json"))
-        seeds.insert(0, found.pop("seed", None))
-        settings = {**settings, **{f"search.{name}": value for name, value in found.items()}, "arch": None}
-    elif (directory / "genotype.json").exists():
-        # Not by its path, which may be relative, and have another spelling.
-        settings = {**settings, "arch": None, "genotype": _digest(directory / "genotype.json")}
-    return TrainingRun(directory, result, settings, "/".join(map(str, seeds)))
+    settings = {**found.settings, "images": _images(found)}
+    if found.search is None:
+        settings["architecture"] = _digest(found.architecture.encode())
+        return TrainingRun(directory, found.result, settings, str(found.seed))
+    # Every seed of a search has a genotype of its own.
+    searched = {**found.search.settings, "images": _images(found.search)}
+    settings |= {f"search.{name}": value for name, value in searched.items()}
+    return TrainingRun(directory, found.result, settings, f"{found.search.seed}/{found.seed}")
 
 
-def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+def _images(found: SearchRecord | TrainRecord) -> str:
+    return _digest(msgspec.json.encode(found.data))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def compare(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:

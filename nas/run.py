@@ -31,7 +31,7 @@ from tqdm import tqdm
 from genotypes.files import write_atomically
 from nas import checkpoint, environment
 from nas.device import algorithms
-from nas.directory import Directory
+from nas.directory import Directory, read_json
 from nas.errors import NonFiniteLossError, Stopped, UsageError
 from nas.meter import Meter
 from nas.report import Board
@@ -201,6 +201,11 @@ class Run:
                 f"resume with the same one, or start a run in another --run-dir{more}"
             )
         return True
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What of the configuration decides the result, but for the seed and the architecture."""
+        return {name: value for name, value in self._binding.items() if name != "seed"}
 
     def write_json(self, name: str, value: object) -> None:
         """Writes `value` as indented JSON to the file `name` of the directory."""
@@ -399,31 +404,12 @@ class Run:
             raise Stopped(self._signal)
 
 
-def read_config(path: Path, name: str = "config.json") -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """The configuration of the run in a directory. Raises UsageError where there is none to be read."""
-    file = path / name
     try:
-        config = read_json(file, Any)
+        return read_json(path / "config.json", dict[str, Any])
     except FileNotFoundError:
-        raise UsageError(f"{path} holds no run (no {name}); name the directory of a run") from None
-    if not isinstance(config, dict):
-        raise UsageError(f"{file} is not the configuration of a run")
-    return config
-
-
-def read_json(file: Path, kind: Any) -> Any:
-    """What a JSON file holds, of the type `kind`.
-
-    Raises UsageError where it cannot be read or holds something else, FileNotFoundError.
-    """
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=kind)
-    except FileNotFoundError:
-        raise
-    except RecursionError:
-        raise UsageError(f"{file} cannot be read: it is nested too deeply") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read: {error}") from error
+        raise UsageError(f"{path} holds no run (no config.json); name the directory of a run") from None
 
 
 def _describe(resolved: object) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from genotypes.messages import one_line
 from nas.data import ImageData, manifest
+from nas.data.manifest import Manifest
 from nas.errors import UsageError
 from nas.run import Run
 
@@ -27,6 +28,11 @@ class SameData:
                 f"the images are not those that the run began with: {'; '.join(told)}; put them back, or start a run "
                 "in another --run-dir"
             )
+
+    @property
+    def summary(self) -> Manifest:
+        """What the run's record says of them."""
+        return manifest.without_files(self._manifest)
 
     def report(self, run: Run) -> None:
         """Says what was found, and leaves the manifest in the run's directory."""

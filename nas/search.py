@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
 import genotypes
 import spaces
-from nas import data, report
+from nas import data, record, report
 from nas.bilevel import Bilevel, BilevelConfig
 from nas.data import Batch, DataConfig, ImageData, Loader
 from nas.device import Precision, PrecisionChoice, resolve_device, resolve_precision
@@ -22,6 +22,7 @@ from nas.graphs import Step, captured
 from nas.macro import StemName
 from nas.meter import Meter, measure
 from nas.optimizers import OptimizerState, ScheduleState, learning_rate
+from nas.record import SearchRecord, SearchResult
 from nas.run import Run, RunConfig
 from nas.same_data import SameData
 from nas.supernet import Supernet
@@ -132,7 +133,7 @@ class Derived:
         self.genotype = state["genotype"]
 
 
-def search(config: SearchConfig) -> dict[str, Any]:
+def search(config: SearchConfig) -> SearchResult:
     """Runs (or resumes) a search in its run directory and returns its result, as kept in `result.json`.
 
     Raises UsageError for a user's mistake, before anything is written; NonFiniteLossError; Stopped.
@@ -189,7 +190,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
             schedule.step()
             meters.weights.reset()
             meters.architecture.reset()
-        return _finish(run, config, derived, meters.held_out)
+        return _finish(run, config, derived, meters.held_out, same_data)
 
 
 def _bilevel(
@@ -270,19 +271,20 @@ def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters, derived: Derived, 
     run.log_epoch("valid", meters.weights, meters.held_out, note)
 
 
-def _finish(run: Run, config: SearchConfig, derived: Derived, held_out: Meter) -> dict[str, Any]:
+def _finish(run: Run, config: SearchConfig, derived: Derived, held_out: Meter, same_data: SameData) -> SearchResult:
     genotype = genotypes.from_json(derived.genotype, "the checkpoint")
     genotypes.save(genotype, run.path / "genotype.json")
     report.draw_cells(run.directory, genotype, f"{config.space.space}, ")
-    result = {
-        "run_dir": str(run.path),
-        "space": config.space.space,
-        "dataset": config.data.dataset,
-        "genotype": genotypes.to_text(genotype),
-        "valid_accuracy": held_out.accuracy,
-        "epochs": config.epochs,
-        "seconds": round(run.seconds, 3),
-    }
-    run.write_json("result.json", result)
+    result = SearchResult(
+        run_dir=str(run.path),
+        space=config.space.space,
+        dataset=config.data.dataset,
+        genotype=genotypes.to_text(genotype),
+        valid_accuracy=held_out.accuracy,
+        epochs=config.epochs,
+        seconds=round(run.seconds, 3),
+    )
+    found = SearchRecord(seed=config.seed, settings=run.settings, data=same_data.summary, result=result)
+    record.write(run.directory, found)
     run.log(f"the genotype and pictures of its cells are in {run.path}: genotype.json, normal.svg, reduce.svg")
     return result

@@ -16,16 +16,16 @@ from typing import Any, Literal
 
 import msgspec
 import torch
+from msgspec import UNSET
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import spaces
-from nas import architecture, data, manual, weights
-from nas.architecture import Architecture
+from nas import architecture, data, manual, record, weights
+from nas.architecture import Architecture, Resolved
 from nas.cost import count_macs, count_parameters
 from nas.data import Batch, DataConfig, ImageData
 from nas.device import Precision, PrecisionChoice, algorithms, autocast, resolve_device, resolve_precision
-from nas.directory import Directory
 from nas.errors import MAX_EPOCHS, SEEDS, UsageError, check_ranges, users_mistakes
 from nas.export import to_onnx
 from nas.graphs import captured
@@ -33,6 +33,7 @@ from nas.manual import ManualConfig
 from nas.meter import Meter, measure
 from nas.network import Network, NetworkConfig
 from nas.optimizers import OptimizerState, ScheduleState, learning_rate, sgd
+from nas.record import EvaluationResult, TrainRecord, TrainResult
 from nas.report import table
 from nas.run import Run, RunConfig, read_config
 from nas.same_data import SameData, report_test_images
@@ -185,19 +186,20 @@ def presets_for(arch: str) -> Mapping[str, Callable[[str], TrainConfig]]:
     return MANUAL_PRESETS if manual.is_manual(arch) else PRESETS
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig) -> TrainResult:
     """Trains (or resumes) in the run directory and returns the result, as kept in `result.json`.
 
     Raises UsageError for a user's mistake, before anything is written; NonFiniteLossError; Stopped.
     """
     with users_mistakes():
         spaces.import_modules(config.operations_from)
-        arch, searched = architecture.resolve(config.arch, config.network, config.manual)
+        resolved = architecture.resolve(config.arch, config.network, config.manual)
         device = resolve_device(config.run.device)
         precision = resolve_precision(config.precision, device)
         config = replace(config, precision=precision)  # for config.json, which a resumed run must have too
         images = data.load(config.data)
     torch.manual_seed(config.seed)
+    arch = resolved.architecture
     network = arch.build(in_channels=images.channels, image_size=images.image_size, num_classes=images.num_classes).to(
         device
     )
@@ -207,7 +209,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
         _load_weights(network, arch, images, Path(origin) / weights.NAME)
     train_loader = images.train_loader(seed=config.seed, device=device)
     test_loader = images.test_loader(device=device)
-    search_config = _search_config(Path(config.arch))
     training = Training(config, network, precision)
     plain = (training.training_step, training.evaluation_step)
     training_step, evaluation_step = captured(*plain, device=device, enabled=config.run.cuda_graph)
@@ -255,9 +256,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
             _report_epoch(run, train_meter, test_meter, learning_rate(training.optimizer))
             schedule.step()
             train_meter.reset()
-        if search_config:
-            run.write_json("search.json", search_config)
-        return _finish(run, config, training.measured, images, arch, searched, test_meter, best)
+        arch.write(run.directory)
+        weights.save(run.path / weights.NAME, training.measured, arch, images)
+        result = _result(run, config, resolved, _figures(training.measured, test_meter, images), best)
+        record.write(run.directory, _record(run, config, resolved, same_data, result))
+        return result
 
 
 def _load_weights(network: nn.Module, arch: Architecture, images: ImageData, path: Path) -> None:
@@ -274,18 +277,6 @@ def _load_weights(network: nn.Module, arch: Architecture, images: ImageData, pat
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in state.items()}
-
-
-def _search_config(origin: Path) -> dict[str, Any]:
-    """The configuration of the search that found the genotype in a run's directory; empty where none did.
-
-    A training keeps it, so that it goes with the network from training to training and wherever they are moved.
-    """
-    for name in ("search.json", "config.json"):
-        config = Directory(origin).read_object(name)
-        if "supernet" in config:
-            return config
-    return {}
 
 
 class Training:
@@ -399,58 +390,52 @@ def _report_epoch(run: Run, train_meter: Meter, test_meter: Meter, learning_rate
     run.log_epoch("test", train_meter, test_meter)
 
 
-def _finish(
-    run: Run,
-    config: TrainConfig,
-    network: nn.Module,
-    images: ImageData,
-    arch: Architecture,
-    searched: dict[str, Any],
-    test_meter: Meter,
-    best: Best,
-) -> dict[str, Any]:
-    arch.write(run.directory)
-    weights.save(run.path / weights.NAME, network, arch, images)
-    result = {
-        "run_dir": str(run.path),
-        "arch": config.arch,
-        "space": searched.get("space"),
-        "dataset": config.data.dataset,
-        "search_seconds": searched.get("search_seconds", searched.get("seconds")),
-        **_figures(test_meter, images),
-        **_cost(network, images),
-        "seconds": round(run.seconds, 3),
-        "epochs": config.epochs,
-    }
-    if config.report_best:
-        result["best_test_accuracy_chosen_on_test"] = best.accuracy
-    run.write_json("result.json", result)
-    return result
+def _result(run: Run, config: TrainConfig, resolved: Resolved, figures: Mapping[str, Any], best: Best) -> TrainResult:
+    search = resolved.search
+    return TrainResult(
+        run_dir=str(run.path),
+        arch=config.arch,
+        dataset=config.data.dataset,
+        **figures,
+        seconds=round(run.seconds, 3),
+        epochs=config.epochs,
+        space=search.result.space if search else None,
+        search_seconds=search.result.seconds if search else None,
+        best_test_accuracy_chosen_on_test=best.accuracy if config.report_best else UNSET,
+    )
 
 
-def report_table(result: Mapping[str, Any]) -> str:
+def _record(run: Run, config: TrainConfig, resolved: Resolved, same_data: SameData, result: TrainResult) -> TrainRecord:
+    return TrainRecord(
+        seed=config.seed,
+        settings=run.settings,
+        data=same_data.summary,
+        result=result,
+        architecture=resolved.architecture.identity,
+        search=resolved.search,
+    )
+
+
+def report_table(result: EvaluationResult) -> str:
     """What a user wants to see of a result, as a table of one row."""
-    searched = result.get("search_seconds")
+    space, seconds = (result.space, result.search_seconds) if isinstance(result, TrainResult) else (None, None)
     row = {
-        "space": result.get("space") or "-",
-        "architecture": result["arch"],
-        "parameters": result["params"],
-        "multiply-adds": result["macs"],
-        "search seconds": "-" if searched is None else f"{searched:.0f}",
-        "test accuracy %": result["test_accuracy"],
+        "space": space or "-",
+        "architecture": result.arch,
+        "parameters": result.params,
+        "multiply-adds": result.macs,
+        "search seconds": "-" if seconds is None else f"{seconds:.0f}",
+        "test accuracy %": result.test_accuracy,
     }
     return table([row])
 
 
-def _figures(meter: Meter, images: ImageData) -> dict[str, float]:
-    figures = {"test_accuracy": meter.accuracy, "test_error": 100 - meter.accuracy}
-    if images.num_classes > 5:
-        figures["test_top5_error"] = 100 - meter.top5_accuracy
-    return figures
-
-
-def _cost(network: nn.Module, images: ImageData) -> dict[str, int]:
+def _figures(network: nn.Module, meter: Meter, images: ImageData) -> dict[str, Any]:
+    """What a network costs, and how well it did on the test images."""
     return {
+        "test_accuracy": meter.accuracy,
+        "test_error": 100 - meter.accuracy,
+        "test_top5_error": 100 - meter.top5_accuracy if images.num_classes > 5 else UNSET,
         "params": count_parameters(network),
         "macs": count_macs(network, images.channels, images.image_size),
     }
@@ -468,7 +453,7 @@ def read_run(directory: str) -> TrainConfig:
         raise UsageError(f"{directory} is not the directory of a training run: {error}") from error
 
 
-def evaluate(config: TrainConfig) -> dict[str, Any]:
+def evaluate(config: TrainConfig) -> EvaluationResult:
     """Measures the saved weights of the run `config.evaluate` on the test images of `config.data`.
 
     Raises UsageError for a directory without weights, for other classes or images than it was trained on, for
@@ -500,15 +485,14 @@ def evaluate(config: TrainConfig) -> dict[str, Any]:
         measure(
             partial(evaluation_step, network, precision=precision), images.test_loader(device=device).epoch(0), meter
         )
-    return {
-        "run_dir": config.evaluate,
-        "arch": config.arch,
-        "dataset": config.data.dataset,
-        **_figures(meter, images),
-        **_cost(trained.network, images),
-        "seconds": round(time.monotonic() - started, 3),
-        "epochs": config.epochs,
-    }
+    return EvaluationResult(
+        run_dir=config.evaluate,
+        arch=config.arch,
+        dataset=config.data.dataset,
+        **_figures(trained.network, meter, images),
+        seconds=round(time.monotonic() - started, 3),
+        epochs=config.epochs,
+    )
 
 
 def _refuse_training_flags(config: TrainConfig, trained: TrainConfig) -> None:

@@ -22,7 +22,7 @@ from PIL import Image, features
 
 import genotypes
 import nas.environment
-from nas import architecture, checkpoint, results, weights
+from nas import architecture, checkpoint, record, results, weights
 from nas.data import DataError
 from nas.data.pixels import read_image
 from nas.errors import UsageError
@@ -107,8 +107,8 @@ def readers(references: list[Reference]) -> list[Reader]:
         _of_run("config-json", read_configuration, train, "config.json"),
         _of_run("env-json", resume, nothing, "env.json"),
         _of_run("metrics-csv", resume, nothing, "metrics.csv"),
-        _of_run("result-json", results.read_training_run, train, "result.json", of_folder=True),
-        replace(_of_run("search-result-json", read_architecture, search, "result.json"), refusal=ValueError),
+        _of_run("record-json", results.read_training_run, train, record.NAME, of_folder=True),
+        replace(_of_run("search-record-json", read_architecture, search, record.NAME), refusal=ValueError),
         Reader(
             "checkpoint",
             lambda path: checkpoint.load(path.parent),

@@ -23,7 +23,7 @@ import nas.report
 import spaces
 import train_eval
 import train_search
-from nas import checkpoint, cli, weights
+from nas import checkpoint, cli, record, weights
 from soak import faults, processes
 from soak.processes import Ended
 
@@ -143,7 +143,8 @@ def finals(directory: Path) -> dict[str, str]:
     found: dict[str, Callable[[Path], object]] = {
         checkpoint.NAME: _checkpoint,
         "metrics.csv": _metrics,
-        "result.json": _result,
+        record.RESULT: _result,
+        record.NAME: _record,
         weights.NAME: weights_content,
         "genotype.json": Path.read_bytes,
         "normal.svg": Path.read_bytes,
@@ -167,7 +168,16 @@ def _metrics(path: Path) -> object:
 
 
 def _result(path: Path) -> object:
-    return {name: value for name, value in json.loads(path.read_text()).items() if name not in ("run_dir", "seconds")}
+    return _without_place_and_time(json.loads(path.read_text()))
+
+
+def _record(path: Path) -> object:
+    saved = json.loads(path.read_text())
+    return {**saved, "result": _without_place_and_time(saved["result"])}
+
+
+def _without_place_and_time(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name not in ("run_dir", "seconds")}
 
 
 def weights_content(path: Path) -> object:

@@ -15,7 +15,7 @@ import genotypes
 import train_eval
 import train_search
 from genotypes import ZOO
-from nas import cli, results
+from nas import cli, record, results
 from nas.errors import UsageError
 
 
@@ -71,7 +71,7 @@ def test_repeated_runs_are_no_replicates_however_their_genotype_was_named(
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
     monkeypatch.chdir("/")
     rows, said = table_of(capsys, *(tmp_path / name for name in ("a", "b", "c", "copy")))
-    assert [(row["runs"], row["seeds"]) for row in rows] == [(2, "0, 1")]
+    assert [(row["runs"], row["seeds"], row["setting"]) for row in rows] == [(2, "0, 1", "")]
     for name, first in (("c", "b"), ("copy", "a")):
         assert f"left out: {tmp_path / name} repeats {tmp_path / first} with the same configuration and seed" in said
 
@@ -89,7 +89,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_what_is_no_ended_run_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path, "good", "--arch", "resnet8")
-    wrong = (tmp_path / "good" / "result.json").read_text().replace('"params": ', '"params": "many", "_": ')
+    wrong = (tmp_path / "good" / record.NAME).read_text().replace('"params": ', '"params": "many", "_": ')
     damaged = (
         ("cut", "{"),
         ("empty", "{}"),
@@ -98,18 +98,20 @@ def test_what_is_no_ended_run_is_left_out_and_named(tmp_path: Path, capsys: pyte
         ("list", "[]"),
         ("type", wrong),
     )
-    for name, content in (*damaged, ("unfinished", None)):
+    for name, content in damaged:
         (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text((tmp_path / "good" / "config.json").read_text())
-        if content:
-            (tmp_path / name / "result.json").write_text(content)
+        (tmp_path / name / record.NAME).write_text(content)
     (tmp_path / "nothing").mkdir()
     rows, said = table_of(capsys, *sorted(tmp_path.iterdir()))
     assert [row["runs"] for row in rows] == [1]
-    assert len(said.splitlines()) == 8
-    for text in ("missing required field `arch`", "Expected `int`, got `str` - at `$.params`", "nested too deeply"):
+    assert len(said.splitlines()) == 7
+    for text in (
+        "missing required field `kind`",
+        "Expected `int`, got `str` - at `$.result.params`",
+        "nested too deeply",
+    ):
         assert text in said
-    for text in ("truncated; train again", "got `null`; train", "has no result yet", "holds no run"):
+    for text in ("truncated", "got `null`", "has no record.json, which a run writes when it ends"):
         assert text in said
     with pytest.raises(UsageError, match="there is no ended training run among these"):
         results.command([str(tmp_path / "nothing")])

@@ -67,7 +67,7 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     assert {path.name for path in directory.iterdir()} == {
         *(".lock", "config.json", "data.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt"),
         "checkpoint.previous.pt",
-        *("genotype.json", "genotypes", "normal.svg", "reduce.svg", "result.json"),
+        *("genotype.json", "genotypes", "normal.svg", "reduce.svg", "record.json", "result.json"),
     }
     assert [p.name for p in sorted((directory / "genotypes").iterdir())] == ["epoch_001.json", "epoch_002.json"]
     assert json.loads((directory / "result.json").read_text()) == result
@@ -177,4 +177,4 @@ def test_the_supernet_learns_digits(tmp_path: Path) -> None:
     short = {"epochs": 3, "run": type(config.run)(run_dir=str(tmp_path / "run"), device="cpu")}
     fields = {name: getattr(config, name) for name in ("preset", "data", "space", "supernet", "bilevel")}
     result = search(SearchConfig(**{**fields, **short}))  # type: ignore[arg-type]
-    assert result["valid_accuracy"] > 60  # chance is 10
+    assert result.valid_accuracy > 60  # chance is 10

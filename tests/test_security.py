@@ -24,8 +24,10 @@ import spaces
 import train_eval
 import train_search
 from genotypes import GenotypeError
-from nas import checkpoint, cli, results, weights
+from nas import checkpoint, cli, record, results, weights
+from nas.directory import Directory
 from nas.errors import UsageError
+from nas.record import SearchRecord, SearchResult
 
 EVIL = "downloaded_module"
 EVIL_CODE = "import pathlib; pathlib.Path('executed').touch()\n"
@@ -54,16 +56,20 @@ def rewritten(path: Path, **changed: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
 
-def downloaded_search(folder: Path, **result: Any) -> Path:
+def downloaded_search(folder: Path, training: Path) -> Path:
     run = folder / "downloaded"
     run.mkdir()
     genotypes.save(genotypes.get("DARTS_V2").genotype, run / "genotype.json")
-    (run / "result.json").write_text(json.dumps({"space": f"{EVIL}:Space", "seconds": 1.5, **result}))
+    result = SearchResult(
+        run_dir="", space=f"{EVIL}:Space", dataset="fake", genotype="", valid_accuracy=50.0, epochs=1, seconds=1.5
+    )
+    images = record.read(training).data
+    record.write(Directory(run), SearchRecord(seed=0, settings={}, data=images, result=result))
     return run
 
 
-def test_no_module_that_a_result_names_is_imported(folder: Path) -> None:
-    run = downloaded_search(folder)
+def test_no_module_that_a_record_names_is_imported(folder: Path, training: Path) -> None:
+    run = downloaded_search(folder, training)
     result = train_eval.command([*TRAIN, "--epochs", "1", "--arch", str(run), "--run-dir", str(folder / "eval")])
     assert (result["space"], result["search_seconds"]) == (f"{EVIL}:Space", 1.5)
 
@@ -72,7 +78,6 @@ def test_no_module_that_a_configuration_names_is_imported(folder: Path, training
     run = folder / "downloaded"
     shutil.copytree(training, run)
     rewritten(run / "config.json", operations_from=[EVIL], space={"space": f"{EVIL}:Space"})
-    rewritten(run / "result.json", space=f"{EVIL}:Space", arch=f"{EVIL}:Space")
     assert train_eval.command(["--evaluate", str(run), "--device", "cpu"])["arch"] == "DARTS_V2"
     with pytest.raises(UsageError):
         train_search.command([*SEARCH, "--epochs", "1", "--run-dir", str(run), "--resume"])
@@ -121,12 +126,16 @@ def test_a_module_that_the_user_names_is_imported(tmp_path: Path, monkeypatch: p
     train_eval.command(["--evaluate", "run", "--device", "cpu", *own])
 
 
-@pytest.mark.parametrize("content", ["null", "[]", "{", '{"space": 3}', '{"space": "\\u001b[31m"}', "[" * 10**5])
-def test_a_faulty_result_of_a_search_is_refused_in_one_line(content: str, folder: Path) -> None:
-    run = downloaded_search(folder)
-    (run / "result.json").write_text(content)
-    with pytest.raises(UsageError, match="is not the result of a search; to train without it, pass --arch "):
+@pytest.mark.parametrize(
+    "content", ["null", "[]", "{", "{}", '{"kind": "\\u001b[31m"}', "[" * 10**5, " " * 4_000_001], ids=range(7)
+)
+def test_a_faulty_record_of_a_search_is_refused_in_one_line(content: str, folder: Path, training: Path) -> None:
+    run = downloaded_search(folder, training)
+    (run / record.NAME).write_text(content)
+    told = "record.json cannot be read: .*; to train without it, pass --arch "
+    with pytest.raises(UsageError, match=told) as refusal:
         train_eval.command([*TRAIN, "--arch", str(run), "--run-dir", str(folder / "eval")])
+    assert str(refusal.value).isprintable()
 
 
 class Bomb:
@@ -201,7 +210,7 @@ def test_no_table_steers_the_terminal(folder: Path, training: Path, capsys: pyte
     run = folder / "downloaded"
     shutil.copytree(training, run)
     rewritten(run / "config.json", arch="\x1b]0;title\x07")
-    rewritten(run / "result.json", arch="\x1b]0;title\x07")
+    rewritten(run / record.NAME, result=json.loads((run / record.RESULT).read_text()) | {"arch": "\x1b]0;title\x07"})
     capsys.readouterr()
     train_eval.command(["--evaluate", str(run), "--device", "cpu"])
     results.command([str(run)])

@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import DATA, OPERATIONS, SEARCH, TRAIN
+from tiny import OPERATIONS, SEARCH, TRAIN
 
-import genotypes
 import train_eval
 import train_search
 from genotypes import ZOO
-from nas import data, weights
+from nas import data, record, weights
 from nas.cost import network_cost
 from nas.data import DataConfig
 from nas.errors import UsageError
 from nas.meter import Meter
 from nas.network import Network, NetworkConfig
+from nas.record import TrainRecord
 from nas.train import PRESETS, TrainConfig
 
 
@@ -36,7 +37,7 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     assert {path.name for path in directory.iterdir()} == {
         *(".lock", "config.json", "data.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt"),
         "checkpoint.previous.pt",
-        *("genotype.json", "normal.svg", "reduce.svg", "result.json", "weights.safetensors"),
+        *("genotype.json", "normal.svg", "reduce.svg", "record.json", "result.json", "weights.safetensors"),
     }
     assert json.loads((directory / "result.json").read_text()) == result
     assert result["test_accuracy"] + result["test_error"] == 100
@@ -184,27 +185,20 @@ def test_more_epochs_are_a_run_of_their_own(tmp_path: Path) -> None:
         run(tmp_path / "run", "--epochs", "3", "--resume")
 
 
-def test_the_search_seconds_survive_a_second_training(tmp_path: Path) -> None:
-    (tmp_path / "search").mkdir()
-    genotypes.save(genotypes.get("DARTS_V1").genotype, tmp_path / "search" / "genotype.json")
-    (tmp_path / "search" / "result.json").write_text('{"space": "hb", "seconds": 12.5}')
+def test_the_search_behind_a_genotype_goes_from_training_to_training(tmp_path: Path) -> None:
+    search = [*SEARCH, *OPERATIONS, "--space", "agd", "--epochs", "1", "--run-dir", str(tmp_path / "search")]
+    searched = train_search.command(search)
     for arch, directory in (("search", "a"), ("a", "b")):
         result = run(tmp_path / directory, "--arch", str(tmp_path / arch), "--epochs", "1")
-        assert (result["space"], result["search_seconds"]) == ("hb", 12.5)
-
-
-def test_a_search_run_is_an_architecture(tmp_path: Path) -> None:
-    searched = train_search.command(
-        [*SEARCH, *OPERATIONS, "--space", "agd", "--epochs", "1", "--run-dir", str(tmp_path / "search")]
-    )
-    result = train_eval.command(
-        [
-            *(*DATA, "--layers", "3", "--init-channels", "4", "--epochs", "1"),
-            *("--arch", str(tmp_path / "search"), "--run-dir", str(tmp_path / "eval")),
-        ]
-    )
-    assert result["space"] == "agd"
-    assert result["search_seconds"] == searched["seconds"]
+        assert (result["space"], result["search_seconds"]) == ("agd", searched["seconds"])
+        shutil.rmtree(tmp_path / arch)
+    found = record.read(tmp_path / "b")
+    assert isinstance(found, TrainRecord)
+    assert found.search is not None
+    assert found.search.settings["space.space"] == "agd"
+    (tmp_path / "b" / record.NAME).unlink()  # as an earlier version left it
+    result = run(tmp_path / "c", "--arch", str(tmp_path / "b"), "--epochs", "1")
+    assert (result["space"], result["search_seconds"]) == (None, None)
 
 
 def test_drop_path_grows_with_the_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
