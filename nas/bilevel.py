@@ -21,9 +21,9 @@ from nas.data import Batch
 from nas.device import Precision, autocast, full_fp32
 from nas.errors import UsageError, check_ranges
 from nas.optimizers import adam, sgd
-from nas.statistics import frozen_statistics
 from nas.supernet import Supernet
 from spaces import Kind, SearchSpace
+from spaces.kernels.norm import frozen_statistics
 
 Tensors = tuple[Tensor, ...]
 HessianProduct = Literal["finite-difference", "exact"]

@@ -12,48 +12,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import Function
 
-from spaces.depthwise import DepthwiseConv2d, as_autocast, depthwise, depthwise_each, depthwise_gradients
-from spaces.norm import FoldedBatchNorm2d
+from spaces.kernels.depthwise import DepthwiseConv2d, depthwise_each
+from spaces.kernels.norm import EPS, MOMENTUM, FoldedBatchNorm2d, NormSlice, StackedNorm
+from spaces.kernels.pointwise import gradient_without_gaps, pointwise_norm, pointwise_norm_relu_depthwise
 from spaces.ops import DilConv, FactorizedReduce, NegativeFactorizedReduce, SepConv, even_and_odd_pixels
 
-#: Those of PyTorch's BatchNorm, which the separate operations have.
-MOMENTUM, EPS = 0.1, 1e-5
-
 STATISTICS = ("running_mean", "running_var")
-
-
-class StackedNorm(nn.Module):
-    """A BatchNorm that is not affine, with the statistics of several ones side by side, (channels,).
-
-    Its output can be multiplied by `scale`, (channels,): the mixing weights then cost no pass of their own. Of
-    `passes` equal parts of its channels it can be asked for one, (N, channels / passes, H, W).
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.track_running_stats = True
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor, scale: Tensor | None = None, part: int = 0, passes: int = 1) -> Tensor:
-        statistics = self.statistics(part, passes)
-        return F.batch_norm(x, *statistics, scale, None, self.training, MOMENTUM, EPS)
-
-    def statistics(self, part: int = 0, passes: int = 1) -> tuple[Tensor | None, Tensor | None]:
-        """The running mean and variance; none where the batch's are used and the running ones left alone."""
-        if self.training and not self.track_running_stats:
-            return None, None
-        return self.running_mean.chunk(passes)[part], self.running_var.chunk(passes)[part]
 
 
 class Origin(NamedTuple):
@@ -98,6 +69,14 @@ class StackedOperations(nn.Module, ABC):
         )
 
 
+class RoundOfPass(NamedTuple):
+    """Depthwise convolution, pointwise convolution and BatchNorm of the operations that are computed in one pass."""
+
+    filters: Tensor
+    pointwise: Tensor
+    norm: NormSlice
+
+
 class StackedSeparable(StackedOperations):
     """Depthwise convolution, pointwise convolution and BatchNorm, once (dilated) or twice (separable)."""
 
@@ -117,17 +96,24 @@ class StackedSeparable(StackedOperations):
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
         passes = passes_over(self.operations, source.x.device)
-        filters = [self._filters(i, passes) for i in range(len(self.norms))]
-        pointwise = [weight.chunk(passes) for weight in self.pointwise]
-        convolved = depthwise_each(source.relu, filters[0], stride=self.stride, dilation=self.dilation)
+        rounds = [self._round(i, passes) for i in range(len(self.norms))]
+        filters = [of_pass.filters for of_pass in rounds[0]]
+        convolved = depthwise_each(source.relu, filters, stride=self.stride, dilation=self.dilation)
         total = None
-        for p, (x, scale_of_pass) in enumerate(zip(convolved, scale.chunk(passes), strict=True)):
-            if len(filters) == 2:
-                x = norm_relu_depthwise(x, pointwise[0][p], filters[1][p], self._norm(0), p, passes)
-            x = pointwise_norm(x, pointwise[-1][p], scale_of_pass, self._norm(-1), p, passes)
+        for x, of_pass, scale_of_pass in zip(convolved, zip(*rounds, strict=True), scale.chunk(passes), strict=True):
+            for this, following in pairwise(of_pass):
+                x = pointwise_norm_relu_depthwise(x, this.pointwise, this.norm, following.filters)
+            x = pointwise_norm(x, of_pass[-1].pointwise, of_pass[-1].norm, scale_of_pass)
+            # In place: it is a new tensor, and its gradient does not need it.
             total = x if total is None else total.add_(x)
         assert total is not None
         return sum_of_parts(total, self.operations // passes)
+
+    def _round(self, index: int, passes: int) -> list[RoundOfPass]:
+        norm = self.norms[index]
+        assert isinstance(norm, StackedNorm)
+        parts = self._filters(index, passes), self.pointwise[index].chunk(passes), norm.slices(passes)
+        return [RoundOfPass(*of_pass) for of_pass in zip(*parts, strict=True)]
 
     def _filters(self, index: int, passes: int) -> list[Tensor]:
         """The depthwise filters of each pass; in one pass, those of all operations, brought to the largest size."""
@@ -139,11 +125,6 @@ class StackedSeparable(StackedOperations):
         largest = max(f.shape[2] for f in filters)
         borders = [(largest - f.shape[2]) // 2 for f in filters]
         return [torch.cat([F.pad(f, [b] * 4) if b else f for f, b in zip(filters, borders, strict=True)])]
-
-    def _norm(self, index: int) -> StackedNorm:
-        norm = self.norms[index]
-        assert isinstance(norm, StackedNorm)
-        return norm
 
     def origins(self) -> dict[str, list[Origin]]:
         found = {}
@@ -305,7 +286,7 @@ class SharedOperations(nn.Module):
         shared = []
         if self.norm is not None:
             pooled = self.norm(torch.cat([pool(x) for pool in self.pools.values()], dim=1))
-            shared.append(pooled if torch.compiler.is_compiling() else _GradientInnermost.apply(pooled))
+            shared.append(gradient_without_gaps(pooled))
         if self.has_identity:
             shared.append(x)
         weights_EJ = (weights_EO[:, None] * self.selection).sum(dim=2)
@@ -325,168 +306,3 @@ def passes_over(operations: int, device: torch.device) -> int:
     the gradient of a padded filter would cost as much as that of a large one.
     """
     return operations if device.type == "cpu" else 1
-
-
-def pointwise_norm(
-    x: Tensor, weight: Tensor, scale: Tensor, norm: StackedNorm, part: int = 0, passes: int = 1
-) -> Tensor:
-    """Grouped pointwise convolution and scaled BatchNorm, of which only the input is kept for the gradient.
-
-    Args:
-        x: (N, groups * C, H, W).
-        weight: (groups * C, C, 1, 1).
-        scale: (groups * C,).
-        norm: of which the part `part` of `passes` is meant.
-    """
-    groups = x.shape[1] // weight.shape[1]
-    if torch.compiler.is_compiling():
-        return norm(F.conv2d(x, weight, groups=groups), scale, part, passes)
-    x, weight = as_autocast(x, weight)
-    statistics = norm.statistics(part, passes)
-    result: Tensor = _PointwiseNorm.apply(x, weight, scale, *statistics, norm.training, groups)
-    return result
-
-
-def norm_relu_depthwise(
-    x: Tensor, weight: Tensor, filters: Tensor, norm: StackedNorm, part: int = 0, passes: int = 1
-) -> Tensor:
-    """Grouped pointwise convolution, BatchNorm, ReLU and depthwise convolution; only the input is kept.
-
-    Args:
-        x: (N, groups * C, H, W).
-        weight: (groups * C, C, 1, 1).
-        filters: (groups * C, 1, K, K).
-        norm: of which the part `part` of `passes` is meant.
-    """
-    groups = x.shape[1] // weight.shape[1]
-    if torch.compiler.is_compiling():
-        return depthwise(norm(F.conv2d(x, weight, groups=groups), None, part, passes).relu(), filters)
-    x, weight, filters = as_autocast(x, weight, filters)
-    statistics = norm.statistics(part, passes)
-    result: Tensor = _NormReLUDepthwise.apply(x, weight, filters, *statistics, norm.training, groups)
-    return result
-
-
-class _GradientInnermost(Function):
-    """The identity, whose gradient has its channels innermost.
-
-    The gradient of what was concatenated is a slice with gaps, at which PyTorch's BatchNorm is ten times slower.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0].contiguous(memory_format=torch.channels_last)
-
-
-class _PointwiseNorm(Function):
-    """Computes the convolution again in the backward pass, which is made of what can be differentiated again."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        training: bool,
-        groups: int,
-    ) -> Tensor:
-        convolved = F.conv2d(x, weight, groups=groups)
-        result, *statistics = torch.native_batch_norm(
-            convolved, scale, None, running_mean, running_var, training, MOMENTUM, EPS
-        )
-        kept = () if training else (running_mean, running_var)
-        ctx.save_for_backward(x, weight, scale, *statistics, *kept)
-        ctx.training, ctx.groups = training, groups
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        x, weight, scale, *statistics = ctx.saved_tensors
-        convolved = F.conv2d(x, weight, groups=ctx.groups)
-        at_convolved, for_scale = _norm_gradients(
-            gradients[0], convolved, scale, statistics, ctx.training, ctx.needs_input_grad[2]
-        )
-        for_x, for_weight = _pointwise_gradients(at_convolved, x, weight, ctx.groups, ctx.needs_input_grad[:2])
-        return for_x, for_weight, for_scale, None, None, None, None
-
-
-class _NormReLUDepthwise(Function):
-    """As `_PointwiseNorm`; all but the depthwise convolution is computed again."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        filters: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        training: bool,
-        groups: int,
-    ) -> Tensor:
-        convolved = F.conv2d(x, weight, groups=groups)
-        normalized = F.batch_norm(convolved, running_mean, running_var, None, None, training, MOMENTUM, EPS)
-        ctx.save_for_backward(x, weight, filters, *(() if training else (running_mean, running_var)))
-        ctx.training, ctx.groups = training, groups
-        return depthwise(normalized.relu_(), filters)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        x, weight, filters, *running = ctx.saved_tensors
-        needed_x, needed_weight, needed_filters = ctx.needs_input_grad[:3]
-        convolved = F.conv2d(x, weight, groups=ctx.groups)
-        running_mean, running_var = running or (None, None)
-        normalized, *statistics = torch.native_batch_norm(
-            convolved, None, None, running_mean, running_var, ctx.training, MOMENTUM, EPS
-        )
-        activated = normalized.relu()
-        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
-        at_activated, for_filters = depthwise_gradients(activated, filters, gradient, (True, needed_filters))
-        at_normalized = torch.ops.aten.threshold_backward(at_activated, activated, 0)
-        at_convolved, _ = _norm_gradients(at_normalized, convolved, None, [*statistics, *running], ctx.training, False)
-        needed = (needed_x, needed_weight)
-        for_x, for_weight = _pointwise_gradients(at_convolved, x, weight, ctx.groups, needed)
-        return for_x, for_weight, for_filters, None, None, None, None
-
-
-def _norm_gradients(
-    gradient: Tensor,
-    x: Tensor,
-    scale: Tensor | None,
-    statistics: Sequence[Tensor],
-    training: bool,
-    scale_needed: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """The gradients of a BatchNorm in its input and its scale.
-
-    `statistics` are the mean and the inverse deviation that it took, and the running ones if it took those.
-    """
-    mean, inverse_std, *running = statistics
-    for_x, for_scale, _ = torch.ops.aten.native_batch_norm_backward(
-        gradient.contiguous(memory_format=torch.channels_last),
-        x,
-        scale,
-        *(running or (None, None)),
-        mean,
-        inverse_std,
-        training,
-        EPS,
-        [True, scale_needed, False],
-    )
-    return for_x, for_scale if scale_needed else None
-
-
-def _pointwise_gradients(
-    gradient: Tensor, x: Tensor, weight: Tensor, groups: int, needed: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of a grouped pointwise convolution in its input and its weight."""
-    for_x, for_weight, _ = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], groups, [*needed, False]
-    )
-    return for_x, for_weight

@@ -25,9 +25,9 @@ from nas.macro import (
     plan_cells,
     resolve_stem,
 )
-from nas.recompute import recomputed
 from nas.stacked import SharedOperations, Source, StackedOperations, concatenated, stack
 from spaces import Kind, Topology, build_operation
+from spaces.kernels.recompute import recomputed
 from spaces.ops import POOLS, NegativeIdentity, Zero
 
 #: The identities, and the sign of each. A subclass may compute something else.

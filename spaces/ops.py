@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from genotypes import OPERATIONS as DECLARED
 from genotypes import declare_operation
-from spaces.depthwise import DepthwiseConv2d
-from spaces.norm import FoldedBatchNorm2d
-from spaces.pointwise import StridedPointwiseConv2d
+from spaces.kernels.depthwise import DepthwiseConv2d
+from spaces.kernels.norm import FoldedBatchNorm2d
+from spaces.kernels.pointwise import StridedPointwiseConv2d
 
 OperationBuilder = Callable[[int, int, bool], nn.Module]
 

@@ -18,9 +18,9 @@ import spaces
 from nas.bilevel import Bilevel, BilevelConfig, HessianProduct
 from nas.data import Batch
 from nas.report import add_logits
-from nas.statistics import frozen_statistics
 from nas.supernet import Supernet
 from spaces import SpaceConfig
+from spaces.kernels.norm import frozen_statistics
 
 ALL = spaces.names()
 SHAPE: dict[str, Any] = {"in_channels": 2, "image_size": (8, 8), "num_classes": 3}

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spaces.depthwise import DepthwiseConv2d, depthwise, depthwise_each
+from spaces.kernels.depthwise import DepthwiseConv2d, depthwise, depthwise_each
 
 SIZES = [(8, 6), (7, 9), (4, 4), (1, 1), (2, 3)]
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spaces.depthwise._SMALL", 0)
+    monkeypatch.setattr("spaces.kernels.depthwise._SMALL", 0)
 
 
 def images(size: tuple[int, int], channels: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:

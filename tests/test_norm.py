@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.statistics import frozen_statistics
-from spaces import norm
-from spaces.norm import FoldedBatchNorm2d
+from spaces.kernels import norm
+from spaces.kernels.norm import FoldedBatchNorm2d, frozen_statistics
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,10 @@
-"""Functions whose intermediate results are computed again in the backward pass instead of being kept."""
+"""Functions whose intermediate results are computed again in the backward pass instead of being kept.
+
+It is `torch.utils.checkpoint` for a search: BatchNorms count a batch once, and gradients can be differentiated again.
+`Supernet` runs its cells this way with `checkpoint_cells`: less than a third of the memory for a third more time
+(measured by benchmarks/search_step.py). tests/test_supernet.py compares results, gradients and second derivatives with
+those of cells that keep everything.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from nas.statistics import frozen_statistics
+from spaces.kernels.norm import frozen_statistics
 
 
 def recomputed(function: Callable[..., Any], module: nn.Module, *tensors: Tensor) -> Any:
     """`function(*tensors)`, a tensor or a tuple of tensors, of which only `tensors` are kept for the gradient.
 
-    Unlike `torch.utils.checkpoint` it leaves the running statistics of the BatchNorms in `module` alone the second
-    time, and gradients can be differentiated again. When compiled, it is the function itself: the compiler decides
-    what to keep.
+    All that the gradient should reach must be among `tensors`, parameters included. `module` is the one whose
+    BatchNorms `function` runs: their running statistics are left alone the second time. Under the compiler it is the
+    function itself, for the compiler decides what to keep.
     """
     if torch.compiler.is_compiling():
         return function(*tensors)
@@ -31,17 +37,20 @@ class _Recomputed(Function):
         ctx.function, ctx.module = function, module
         ctx.autocast = _autocast_now(tensors[0].device.type)
         ctx.save_for_backward(*tensors)
-        return function(*tensors)
+        return function(*tensors)  # without a graph: gradients are off in a Function's forward
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
+        # Gradients are on in here only if this pass itself is to be differentiated (create_graph=True).
         again = torch.is_grad_enabled()
         needed = ctx.needs_input_grad[2:]
         with torch.enable_grad(), ctx.autocast, frozen_statistics(ctx.module):
             if again:
-                # Views: the gradient must end at them, and not go on from one input into another's history.
+                # Connected with the tensors, so that the second derivative reaches them. But views: `grad` below must
+                # end at them, and not go on from one input into another's history.
                 inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
             else:
+                # Leaves of a graph of their own, which is gone after this call.
                 inputs = [
                     tensor.detach().requires_grad_(need) for tensor, need in zip(ctx.saved_tensors, needed, strict=True)
                 ]
