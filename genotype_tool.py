@@ -15,10 +15,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import genotypes
-from genotypes import ZOO, Genotype
+from genotypes import CELL_NAMES, ZOO, CellGenotype, Genotype
 from genotypes.files import write_atomically
 from nas import cli
 from nas.errors import UsageError, users_mistakes
+
+#: Of a picture, in millimetres; a poster is less.
+WIDEST_MM = 2000
 
 GenotypeName = Annotated[str, tyro.conf.Positional]
 
@@ -90,27 +93,43 @@ class Draw(_OfOneGenotype):
     """Directory for the pictures normal.* and reduce.*; it must exist."""
     format: Literal["svg", "png", "pdf", "dot"] = "svg"
     """Kind of picture; dot: source for the program dot, which is not run."""
+    title: str | None = None
+    """What stands above the pictures, before ", normal cell" (default: the genotype's name)."""
+    no_title: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Nothing stands above the pictures."""
+    width: float | None = None
+    """Width of the pictures in millimetres, with letters of at least 6 points (default: what the cells take)."""
 
     def run(self) -> dict[str, Any]:
-        from genotypes import draw
-
-        genotype = self.read()
-        directory = Path(self.out)
-        if not directory.is_dir():
-            raise UsageError(f"{directory} is not a directory; make it first, or choose another --out")
-        paths = []
-        for kind, cell in (("normal", genotype.normal), ("reduce", genotype.reduce)):
-            path = directory / f"{kind}.{self.format}"
-            title = f"{genotype.name or Path(self.genotype).stem}, {kind} cell"
+        self._check()
+        genotype, directory = self.read(), Path(self.out)
+        pictures = {directory / f"{kind}.{self.format}": self._picture(genotype, kind) for kind in CELL_NAMES}
+        for path, content in pictures.items():
             try:
-                if self.format == "dot":
-                    write_atomically(path, draw.to_dot(cell, title).encode())
-                else:
-                    draw.draw(cell, path, title)
+                write_atomically(path, content)
             except OSError as error:
                 raise UsageError(f"{path} cannot be written: {error.strerror}") from error
-            paths.append(str(path))
-        return {"pictures": paths}
+        return {"pictures": [str(path) for path in pictures]}
+
+    def _check(self) -> None:
+        if not Path(self.out).is_dir():
+            raise UsageError(f"{self.out} is not a directory; make it first, or choose another --out")
+        if self.title is not None and self.no_title:
+            raise UsageError("--title and --no-title exclude each other; leave one out")
+        if self.width is not None and not 0 < self.width <= WIDEST_MM:
+            raise UsageError(f"--width is {self.width:g}; it must be more than 0 and at most {WIDEST_MM} (millimetres)")
+        if self.width is not None and self.format == "dot":
+            raise UsageError("--width is for pictures; dot source has none, give it to the program dot")
+
+    def _picture(self, genotype: Genotype, kind: str) -> bytes:
+        from genotypes import draw
+
+        cell: CellGenotype = getattr(genotype, kind)
+        name = self.title or genotype.name or Path(self.genotype).stem
+        title = "" if self.no_title else f"{name}, {CELL_NAMES[kind]} cell"
+        if self.format == "dot":
+            return draw.to_dot(cell, title).encode()
+        return draw.picture(cell, self.format, title, width_mm=self.width)
 
 
 @dataclass(frozen=True, kw_only=True)

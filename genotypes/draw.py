@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -10,7 +11,7 @@ import graphviz
 
 from genotypes.files import write_atomically
 from genotypes.genotype import CellGenotype, Genotype, GenotypeError, validate
-from genotypes.layout import Item, Layout, Link, place
+from genotypes.layout import GENEROUS, LEAST_LABEL, Item, Layout, Link, Sizes, compact, fit, place
 from genotypes.operations import OPERATIONS
 
 if TYPE_CHECKING:
@@ -21,14 +22,19 @@ FORMS: tuple[Form, ...] = get_args(Form)
 #: Without a date the same cell gives the same file.
 _DATES = {"svg": "Date", "pdf": "CreationDate"}
 _DOTS_PER_INCH = 200
+_DOTS_PER_INCH_IN_PRINT = 300
 _MOST_DOTS = 12_000  # a side; keeps the memory for absurdly large cells bounded
-_FONT = "DejaVu Sans"  # comes with matplotlib, so that pictures are alike everywhere
-_LABEL_SIZE = 8.5  # points
-_STATE_SIZE = 10.0
-_TITLE_SIZE = 11.0
-_MARGIN = 0.12  # inches
-_ARROW = 0.09
-_LINE = 1.1  # points
+#: The first comes with matplotlib, so that pictures are alike everywhere. In an SVG the next ones, which are no wider,
+#: take its place where it is not installed.
+_FONTS = ("DejaVu Sans", "Verdana", "Arial", "Helvetica")
+_SETTINGS = {
+    "svg.hashsalt": "optinas",
+    "svg.fonttype": "none",  # text that can be searched, copied and edited, as in the PDF
+    "pdf.fonttype": 42,  # TrueType, which every publisher takes
+    "font.sans-serif": list(_FONTS),
+}
+_MM = 1 / 25.4  # inches
+_LINE_HEIGHT = 1.25  # of a title, in sizes of its letters
 _INK = "#222222"
 _WIRE = "#555555"
 _CONCAT = "#bbbbbb"
@@ -55,31 +61,34 @@ def to_dot(cell: CellGenotype, title: str = "") -> str:
     return _digraph(cell, title).source
 
 
-def draw(cell: CellGenotype, path: str | os.PathLike[str], title: str = "") -> None:
+def draw(cell: CellGenotype, path: str | os.PathLike[str], title: str = "", *, width_mm: float | None = None) -> None:
     """Write a picture of the cell as `.svg`, `.png` or `.pdf`; a reader never sees half a file.
 
-    Raises GenotypeError if the cell is not valid or the suffix is another, OSError if the file cannot be
-    written.
+    Raises GenotypeError if the suffix is another and as `picture` does, OSError if the file cannot be written.
     """
     suffix = Path(path).suffix.lower()
     if suffix[1:] not in FORMS:
         raise GenotypeError(f"{os.fspath(path)}: cannot draw {suffix or 'no suffix'}; name it .svg, .png or .pdf")
     form = FORMS[FORMS.index(suffix[1:])]
-    write_atomically(path, picture(cell, form, title))
+    write_atomically(path, picture(cell, form, title, width_mm=width_mm))
 
 
-def picture(cell: CellGenotype, form: Form, title: str = "") -> bytes:
+def picture(cell: CellGenotype, form: Form, title: str = "", *, width_mm: float | None = None) -> bytes:
     """A picture of the cell as the bytes of a file of the given form.
 
-    The same cell and title give the same bytes with the same version of matplotlib, whatever its settings and
-    whatever else is installed. Raises GenotypeError if the cell is not valid.
+    Without a width it runs from left to right and is as wide as it takes. With `width_mm` it is exactly so many
+    millimetres wide, with letters of at least 6 points (8 and more where there is room), and may run downwards. The
+    same arguments give the same bytes with the same version of matplotlib, whatever its settings and whatever else is
+    installed.
+
+    Raises GenotypeError if the cell is not valid, or cannot be drawn so narrow.
     """
     _check(cell)
     # Here, because drawing is optional and matplotlib takes half a second to import.
     from matplotlib import style
 
-    with style.context(["default", {"svg.hashsalt": "optinas"}]):
-        return _render(cell, title, form)
+    with style.context(["default", _SETTINGS]):
+        return _render(cell, title, form, width_mm)
 
 
 def _check(cell: CellGenotype) -> None:
@@ -122,69 +131,127 @@ def _dot_label(index: int, output: int) -> str:
     return f"<c<sub>{subscript}</sub>>" if subscript else str(index - 2)
 
 
-def _render(cell: CellGenotype, title: str, form: Form) -> bytes:
+def _render(cell: CellGenotype, title: str, form: Form, width_mm: float | None) -> bytes:
     from matplotlib.figure import Figure
 
-    labels = {edge.operation: OPERATIONS[edge.operation] for node in cell.nodes for edge in node}
-    operation_width = max(_text_width(label, _LABEL_SIZE) for label in labels.values()) + 0.16
-    layout = place(cell, labels, operation_width)
-    title_height = _TITLE_SIZE / 72 + 0.14 if title else 0.0
-    width = max(layout.width, _text_width(title, _TITLE_SIZE)) + 2 * _MARGIN
-    height = layout.height + title_height + 2 * _MARGIN
+    layout = _laid_out(cell, width_mm)
+    sizes = layout.sizes
+    title_width = math.inf if width_mm is None else width_mm * _MM - 2 * sizes.margin
+    lines = _broken(title, sizes.title, title_width) if title else []
+    natural = max(layout.width, *(_text_width(line, sizes.title) for line in lines), 0.0) + 2 * sizes.margin
+    width = natural if width_mm is None else width_mm * _MM
+    line_height = _LINE_HEIGHT * sizes.title / 72
+    title_height = len(lines) * line_height + 1.2 * sizes.margin if lines else 0.0
+    height = layout.height + title_height + 2 * sizes.margin
     figure = Figure(figsize=(width, height), facecolor="white")
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
     left = (width - layout.width) / 2
     axes.set_xlim(-left, width - left)
-    axes.set_ylim(-_MARGIN, height - _MARGIN)
+    axes.set_ylim(-sizes.margin, height - sizes.margin)
     _paint(axes, layout)
-    if title:
-        _write(axes, layout.width / 2, layout.height + title_height / 2, title, _TITLE_SIZE)
+    for number, line in enumerate(lines):
+        y = height - 2 * sizes.margin - (number + 0.5) * line_height
+        _write(axes, layout.width / 2, y, line, sizes.title)
     content = io.BytesIO()
-    dpi = min(_DOTS_PER_INCH, _MOST_DOTS / max(width, height))
+    dots = _DOTS_PER_INCH if width_mm is None else _DOTS_PER_INCH_IN_PRINT
+    dpi = min(dots, _MOST_DOTS / max(width, height))
     figure.savefig(content, format=form, dpi=dpi, metadata={_DATES[form]: None} if form in _DATES else None)
     return content.getvalue()
 
 
+def _laid_out(cell: CellGenotype, width_mm: float | None) -> Layout:
+    """Raises GenotypeError where it does not fit into the width."""
+    labels = {edge.operation: OPERATIONS[edge.operation] for node in cell.nodes for edge in node}
+
+    def label_width(size: float) -> float:
+        return max(_text_width(label, size) for label in labels.values())
+
+    if width_mm is None:
+        return place(cell, labels, label_width(GENEROUS.label) + GENEROUS.padding)
+    layout = fit(cell, labels, label_width, width_mm * _MM - 2 * compact(LEAST_LABEL).margin)
+    if layout is None:
+        raise GenotypeError(
+            f"a cell of {len(cell.nodes)} nodes and {sum(map(len, cell.nodes))} edges cannot be drawn {width_mm:g} mm "
+            f"wide with letters of {LEAST_LABEL:g} points; make it wider"
+        )
+    return layout
+
+
+def _broken(text: str, size: float, width: float) -> list[str]:
+    """The lines of a text that is broken between words, and within those that are too long."""
+    lines = [""]
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)  # as in a path
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if _text_width(longer, size) <= width:
+            lines[-1] = longer
+            continue
+        lines.append("")
+        for letter in word:
+            if _text_width(lines[-1] + letter, size) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [line for line in lines if line]
+
+
 def _paint(axes: "Axes", layout: Layout) -> None:
+    from matplotlib.lines import Line2D
+
     for link in sorted(layout.links, key=lambda link: not link.concat):
-        _paint_link(axes, link)
+        _paint_link(axes, link, layout)
     for layer in layout.layers:
         for item in layer:
             if item.kind == "wire":
-                axes.plot(*_span(item), color=_CONCAT if item.concat else _WIRE, lw=_LINE, clip_on=False)
+                colour = _wire_colour(item.operation, item.concat)
+                axes.add_artist(
+                    Line2D(*_span(item), color=colour, lw=layout.sizes.line, solid_capstyle="butt", clip_on=False)
+                )
             else:
-                _paint_box(axes, item)
+                _paint_box(axes, item, layout.sizes)
+
+
+def _wire_colour(operation: str, concat: bool) -> str:
+    return _colours(operation)[0] if operation else _CONCAT if concat else _WIRE
 
 
 def _span(item: Item) -> tuple[tuple[float, float], tuple[float, float]]:
-    return (item.x - item.width / 2, item.x + item.width / 2), (item.y, item.y)
+    """Of a wire, which has a length only in the direction in which the picture runs."""
+    x, y = item.width / 2, item.height / 2
+    return (item.x - x, item.x + x), (item.y + y, item.y - y)
 
 
-def _paint_link(axes: "Axes", link: Link) -> None:
+def _paint_link(axes: "Axes", link: Link, layout: Layout) -> None:
     from matplotlib.patches import PathPatch, Polygon
     from matplotlib.path import Path as Curve
 
-    colour = _CONCAT if link.concat else _WIRE
-    if link.source.kind == "operation":
-        colour, _ = _colours(link.source.operation)
-    arrow = _ARROW if link.target.kind == "state" else 0.0
-    x0, y0 = link.source.x + link.source.width / 2, link.source.y
-    x1, y1 = link.target.x - link.target.width / 2 - arrow, link.target.y
-    middle = (x0 + x1) / 2
-    points = [(x0, y0), (middle, y0), (middle, y1), (x1, y1)]
+    source, target = link.source, link.target
+    arrow = layout.sizes.arrow if target.kind == "state" else 0.0
+    if layout.downwards:
+        # As if it ran to the right: along the picture, and across it.
+        start = (-source.y + source.height / 2, source.x)
+        end = (-target.y - target.height / 2, target.x)
+    else:
+        start = (source.x + source.width / 2, source.y)
+        end = (target.x - target.width / 2, target.y)
+    (x0, y0), (x1, y1) = start, end
+    middle = (x0 + x1 - arrow) / 2
+    points = [(x0, y0), (middle, y0), (middle, y1), (x1 - arrow, y1)]
+    tip = [(x1, y1), (x1 - arrow, y1 + 0.4 * arrow), (x1 - arrow, y1 - 0.4 * arrow)]
+    if layout.downwards:
+        points, tip = [(y, -x) for x, y in points], [(y, -x) for x, y in tip]
     curve = Curve(points, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
-    axes.add_patch(PathPatch(curve, fill=False, edgecolor=colour, lw=_LINE, clip_on=False))
+    colour = _wire_colour(source.operation, link.concat)
+    axes.add_artist(PathPatch(curve, fill=False, edgecolor=colour, lw=layout.sizes.line, clip_on=False))
     if arrow:
-        tip = [(x1 + arrow, y1), (x1, y1 + 0.4 * arrow), (x1, y1 - 0.4 * arrow)]
-        axes.add_patch(Polygon(tip, facecolor=_CONCAT if link.concat else _WIRE, lw=0, clip_on=False))
+        axes.add_artist(Polygon(tip, facecolor=_CONCAT if link.concat else _WIRE, lw=0, clip_on=False))
 
 
-def _paint_box(axes: "Axes", item: Item) -> None:
+def _paint_box(axes: "Axes", item: Item, sizes: Sizes) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     line, fill = _colours(item.operation) if item.kind == "operation" else (_INK, "white")
-    axes.add_patch(
+    axes.add_artist(
         FancyBboxPatch(
             (item.x - item.width / 2, item.y - item.height / 2),
             item.width,
@@ -192,12 +259,12 @@ def _paint_box(axes: "Axes", item: Item) -> None:
             boxstyle=f"round,pad=0,rounding_size={0.05 if item.kind == 'operation' else item.height / 2}",
             facecolor=fill,
             edgecolor=line,
-            lw=1.0,
+            lw=0.9 * sizes.line,
             clip_on=False,
         )
     )
     state = item.kind == "state"
-    _write(axes, item.x, item.y, item.label, _STATE_SIZE if state else _LABEL_SIZE, formula=state)
+    _write(axes, item.x, item.y, item.label, sizes.state if state else sizes.label, formula=state)
 
 
 def _write(axes: "Axes", x: float, y: float, text: str, size: float, formula: bool = False) -> None:
@@ -206,7 +273,7 @@ def _write(axes: "Axes", x: float, y: float, text: str, size: float, formula: bo
         y,
         text,
         size=size,
-        family=_FONT,
+        family="sans-serif",
         math_fontfamily="dejavusans",
         color=_INK,
         ha="center",
@@ -224,5 +291,5 @@ def _text_width(text: str, size: float) -> float:
 
     if not text.strip():
         return 0.0
-    path = TextPath((0, 0), text.replace("$", r"\$"), size=size, prop=FontProperties(family=_FONT))
+    path = TextPath((0, 0), text.replace("$", r"\$"), size=size, prop=FontProperties(family=_FONTS[0]))
     return float(path.get_extents().width) / 72

@@ -361,6 +361,30 @@ def test_draw(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert all(Path(path).stat().st_size > 500 for path in pictures)
 
 
+def test_draw_takes_a_title_and_a_width(tmp_path: Path) -> None:
+    for flags, title in (((), "NASNet"), (("--title", "Own"), "Own"), (("--no-title",), None)):
+        call(genotype_tool.command, "draw", "NASNet", "--out", str(tmp_path), "--width", "84", *flags)
+        for kind, name in (("normal", "normal cell"), ("reduce", "reduction cell")):
+            svg = (tmp_path / f"{kind}.svg").read_text()
+            assert 'width="238.110' in svg
+            assert (f">{title}, {name}</text>" in svg) if title else (name not in svg)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--width", "0"), "--width is 0; it must be more than 0 and at most 2000 (millimetres)"),
+        (("--width", "nan"), "--width is nan; it must be"),
+        (("--width", "10"), "cannot be drawn 10 mm wide with letters of 6 points; make it wider"),
+        (("--width", "84", "--format", "dot"), "--width is for pictures"),
+        (("--title", "a", "--no-title"), "--title and --no-title exclude each other"),
+    ],
+)
+def test_draw_refuses(flags: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told in complaint(capsys, genotype_tool.command, "draw", "NASNet", "--out", str(tmp_path), *flags)
+    assert not list(tmp_path.iterdir())
+
+
 def test_draw_refuses_a_directory_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("draw", "NASNet", "--out", str(tmp_path / "no"))
     assert "is not a directory" in complaint(capsys, genotype_tool.command, *flags)
