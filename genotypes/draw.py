@@ -205,7 +205,14 @@ def _paint(axes: "Axes", layout: Layout) -> None:
             if item.kind == "wire":
                 colour = _wire_colour(item.operation, item.concat)
                 axes.add_artist(
-                    Line2D(*_span(item), color=colour, lw=layout.sizes.line, solid_capstyle="butt", clip_on=False)
+                    Line2D(
+                        *_span(item),
+                        color=colour,
+                        lw=layout.sizes.line,
+                        solid_capstyle="round",
+                        snap=False,
+                        clip_on=False,
+                    )
                 )
             else:
                 _paint_box(axes, item, layout.sizes)
