@@ -16,7 +16,6 @@ from itertools import count
 
 import pytest
 import torch
-from conftest import random_genotype
 from torch import Tensor, nn
 
 import spaces
@@ -28,6 +27,7 @@ from nas.network import Network, NetworkConfig
 from nas.supernet import Supernet
 from spaces import OPERATIONS, SpaceConfig, build_operation
 from spaces.ops import ReLUConvBN, convolution
+from tests.architectures import random_genotype
 
 WIDTHS = range(2, 49)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from plain_supernet import PlainSupernet
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
@@ -21,6 +20,7 @@ from nas.report import add_logits
 from nas.supernet import Supernet
 from spaces import SpaceConfig
 from spaces.kernels.norm import frozen_statistics
+from tests.plain_supernet import PlainSupernet
 
 ALL = spaces.names()
 SHAPE: dict[str, Any] = {"in_channels": 2, "image_size": (8, 8), "num_classes": 3}

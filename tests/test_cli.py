@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tiny import DATA, OPERATIONS, SEARCH, TRAIN
 
 import genotype_tool
 import genotypes
@@ -20,6 +19,7 @@ import train_search
 from genotypes import ZOO
 from nas import cli
 from nas.errors import UsageError
+from tests.tiny import DATA, OPERATIONS, SEARCH, TRAIN
 
 Command = Callable[[list[str]], dict[str, Any] | None]
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import TRAIN
 
 import train_eval
 from nas import weights
 from nas.export import Classifier, to_onnx
+from tests.tiny import TRAIN
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from genotypes import (
     to_text,
     validate,
 )
+from tests.architectures import architectures
 
 LINE = CellGenotype(nodes=((Edge("sep_conv_3x3", 1),), (Edge("skip_connect", 2),)), concat=(3, 2))
 HEAVY_BALL = CellGenotype(
@@ -35,23 +36,6 @@ HEAVY_BALL = CellGenotype(
     concat=(2, 3),
 )
 EXAMPLE = Genotype(normal=LINE, reduce=HEAVY_BALL, name="example")
-
-
-@st.composite
-def cells(draw: st.DrawFn) -> CellGenotype:
-    count = draw(st.integers(1, 6))
-    operations = st.sampled_from(sorted(OPERATIONS))
-    nodes = tuple(
-        tuple(draw(st.lists(st.builds(Edge, operations, st.integers(0, i - 1)), min_size=1, max_size=5)))
-        for i in range(2, count + 2)
-    )
-    concat = draw(st.lists(st.integers(2, count + 1), min_size=1, unique=True))
-    return CellGenotype(nodes, tuple(concat))
-
-
-def architectures() -> st.SearchStrategy[Genotype]:
-    name = st.none() | st.text(min_size=1, max_size=200).filter(str.isprintable)
-    return st.builds(Genotype, cells(), cells(), name)
 
 
 @settings(deadline=None)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import OPERATIONS, SEARCH, TRAIN, assert_same, final_state
 from torch import Tensor, nn
 
 import spaces
@@ -26,6 +25,7 @@ from nas.meter import Meter
 from nas.run import Run
 from nas.supernet import Supernet
 from spaces import SpaceConfig
+from tests.tiny import OPERATIONS, SEARCH, TRAIN, assert_same, final_state
 
 SLOW = pytest.param("exact", marks=pytest.mark.slow)
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import DATA, assert_same
 from torch import Tensor, nn
 
 import spaces
@@ -21,6 +20,7 @@ from nas.data import DataConfig
 from nas.network import Network, NetworkConfig
 from nas.supernet import Supernet
 from spaces import SpaceConfig
+from tests.tiny import DATA, assert_same
 
 IMAGES = DataConfig(dataset="fake", fake_train=24, fake_test=10, image_size=8, batch_size=8, fake_classes=3)
 SHAPE = {"in_channels": 3, "image_size": (8, 8), "num_classes": 3}

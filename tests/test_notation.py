@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_genotype import architectures
 
 from genotypes import CellGenotype, Edge, Genotype, GenotypeError, from_text, to_text, validate
+from tests.architectures import architectures
 
 DARTS = """
 # CIFAR-10, second order

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import assert_same
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler, MultiStepLR
 
 from nas import checkpoint
 from nas.optimizers import OptimizerState, ScheduleState, adam, learning_rate, sgd
+from tests.tiny import assert_same
 
 SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {
     "cosine": lambda optimizer: CosineAnnealingLR(optimizer, 6, eta_min=0.01),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import DATA, OPERATIONS, SEARCH
 
 import genotypes
 import train_eval
@@ -17,6 +16,7 @@ import train_search
 from genotypes import ZOO
 from nas import cli, record, results
 from nas.errors import UsageError
+from tests.tiny import DATA, OPERATIONS, SEARCH
 
 
 def train(folder: Path, name: str, *flags: str) -> dict[str, Any]:

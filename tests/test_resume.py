@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import OPERATIONS, SEARCH, TRAIN, add_loss, assert_same, final_state
 
 import genotypes
 import train_eval
@@ -23,6 +22,7 @@ from nas.data import Batch
 from nas.errors import NonFiniteLossError, Stopped
 from nas.run import Run
 from nas.train import Training
+from tests.tiny import OPERATIONS, SEARCH, TRAIN, add_loss, assert_same, final_state
 
 ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = ("--epochs", "4")

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import OPERATIONS, SEARCH, TRAIN, add_loss, assert_same, final_state
 from tqdm import tqdm
 
 import train_eval
@@ -28,6 +27,7 @@ from nas import checkpoint, cli
 from nas.errors import NonFiniteLossError, Stopped, UsageError
 from nas.meter import Meter
 from nas.run import Run, RunConfig
+from tests.tiny import OPERATIONS, SEARCH, TRAIN, add_loss, assert_same, final_state
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 

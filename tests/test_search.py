@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import OPERATIONS, SEARCH
 
 import genotypes
 import spaces
@@ -20,6 +19,7 @@ from nas import data
 from nas.data import DataConfig
 from nas.search import PRESETS, SearchConfig, endless, search
 from spaces.darts import DARTSSpace
+from tests.tiny import OPERATIONS, SEARCH
 
 
 def run(directory: Path, *more: str) -> dict[str, object]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SEARCH, TRAIN
 
 import genotype_tool
 import genotypes
@@ -28,6 +27,7 @@ from nas import checkpoint, cli, record, results, weights
 from nas.directory import Directory
 from nas.errors import UsageError
 from nas.record import SearchRecord, SearchResult
+from tests.tiny import SEARCH, TRAIN
 
 EVIL = "downloaded_module"
 EVIL_CODE = "import pathlib; pathlib.Path('executed').touch()\n"

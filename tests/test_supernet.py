@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import sep_conv_with_gelu
-from plain_supernet import PlainMixedOperation, PlainSearchCell, PlainSupernet
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -22,6 +20,8 @@ from nas.stacked import SeparateOperations
 from nas.supernet import LeavingEdges, SearchCell, Supernet, from_per_edge_state_dict
 from spaces import KINDS, OPERATIONS, SpaceConfig, build_operation
 from spaces.ops import DilConv
+from tests.architectures import sep_conv_with_gelu
+from tests.plain_supernet import PlainMixedOperation, PlainSearchCell, PlainSupernet
 
 ALL = spaces.names()
 

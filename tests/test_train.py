@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import OPERATIONS, SEARCH, TRAIN
 
 import train_eval
 import train_search
@@ -25,6 +24,7 @@ from nas.meter import Meter
 from nas.network import Network, NetworkConfig
 from nas.record import TrainRecord
 from nas.train import PRESETS, TrainConfig
+from tests.tiny import OPERATIONS, SEARCH, TRAIN
 
 
 def run(directory: Path, *more: str) -> dict[str, Any]:

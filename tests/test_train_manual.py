@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import DATA, assert_same, final_state
 
 import train_eval
 from nas import data, manual, weights
@@ -17,6 +16,7 @@ from nas.data import DataConfig
 from nas.errors import Stopped
 from nas.run import Run
 from nas.train import MANUAL_PRESETS, TrainConfig, presets_for
+from tests.tiny import DATA, assert_same, final_state
 
 FLAGS = (*DATA, "--epochs", "2", "--learning-rate", "0.01")
 ARCHITECTURES = ("resnet8", "hbnet8", "dmrnet8", "densenet7", "agdnet7")

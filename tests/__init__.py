@@ -1,0 +1,1 @@
+"""The tests, and what several of them need: `tests.tiny` small runs, `tests.architectures` genotypes and operations."""
