@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from nas.bilevel import Bilevel, BilevelConfig, HessianProduct
 from nas.data import Batch
 from nas.report import add_logits
 from nas.supernet import Supernet
-from spaces import SpaceConfig
+from spaces import SpaceConfig, registry
 from spaces.kernels.norm import frozen_statistics
 from tests.plain_supernet import PlainSupernet
 
@@ -161,7 +160,7 @@ class RecordingBoard:
 @pytest.mark.usefixtures("softplus")
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_a_space_that_leaves_an_input_unread(product: HessianProduct, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(importlib.import_module("spaces.registry")._SPACES, "chain", Chain)
+    monkeypatch.setitem(registry._SPACES, "chain", Chain)
     bilevel = problem("chain", smooth=True, unrolled=True, hessian_product=product)
     expected = full_unroll(bilevel, batch(0), batch(1))
     tolerance = 1e-6 if product == "exact" else 1e-3

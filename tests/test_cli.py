@@ -224,18 +224,22 @@ def test_a_complaint_is_one_line_that_no_terminal_obeys(told: str, capsys: pytes
     assert err.endswith("; here is how to fix it\n")
 
 
-@pytest.mark.parametrize("module", ["nas.search", "nas.train", "nas.cost"])
-def test_a_fault_of_ours_is_not_told_as_the_users(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("command", "flags", "called"),
+    [
+        (train_search.command, SEARCH, "nas.search.Supernet"),
+        (train_eval.command, TRAIN, "nas.architecture.Network"),
+        (train_eval.command, TRAIN, "nas.train.count_macs"),
+    ],
+    ids=["search", "network", "cost"],
+)
+def test_a_fault_of_ours_is_not_told_as_the_users(
+    command: Command, flags: tuple[str, ...], called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ValueError("a fault of ours")
 
-    command, flags = (train_search.command, SEARCH) if module == "nas.search" else (train_eval.command, TRAIN)
-    monkeypatch.setattr(
-        {"nas.search": "nas.search.Supernet", "nas.train": "nas.architecture.Network"}.get(
-            module, "nas.train.count_macs"
-        ),
-        broken,
-    )
+    monkeypatch.setattr(called, broken)
     with pytest.raises(ValueError, match="a fault of ours") as fault:
         cli.run(command, [*flags, "--epochs", "1", "--run-dir", str(tmp_path / "run")])
     assert not isinstance(fault.value, UsageError)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 import torch
 from tqdm import tqdm
@@ -486,7 +487,7 @@ def test_a_directory_that_cannot_be_written_is_one_line_at_a_resumption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finish(run_of(tmp_path))
-    monkeypatch.setattr("nas.directory.filelock.FileLock.acquire", lambda *_, **__: failing(errno.EROFS)(0))
+    monkeypatch.setattr(filelock.FileLock, "acquire", lambda *_, **__: failing(errno.EROFS)(0))
     with pytest.raises(SystemExit) as end:
         cli.run(lambda argv: finish(run_of(tmp_path, resume=True)), [])
     assert end.value.code == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
 import sys
@@ -17,10 +16,8 @@ from torch import Tensor
 
 import spaces
 from genotypes import validate
-from spaces import KINDS, TABLE_6, SearchSpace, SpaceConfig, Topology
+from spaces import KINDS, TABLE_6, SearchSpace, SpaceConfig, Topology, registry
 from spaces.space import INIT_GAP
-
-registry = importlib.import_module("spaces.registry")
 
 ALL = spaces.names()
 
