@@ -1,7 +1,7 @@
 """Times a training step of an evaluation network against its plain form: `python -m benchmarks.evaluation_step`.
 
 The step is that of `nas.train`: drop path, auxiliary loss, clipped SGD. *Plain* is the network as the literature runs
-it, in NCHW, edge by edge and operator by operator (tests/plain_network.py); ours is on a GPU a CUDA graph, as in the
+it, in NCHW, edge by edge and operator by operator (reference/network.py); ours is on a GPU a CUDA graph, as in the
 training. Tables are printed, and written as JSON with --out.
 """
 
@@ -28,7 +28,7 @@ from nas.graphs import captured
 from nas.network import Network, NetworkConfig
 from nas.report import table
 from nas.train import TrainConfig, Training
-from tests.plain_network import PlainNetwork
+from reference.network import PlainNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """How the cost of a search step grows: `python -m benchmarks.scaling`.
 
 From one base, one of channels, cells, nodes, batch and image size is varied at a time. For ours and for the plain
-engine (benchmarks/plain.py): the time of a search step (weights and architecture, first order), and of one pass with
+engine (reference/bilevel.py): the time of a search step (weights and architecture, first order), and of one pass with
 the gradient of the weights the kernels, the bytes moved and the peak memory. The table is printed, and written as JSON
 with --out; `docs/draw_figures.py` draws it.
 """

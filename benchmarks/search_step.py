@@ -1,7 +1,7 @@
 """Times the steps of the search against the plain engine: `python -m benchmarks.search_step --space hb`.
 
 Three engines take the same steps in turn: ours, on a GPU as CUDA graphs as in the search; *plain*, the literature's
-(benchmarks/plain.py); and *lean*, the plain supernet without the gradients that nobody uses. Then the kernels, bytes
+(reference/bilevel.py); and *lean*, the plain supernet without the gradients that nobody uses. Then the kernels, bytes
 and memory of one forward and backward pass are counted, for ours with and without checkpointed cells and for the plain
 supernet. docs/PERFORMANCE.md says how all of it is defined. Tables are printed, and written as JSON with --out.
 """
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 import spaces
 from benchmarks.command import run_benchmark
 from benchmarks.counting import measure_pass
-from benchmarks.plain import PlainBilevel
 from benchmarks.roofline import ARCHITECTURE_PASS, WEIGHT_PASS, Machine, least_work, measure_machine
 from benchmarks.timing import Step, spread, time_rounds, write_result
 from nas.bilevel import Bilevel, BilevelConfig
@@ -29,8 +28,9 @@ from nas.device import Precision, algorithms, autocast, resolve_device
 from nas.graphs import captured
 from nas.report import table
 from nas.supernet import Supernet
+from reference.bilevel import PlainBilevel
+from reference.supernet import PlainSupernet
 from spaces import SearchSpace, SpaceConfig
-from tests.plain_supernet import PlainSupernet
 
 Engine = Literal["ours", "plain", "lean"]
 Steps = dict[tuple[str, Engine], Step]

@@ -28,10 +28,10 @@ from benchmarks import (
 )
 from benchmarks.command import run_benchmark
 from benchmarks.counting import OperatorCounter, computes
-from benchmarks.plain import PlainBilevel
 from nas.bilevel import Bilevel, BilevelConfig
+from reference.bilevel import PlainBilevel
+from reference.supernet import PlainSupernet
 from spaces import SpaceConfig
-from tests.plain_supernet import PlainSupernet
 
 CPU = torch.device("cpu")
 

@@ -17,9 +17,9 @@ from nas.bilevel import Bilevel, BilevelConfig, HessianProduct
 from nas.data import Batch
 from nas.report import add_logits
 from nas.supernet import Supernet
+from reference.supernet import PlainSupernet
 from spaces import SpaceConfig, registry
 from spaces.kernels.norm import frozen_statistics
-from tests.plain_supernet import PlainSupernet
 
 ALL = spaces.names()
 SHAPE: dict[str, Any] = {"in_channels": 2, "image_size": (8, 8), "num_classes": 3}

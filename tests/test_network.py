@@ -15,9 +15,9 @@ import genotypes
 from genotypes import ZOO, CellGenotype, Edge, Genotype, GenotypeError
 from nas.cost import count_parameters, network_cost
 from nas.network import Network, NetworkConfig, _pool_to_2x2, drop_path_mask, from_darts_state_dict
+from reference.network import PlainNetwork
 from spaces.ops import OPERATIONS, TABLE_6, FactorizedReduce
 from tests.architectures import random_genotype, sep_conv_with_gelu
-from tests.plain_network import PlainNetwork
 
 CIFAR = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
 IMAGENET = {"in_channels": 3, "image_size": (224, 224), "num_classes": 1000}

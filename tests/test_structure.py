@@ -1,4 +1,4 @@
-"""The plan of the house: imports run downwards only, and what the package installs is there."""
+"""The plan of the house: imports run downwards only, and what is installed is there, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-#: From the ground up; a module may import from its own floor and those below.
+#: From the ground up; a module may import from its own floor and those below. What is above the scripts is not
+#: installed.
 FLOORS = {"genotypes": 0, "spaces": 1, "nas": 2, "train_search": 3, "train_eval": 3, "genotype_tool": 3}
-FILES = [p for name in FLOORS for p in [*(ROOT / name).rglob("*.py"), ROOT / f"{name}.py"] if p.is_file()]
+FLOORS |= {"reference": 4, "benchmarks": 5, "soak": 5, "tests": 6}
+ROOMS = [name for name in FLOORS if name != "tests"]
+FILES = [p for name in ROOMS for p in [*(ROOT / name).rglob("*.py"), ROOT / f"{name}.py"] if p.is_file()]
 
 
 def imported(path: Path) -> set[str]:
@@ -66,15 +69,26 @@ def setup() -> configparser.ConfigParser:
     return config
 
 
+def entry_points() -> dict[str, str]:
+    """module:function of each installed command."""
+    lines = setup()["options.entry_points"]["console_scripts"].strip().split("\n")
+    return dict(line.split(" = ") for line in lines)
+
+
 def test_every_console_command_is_installed() -> None:
-    entries = [line.split(" = ") for line in setup()["options.entry_points"]["console_scripts"].split("\n") if line]
-    assert {name for name, _ in entries} == {
+    assert entry_points().keys() == {
         f"optinas-{name}" for name in ("search", "eval", "genotype", "results", "manual", "optimization")
     }
-    for _, target in entries:
+    for target in entry_points().values():
         module, function = target.split(":")
         assert module in setup()["options"]["py_modules"].split() or module.startswith("nas.")
         assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_only_what_the_scripts_need_is_installed() -> None:
+    patterns = setup()["options.packages.find"]["include"].split()
+    installed = {name.removesuffix(".*") for name in patterns} | set(setup()["options"]["py_modules"].split())
+    assert installed == {name for name, floor in FLOORS.items() if floor <= FLOORS["train_search"]}
 
 
 @pytest.mark.parametrize("name", ["genotypes", "spaces"])
@@ -82,7 +96,7 @@ def test_a_package_of_another_in_the_place_of_ours_is_told_in_one_line(name: str
     """As in a checkout of DARTS, which has a genotypes.py, or after `pip install spaces`."""
     (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')\n")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    argv = [sys.executable, "-m", "nas.results", "run"]
+    argv = [sys.executable, "-m", entry_points()["optinas-results"].split(":")[0], "run"]
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {tmp_path / name}.py stands in the place of the package {name!r} of optinas")

@@ -18,10 +18,10 @@ from nas.bilevel import Bilevel, BilevelConfig
 from nas.macro import resolve_stem
 from nas.stacked import SeparateOperations
 from nas.supernet import LeavingEdges, SearchCell, Supernet, from_per_edge_state_dict
+from reference.supernet import PlainMixedOperation, PlainSearchCell, PlainSupernet
 from spaces import KINDS, OPERATIONS, SpaceConfig, build_operation
 from spaces.ops import DilConv
 from tests.architectures import sep_conv_with_gelu
-from tests.plain_supernet import PlainMixedOperation, PlainSearchCell, PlainSupernet
 
 ALL = spaces.names()
 

@@ -1,7 +1,15 @@
-"""The evaluation network as the literature runs it, edge by edge: the reference of `nas.network`.
+"""The evaluation network as the literature runs it: the reference of `nas.network`.
 
-It is the forward pass of DARTS's `model.py` (Liu et al., ICLR 2019): every edge computes the ReLU it starts with, every
-cell those of its inputs, in NCHW.
+The order of the work is that of DARTS's `model.py` (Liu et al., ICLR 2019): one edge after another, in NCHW, and every
+operation begins with a ReLU of its own. In a cell of the genotype, node j adds up the few edges that were kept,
+
+    x_j = sum over the edges e = (i, j) of  drop(o_e(x_i)),
+
+where in training, drop path multiplies each sample of a path by 0 with probability p, and by 1 / (1 - p) otherwise
+(Larsson et al., ICLR 2017). p grows linearly over the training; identities of stride 1 are never dropped.
+
+With an auxiliary head, the training network also gives the logits of a second classifier at 2/3 of the depth, whose
+loss is added to that of the first (DARTS sec. 3.2).
 """
 
 from __future__ import annotations
@@ -12,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from nas.network import Cell, Network
-from tests.plain_supernet import without_relu_in_place
+from reference.supernet import without_relu_in_place
 
 
 class PlainNetwork(nn.Module):
-    """Runs copies of the modules of a network one by one; the results are those of `network`.
+    """The edges of a network one by one; its modules are copies of those of `network`, and so are the results.
 
-    Draws the same random numbers in the same order for drop path.
+    Called with images (N, C, H, W) it gives what `network` gives: logits (N, classes), in training with an auxiliary
+    head the pair of both logits. Drop path draws the same random numbers in the same order.
     """
 
     def __init__(self, network: Network) -> None:

@@ -1,6 +1,22 @@
-"""The supernet as the literature runs it, edge by edge and operation by operation: the reference of `nas.supernet`.
+"""The supernet as the literature runs it: the reference of `nas.supernet`.
 
-It is DARTS's `model_search.py` (Liu et al., ICLR 2019): every candidate of every edge is a module of its own, in NCHW.
+The order of the work is that of DARTS's `model_search.py` (Liu et al., ICLR 2019): every candidate operation of every
+edge is a module of its own and is computed by itself, in NCHW. Three equations make the network.
+
+- An edge e mixes all candidate operations (DARTS eq. (2)), with weights that the search space makes of its architecture
+  parameters; in DARTS and Space-HB they are a softmax over the operations, in Space-AGD the weight of the edge is a
+  factor of each:
+
+      mixed_e(x) = sum over o of  A[e, o] o(x)                            `PlainMixedOperation`
+
+- A node j of a cell adds up what its edges bring (DARTS eq. (1); Space-HB eq. (23); Space-AGD eq. (28)). Nodes 0 and 1
+  are the outputs of the two cells before, and the concatenation of all other nodes is the output:
+
+      x_j = sum over the edges e = (i, j) of  mixed_e(x_i)                `PlainSearchCell`
+
+- Cells of the same kind, normal or reduction, share one matrix A (DARTS sec. 2.1):
+
+      s_k = cell_k(s_{k-2}, s_{k-1}; A[kind of k])                        `PlainSupernet`
 
 Shape letters: N C H W images, E edges (mixed operations of a cell), O candidate operations.
 """
@@ -26,7 +42,7 @@ from spaces.ops import POOLS
 
 
 def without_relu_in_place(module: nn.Module) -> None:
-    """Makes every ReLU give a tensor of its own, as in DARTS's code."""
+    """Makes every ReLU in `module` give a tensor of its own: here several edges read the tensor that it is given."""
     for part in module.modules():
         if isinstance(part, nn.ReLU):
             part.inplace = False
@@ -37,6 +53,8 @@ class PlainMixedOperation(nn.Module):
 
     BatchNorms are not affine, and pools are followed by one, so that no operation can rescale itself against
     its mixing weight (DARTS's code).
+
+    Called with images (N, C, H, W) and the weights (O,) of the edge, it gives (N, C, H / stride, W / stride).
     """
 
     def __init__(self, operations: Sequence[str], channels: int, stride: int) -> None:
@@ -59,7 +77,12 @@ def _candidate(name: str, channels: int, stride: int) -> nn.Module:
 
 
 class PlainSearchCell(nn.Module):
-    """A cell of mixed operations; (N, nodes * C, H, W), half the size for a reduction cell."""
+    """A cell of mixed operations (DARTS sec. 2.1).
+
+    Called with the outputs of the two cells before and the mixing weights (E, O) of its kind, it gives
+    (N, nodes * C, H, W), half the size for a reduction cell. The two inputs are first brought to C channels and to
+    one size.
+    """
 
     kind: Kind
 
@@ -84,7 +107,7 @@ class PlainSearchCell(nn.Module):
 
 
 class PlainSupernet(nn.Module):
-    """The network that the search trains (DARTS sec. 3.1).
+    """The network that the search trains: stem, cells, global average pooling, classifier (DARTS sec. 3.1).
 
     Args:
         topology, operations: of the search space.
