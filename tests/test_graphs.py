@@ -145,8 +145,8 @@ def stop_in_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
     count = itertools.count(1)
 
-    def stopping(self: Run, batches: Any) -> Iterator[Any]:
-        for data in steps(self, batches):
+    def stopping(self: Run, batches: Any, meter: Meter) -> Iterator[Any]:
+        for data in steps(self, batches, meter):
             if next(count) == number:
                 self._on_signal(15, None)
             yield data

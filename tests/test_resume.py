@@ -20,6 +20,7 @@ import train_search
 from nas import checkpoint
 from nas.data import Batch
 from nas.errors import NonFiniteLossError, Stopped
+from nas.meter import Meter
 from nas.run import Run
 from nas.train import Training
 from tests.tiny import OPERATIONS, SEARCH, TRAIN, add_loss, assert_same, final_state
@@ -58,8 +59,8 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[]
     counted = itertools.count(1)
     steps = Run.steps
 
-    def acting(self: Run, batches: Iterable[Any]) -> Iterator[Any]:
-        for batch in steps(self, batches):
+    def acting(self: Run, batches: Iterable[Any], meter: Meter) -> Iterator[Any]:
+        for batch in steps(self, batches, meter):
             if next(counted) == step:
                 action()
             yield batch
