@@ -1,23 +1,31 @@
-"""A run's directory: written to by one process at a time, and usable again after whatever ended that process."""
+"""A run's directory: written to by one process at a time, and usable again after whatever ended that process.
+
+`Directory` has the files and the lock; `RunDirectory` knows the run too: its configuration, which a resumed one must
+share, its environment and its metrics.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from errno import ENOLCK
+from errno import EDQUOT, EIO, ENOLCK, ENOSPC
 from pathlib import Path
 from typing import Any
 
 import filelock
 import msgspec
+import torch
 from tqdm import tqdm
 
 from genotypes.files import is_leftover, remove_leftovers, write_atomically
 from genotypes.messages import one_line
-from nas import checkpoint
+from nas import checkpoint, environment
 from nas.errors import UsageError
 
 #: The operating system takes the lock from a process that has ended, however it ended; the file stays.
@@ -36,14 +44,18 @@ _LONGEST_REASON = 300  # characters
 
 
 class Directory:
-    """The directory of a run that is being computed.
+    """A directory that one process at a time writes into.
 
     Auxiliary files (log, metrics, environment, pictures, TensorBoard) never stop it: what cannot be read is set aside,
     what cannot be written is told once. Its other methods raise OSError where a file cannot be written.
+
+    Args:
+        path: where it is; nothing is read or written before a method is called.
+        flag: which names it on the command line, for messages.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, flag: str = "--run-dir") -> None:
+        self.path, self.flag = path, flag
         self._lock = filelock.FileLock(path / LOCK)
         self._told: set[str] = set()
 
@@ -55,7 +67,7 @@ class Directory:
             self._lock.acquire(blocking=False)
         except filelock.Timeout:
             raise UsageError(
-                f"{self.path} is in use by {self._holder()}; wait until it has ended, or choose another --run-dir"
+                f"{self.path} is in use by {self._holder()}; wait until it has ended, or choose another {self.flag}"
             ) from None
         except (NotImplementedError, OSError) as error:
             if isinstance(error, OSError) and error.errno != ENOLCK:
@@ -76,9 +88,8 @@ class Directory:
     def check_free(self) -> None:
         """Raises UsageError where it holds more than what a process killed before it had begun leaves; OSError."""
         if not all(_means_nothing(path.name) for path in self.path.iterdir()):
-            raise UsageError(
-                f"{self.path} is not empty; choose another --run-dir, or continue the run in it with --resume"
-            )
+            more = ", or continue the run in it with --resume" if self.holds_run() else ""
+            raise UsageError(f"{self.path} is not empty; choose another {self.flag}{more}")
 
     def never_began(self) -> bool:
         """Whether a run was killed in it before its configuration was written."""
@@ -112,15 +123,6 @@ class Directory:
         except (OSError, ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
-
-    def add_environment(self, environment: Mapping[str, Any]) -> None:
-        """Adds a resumption's environment to `env.json`."""
-        env = self.read_object("env.json")
-        if not (env and isinstance(env.get("resumed", []), list)):
-            self.set_aside("env.json", "cannot be read")
-            env = {}
-        with self.auxiliary("env.json"):
-            self.write_json("env.json", {**env, "resumed": [*env.get("resumed", []), environment]})
 
     def log(self, text: str) -> None:
         """Prints a line and appends it to `log.txt`."""
@@ -164,6 +166,214 @@ class Directory:
             number += 1
         os.replace(path, kept)
         self.warn(f"{path} {why}; it is kept as {kept.name}")
+
+
+class RunDirectory(Directory):
+    """The directory of a run: configuration, environment, log, metrics, results.
+
+    Args:
+        path: where it is.
+        configuration: the whole of it, as JSON data.
+        may_change: dotted names of the fields that a resumed run may have otherwise.
+        resume: whether the run in it goes on.
+        device: where the run computes.
+        flag: which names the directory on the command line, for messages.
+
+    Attributes:
+        binding: the rest of the configuration, flat, which decides the results.
+        rows: of `metrics.csv`.
+        reopened: whether it is one of before, once it is opened.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        configuration: Mapping[str, Any],
+        *,
+        may_change: Collection[str],
+        resume: bool,
+        device: torch.device,
+        flag: str = "--run-dir",
+    ) -> None:
+        super().__init__(path, flag=flag)
+        self._may_change = frozenset(may_change)
+        self.binding = self._binding_of(configuration)
+        self.rows: list[dict[str, float]] = []
+        self._configuration, self._resume, self._device = configuration, resume, device
+        self.reopened = False
+        self._intact = True  # the configuration in it
+
+    def _binding_of(self, configuration: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in flat(configuration).items() if name not in self._may_change}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result but for the seed."""
+        return {name: value for name, value in self.binding.items() if name != "seed"}
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Keeps other processes out. Nothing in it is changed but for leftovers before `begin` is called.
+
+        Raises UsageError for a directory that is not empty (without `resume`), that holds no run or another
+        configuration (with it), or that cannot be written; OSError where the disk is full, or one to be resumed
+        cannot be written.
+        """
+        try:
+            self.reopened = self._resume and not self.never_began()
+            if self.reopened:
+                self._reopen()
+            else:
+                self._make()
+            yield
+        finally:
+            self.unlock()
+
+    def _make(self) -> None:
+        with self._unwritable_refused():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.check_free()
+            self.lock()
+            self.check_free()  # another process may have been faster
+            self.tidy()
+
+    def _reopen(self) -> None:
+        if not self.holds_run():
+            raise UsageError(
+                f"{self.path} holds no run (no config.json); name the directory of a run, or start one without --resume"
+            )
+        self.lock()
+        self._check_same()
+        self.tidy()
+
+    def begin(self, *, restored: bool = False, at: Mapping[str, Any] | None = None) -> None:
+        """Writes what is known before the run computes: configuration, environment, metrics so far.
+
+        Args:
+            restored: whether the run goes on from a state of its own, so that its configuration is there already.
+            at: where it goes on, for `env.json`.
+
+        Raises UsageError for a new directory that cannot be written, OSError.
+        """
+        if not self.reopened:
+            with self._unwritable_refused():
+                self.write_json("config.json", self._configuration)
+                self.write_json("env.json", self._environment())
+            return
+        if not self._intact:
+            self.set_aside("config.json", "cannot be read")
+        if not (self._intact and restored):
+            self.write_json("config.json", self._configuration)
+        self._write_rows(resuming=True)
+        self._add_environment({**(at or {}), **self._environment()})
+
+    @contextmanager
+    def _unwritable_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (ENOSPC, EDQUOT, EIO):
+                raise
+            raise UsageError(f"{self.path} cannot be written ({error.strerror}); choose another {self.flag}") from error
+
+    def _check_same(self) -> None:
+        """Raises UsageError where the saved configuration is another one, or cannot be read and nothing else tells."""
+        try:
+            before = self._binding_of(read_config(self.path))
+        except UsageError:
+            self._intact = False
+            if checkpoint.exists(self.path):  # which holds what binds of it
+                return
+            raise
+        if before.keys() != self.binding.keys():
+            raise UsageError(
+                f"{self.path} was made by another version of this program and cannot be resumed; start a run "
+                f"in another {self.flag}"
+            )
+        if changed := changes(before, self.binding):
+            further = "--epochs" in changed and "init_from" in self.binding
+            more = "; to train a finished network further, start one with --init-from" if further else ""
+            raise UsageError(
+                f"{self.path} was run with another configuration: {changed}; "
+                f"resume with the same one, or start a run in another {self.flag}{more}"
+            )
+
+    def _environment(self) -> dict[str, Any]:
+        process = {"pid": os.getpid(), "host": socket.gethostname()}
+        return {"process": process, **environment.describe(self._device)}
+
+    def _add_environment(self, resumed: Mapping[str, Any]) -> None:
+        env = self.read_object("env.json")
+        if not (env and isinstance(env.get("resumed", []), list)):
+            self.set_aside("env.json", "cannot be read")
+            env = {}
+        with self.auxiliary("env.json"):
+            self.write_json("env.json", {**env, "resumed": [*env.get("resumed", []), resumed]})
+
+    def add_row(self, row: Mapping[str, float]) -> None:
+        """Adds a row to `metrics.csv`, whose columns may be others than before."""
+        self.rows.append(dict(row))
+        self._write_rows()
+
+    def _write_rows(self, *, resuming: bool = False) -> None:
+        """Writes all rows; a checkpoint holds them too, so that nothing depends on what the file has become."""
+        path, content = self.path / "metrics.csv", _as_csv(self.rows)
+        with self.auxiliary("metrics.csv"):
+            if resuming and path.exists():
+                found = path.read_bytes()
+                # It may be one epoch ahead of the checkpoint, or behind it.
+                if not (found.startswith(content) or content.startswith(found)):
+                    self.set_aside("metrics.csv", "is damaged")
+            if self.rows:
+                write_atomically(path, content)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def described(config: object) -> dict[str, Any]:
+    """A configuration as JSON data, as it will be read back. Raises UsageError for a name that is not text."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(config))
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{error.object!r} is not UTF-8 text, which a run's config.json is; rename it") from error
+
+
+def flat(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration without nesting, with dotted names."""
+    found: dict[str, Any] = {}
+    for key, item in configuration.items():
+        if isinstance(item, Mapping):
+            found |= flat(item, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = item
+    return found
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two flat configurations with the same fields, in words; empty where nothing does."""
+    return "; ".join(
+        f"--{key.split('.')[-1].replace('_', '-')} was {before[key]!r}, is {now[key]!r}"
+        for key in sorted(now)
+        if before[key] != now[key]
+    )
+
+
+def _as_csv(rows: list[dict[str, float]]) -> bytes:
+    """All rows below the names of all their columns."""
+    text = io.StringIO(newline="")
+    # A later version may have had more columns than the one that began.
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode() if rows else b""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of the run in a directory. Raises UsageError where there is none to be read."""
+    try:
+        return read_json(path / "config.json", dict[str, Any])
+    except FileNotFoundError:
+        raise UsageError(f"{path} holds no run (no config.json); name the directory of a run") from None
 
 
 def read_json(file: Path, kind: Any) -> Any:

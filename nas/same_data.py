@@ -8,8 +8,8 @@ from pathlib import Path
 from genotypes.messages import one_line
 from nas.data import ImageData, manifest
 from nas.data.manifest import Manifest
+from nas.directory import Directory
 from nas.errors import UsageError
-from nas.run import Run
 
 
 class SameData:
@@ -34,11 +34,11 @@ class SameData:
         """What the run's record says of them."""
         return manifest.without_files(self._manifest)
 
-    def report(self, run: Run) -> None:
+    def report(self, directory: Directory) -> None:
         """Says what was found, and leaves the manifest in the run's directory."""
         for line in self._images.found:
-            run.log(one_line(line))
-        run.write_json(manifest.NAME, json.loads(manifest.to_text(self._manifest)))
+            directory.log(one_line(line))
+        directory.write_json(manifest.NAME, json.loads(manifest.to_text(self._manifest)))
 
 
 def report_test_images(images: ImageData, trained: Path) -> None:

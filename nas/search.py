@@ -23,7 +23,7 @@ from nas.macro import StemName
 from nas.meter import Meter, measure
 from nas.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.record import SearchRecord, SearchResult
-from nas.run import Run, RunConfig
+from nas.run import Run, RunConfig, directory_of
 from nas.same_data import SameData
 from nas.supernet import Supernet
 from spaces import KINDS, SearchSpace, SpaceConfig
@@ -155,12 +155,11 @@ def search(config: SearchConfig) -> SearchResult:
     plain = (bilevel.architecture_step, bilevel.weight_step, bilevel.evaluation_step)
     steps = Steps(*captured(*plain, device=device, enabled=config.run.cuda_graph))
     meters, derived = Meters(Meter(), Meter(), Meter()), Derived()
+    name = f"search-{config.data.dataset}-{config.space.space.replace(':', '.')}-seed{config.seed}"
+    directory = directory_of(config.run, config, default_name=name, device=device)
     run = Run(
-        config.run,
-        config,
-        default_name=f"search-{config.data.dataset}-{config.space.space.replace(':', '.')}-seed{config.seed}",
-        device=device,
-        tracked={
+        directory,
+        {
             "data": same_data,  # first: a network for other classes would not load
             "supernet": bilevel.supernet,
             "space": bilevel.space,
@@ -170,15 +169,17 @@ def search(config: SearchConfig) -> SearchResult:
             **{f"{name}_meter": meter for name, meter in meters._asdict().items()},
             "derived": derived,
         },
+        device=device,
+        deterministic=config.run.deterministic,
         epochs=config.epochs,
         steps=len(loaders.weights),
     )
     with run:
-        same_data.report(run)
-        run.log(
+        same_data.report(directory)
+        directory.log(
             f"searching {config.space.space} on {config.data.dataset}: {config.supernet.layers} cells of "
             f"{config.supernet.init_channels} channels, {config.epochs} epochs of {len(loaders.weights)} steps on "
-            f"{device} in {precision}, in {run.path}"
+            f"{device} in {precision}, in {directory.path}"
         )
         for epoch in run.epochs():
             bilevel.supernet.train()
@@ -247,8 +248,8 @@ def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters, derived: Derived, 
     genotype = space.derive(mixing)
     derived.genotype = genotypes.to_json(genotype)
     with run.directory.auxiliary("genotypes"):
-        (run.path / "genotypes").mkdir(exist_ok=True)
-        genotypes.save(genotype, run.path / "genotypes" / f"epoch_{number:03d}.json")
+        (run.directory.path / "genotypes").mkdir(exist_ok=True)
+        genotypes.save(genotype, run.directory.path / "genotypes" / f"epoch_{number:03d}.json")
     run.add_metrics(
         {
             "train_loss": meters.weights.loss,
@@ -273,10 +274,11 @@ def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters, derived: Derived, 
 
 def _finish(run: Run, config: SearchConfig, derived: Derived, held_out: Meter, same_data: SameData) -> SearchResult:
     genotype = genotypes.from_json(derived.genotype, "the checkpoint")
-    genotypes.save(genotype, run.path / "genotype.json")
-    report.draw_cells(run.directory, genotype, f"{config.space.space}, ")
+    directory = run.directory
+    genotypes.save(genotype, directory.path / "genotype.json")
+    report.draw_cells(directory, genotype, f"{config.space.space}, ")
     result = SearchResult(
-        run_dir=str(run.path),
+        run_dir=str(directory.path),
         space=config.space.space,
         dataset=config.data.dataset,
         genotype=genotypes.to_text(genotype),
@@ -284,7 +286,9 @@ def _finish(run: Run, config: SearchConfig, derived: Derived, held_out: Meter, s
         epochs=config.epochs,
         seconds=round(run.seconds, 3),
     )
-    found = SearchRecord(seed=config.seed, settings=run.settings, data=same_data.summary, result=result)
-    record.write(run.directory, found)
-    run.log(f"the genotype and pictures of its cells are in {run.path}: genotype.json, normal.svg, reduce.svg")
+    found = SearchRecord(seed=config.seed, settings=directory.settings, data=same_data.summary, result=result)
+    record.write(directory, found)
+    directory.log(
+        f"the genotype and pictures of its cells are in {directory.path}: genotype.json, normal.svg, reduce.svg"
+    )
     return result

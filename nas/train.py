@@ -26,6 +26,7 @@ from nas.architecture import Architecture, Resolved
 from nas.cost import count_macs, count_parameters
 from nas.data import Batch, DataConfig, ImageData
 from nas.device import Precision, PrecisionChoice, algorithms, autocast, resolve_device, resolve_precision
+from nas.directory import RunDirectory, read_config
 from nas.errors import MAX_EPOCHS, SEEDS, UsageError, check_ranges, users_mistakes
 from nas.export import to_onnx
 from nas.graphs import captured
@@ -35,7 +36,7 @@ from nas.network import Network, NetworkConfig
 from nas.optimizers import OptimizerState, ScheduleState, learning_rate, sgd
 from nas.record import EvaluationResult, TrainRecord, TrainResult
 from nas.report import table
-from nas.run import Run, RunConfig, read_config
+from nas.run import Run, RunConfig, directory_of
 from nas.same_data import SameData, report_test_images
 
 
@@ -215,13 +216,11 @@ def train(config: TrainConfig) -> TrainResult:
     schedule = _schedule(config, training.optimizer)
     same_data = SameData(images)
     train_meter, test_meter, best = Meter(), Meter(), Best()
-    name = Path(config.arch).stem
+    name = f"eval-{config.data.dataset}-{Path(config.arch).stem}-seed{config.seed}"
+    directory = directory_of(config.run, config, default_name=name, device=device)
     run = Run(
-        config.run,
-        config,
-        default_name=f"eval-{config.data.dataset}-{name}-seed{config.seed}",
-        device=device,
-        tracked={
+        directory,
+        {
             "data": same_data,  # first, as the next one: what was made for others would not load
             "architecture": SameArchitecture(arch),
             "network": network,
@@ -232,15 +231,17 @@ def train(config: TrainConfig) -> TrainResult:
             "test_meter": test_meter,
             "best": best,
         },
+        device=device,
+        deterministic=config.run.deterministic,
         epochs=config.epochs,
         steps=len(train_loader),
     )
     with run:
-        same_data.report(run)
-        run.log(
+        same_data.report(directory)
+        directory.log(
             f"training {config.arch} on {config.data.dataset}: {arch.summary}, "
             f"{count_parameters(network):,} parameters, {config.epochs} epochs of {len(train_loader)} steps on "
-            f"{device} in {precision}, in {run.path}"
+            f"{device} in {precision}, in {directory.path}"
         )
         for epoch in run.epochs():
             if isinstance(network, Network):
@@ -256,10 +257,10 @@ def train(config: TrainConfig) -> TrainResult:
             _report_epoch(run, train_meter, test_meter, learning_rate(training.optimizer))
             schedule.step()
             train_meter.reset()
-        arch.write(run.directory)
-        weights.save(run.path / weights.NAME, training.measured, arch, images)
+        arch.write(directory)
+        weights.save(directory.path / weights.NAME, training.measured, arch, images)
         result = _result(run, config, resolved, _figures(training.measured, test_meter, images), best)
-        record.write(run.directory, _record(run, config, resolved, same_data, result))
+        record.write(directory, _record(directory, config, resolved, same_data, result))
         return result
 
 
@@ -393,7 +394,7 @@ def _report_epoch(run: Run, train_meter: Meter, test_meter: Meter, learning_rate
 def _result(run: Run, config: TrainConfig, resolved: Resolved, figures: Mapping[str, Any], best: Best) -> TrainResult:
     search = resolved.search
     return TrainResult(
-        run_dir=str(run.path),
+        run_dir=str(run.directory.path),
         arch=config.arch,
         dataset=config.data.dataset,
         **figures,
@@ -405,10 +406,12 @@ def _result(run: Run, config: TrainConfig, resolved: Resolved, figures: Mapping[
     )
 
 
-def _record(run: Run, config: TrainConfig, resolved: Resolved, same_data: SameData, result: TrainResult) -> TrainRecord:
+def _record(
+    directory: RunDirectory, config: TrainConfig, resolved: Resolved, same_data: SameData, result: TrainResult
+) -> TrainRecord:
     return TrainRecord(
         seed=config.seed,
-        settings=run.settings,
+        settings=directory.settings,
         data=same_data.summary,
         result=result,
         architecture=resolved.architecture.identity,

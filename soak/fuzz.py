@@ -25,10 +25,11 @@ import nas.environment
 from nas import architecture, checkpoint, record, results, weights
 from nas.data import DataError
 from nas.data.pixels import read_image
+from nas.directory import read_config
 from nas.errors import UsageError
 from nas.manual import ManualConfig
 from nas.network import NetworkConfig
-from nas.run import Run, RunConfig, read_config
+from nas.run import Run, RunConfig, directory_of
 from nas.train import read_run
 from soak import processes
 from soak.cases import Case, Reference, Result, generator, message_fault
@@ -173,7 +174,8 @@ def _run_of_nothing(directory: Path) -> Path:
 def _epochs(directory: Path, number: int, *, resume: bool = False) -> None:
     config = RunConfig(run_dir=str(directory), resume=resume)
     cpu = torch.device("cpu")
-    run = Run(config, _Anything(config), default_name="", device=cpu, tracked={}, epochs=3, steps=1)
+    kept = directory_of(config, _Anything(config), default_name="", device=cpu)
+    run = Run(kept, {}, device=cpu, deterministic=False, epochs=3, steps=1)
     with run:
         for _ in itertools.islice(run.epochs(), number + 1):
             if number:

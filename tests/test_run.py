@@ -27,7 +27,7 @@ from genotypes import files
 from nas import checkpoint, cli
 from nas.errors import NonFiniteLossError, Stopped, UsageError
 from nas.meter import Meter
-from nas.run import Run, RunConfig
+from nas.run import Run, RunConfig, directory_of
 from tests.tiny import OPERATIONS, SEARCH, TRAIN, add_loss, assert_same, final_state
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
@@ -40,13 +40,13 @@ class Anything:
 
 
 def run_of(directory: Path, *, resume: bool = False, meter: Meter | None = None, seed: int = 0, epochs: int = 2) -> Run:
-    """An open run of some epochs of ten steps."""
+    """A run of some epochs of ten steps."""
+    config, cpu = RunConfig(run_dir=str(directory), resume=resume), torch.device("cpu")
     return Run(
-        RunConfig(run_dir=str(directory), resume=resume),
-        Anything(seed=seed),
-        default_name="",
-        device=torch.device("cpu"),
-        tracked={"meter": Meter() if meter is None else meter, "network": torch.nn.Linear(2, 2)},
+        directory_of(config, Anything(seed=seed), default_name="", device=cpu),
+        {"meter": Meter() if meter is None else meter, "network": torch.nn.Linear(2, 2)},
+        device=cpu,
+        deterministic=False,
         epochs=epochs,
         steps=10,
     )
@@ -54,7 +54,7 @@ def run_of(directory: Path, *, resume: bool = False, meter: Meter | None = None,
 
 def finish(run: Run, step: Callable[[int], object] = lambda step: None) -> None:
     with run:
-        run.log("begins")
+        run.directory.log("begins")
         for _ in run.epochs():
             for number in run.steps(range(run.step, 10), Meter()):
                 step(number)
@@ -177,18 +177,18 @@ def test_a_checkpoint_that_does_not_fit_gives_way_to_the_one_before(
 ) -> None:
     finish(run_of(tmp_path))
     rewrite(tmp_path, change)
-    run = run_of(tmp_path, resume=True)
-    assert (run.epoch, run.step) == (1, 0)
+    with run_of(tmp_path, resume=True) as run:
+        assert (run.epoch, run.step) == (1, 0)
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert f"warning: {tmp_path / checkpoint.NAME}: it" in err
     assert "it is kept as checkpoint.damaged.pt, and the run continues from" in err
     assert err.strip() in (tmp_path / "log.txt").read_text()
-    finish(run)
+    finish(run_of(tmp_path, resume=True))
     (tmp_path / checkpoint.PREVIOUS).unlink()
     rewrite(tmp_path, change)
     with pytest.raises(UsageError, match="no checkpoint can be read"):
-        run_of(tmp_path, resume=True)
+        finish(run_of(tmp_path, resume=True))
 
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         finish(run_of(tmp_path / str(seed), seed=seed))
     shutil.copy(tmp_path / "1" / checkpoint.NAME, tmp_path / "0" / checkpoint.NAME)
     with pytest.raises(UsageError, match=r"is of another run \(--seed was 1, is 0\)"):
-        run_of(tmp_path / "0", resume=True)
+        finish(run_of(tmp_path / "0", resume=True))
 
 
 @pytest.mark.parametrize(("every", "told"), [(1, "at step 5 of"), (3, "at or before step 6 of")])
@@ -215,13 +215,13 @@ def test_a_second_process_is_kept_out_until_the_first_has_ended(tmp_path: Path) 
     with run_of(tmp_path):
         for resume, told in ((True, rf"is in use by process {os.getpid()} on \S+; wait"), (False, "is not empty")):
             with pytest.raises(UsageError, match=told):
-                run_of(tmp_path, resume=resume)
+                finish(run_of(tmp_path, resume=resume))
     finish(run_of(tmp_path, resume=True))
     (tmp_path / "env.json").write_text("[]")
     with run_of(tmp_path, resume=True):
         (tmp_path / "env.json").write_text("[]")
         with pytest.raises(UsageError, match="is in use by another process"):
-            run_of(tmp_path, resume=True)
+            finish(run_of(tmp_path, resume=True))
 
 
 @pytest.fixture
@@ -239,17 +239,15 @@ def test_the_first_signal_saves_and_the_second_ends_at_once(number: signal.Signa
     handlers = {s: signal.getsignal(s) for s in SIGNALS}
 
     def send(times: int) -> Callable[[int], None]:
-        return lambda step: [os.kill(os.getpid(), number) for _ in range(times if step == 2 else 0)] and None
+        return lambda step: [os.kill(os.getpid(), number) for _ in range(times if step in (2, 5) else 0)] and None
 
-    for times, resume, position in ((1, False, 3), (2, True, 3)):
-        run = run_of(tmp_path, resume=resume, epochs=2)
-        run.step = 0
+    for times, resume in ((1, False), (2, True)):
         with pytest.raises(Stopped) as stopped:
-            finish(run, send(times))
+            finish(run_of(tmp_path, resume=resume), send(times))
         assert stopped.value.signal == number
         state = checkpoint.load(tmp_path)
         assert state is not None
-        assert state["step"] == position
+        assert state["step"] == 3
     assert {s: signal.getsignal(s) for s in SIGNALS} == handlers
 
 
@@ -427,11 +425,12 @@ def test_killed_before_its_configuration_was_written(resume: bool, tmp_path: Pat
     (tmp_path / f".{'a' * 32}.tmp").write_bytes(b"{")
     finish(run_of(tmp_path, resume=resume))
     assert not list(tmp_path.glob("*.tmp"))
-    assert checkpoint.load(tmp_path)
+    assert checkpoint.exists(tmp_path)
 
 
 def test_another_programs_hidden_files_are_left_alone(tmp_path: Path) -> None:
-    run_of(tmp_path).directory.unlock()
+    with run_of(tmp_path):
+        pass
     for name in (".abc.tmp", f"{'a' * 32}.tmp", f".{'g' * 32}.tmp"):
         (tmp_path / name).touch()
     finish(run_of(tmp_path, resume=True))

@@ -180,17 +180,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     out = tmp_path / "made" / "here"
     assert simulate(*SMALL, "--depths", "2", "1", "--seeds", "2", "--quick", "--out", str(out)) == 0
     lines = capsys.readouterr().out.splitlines()
-    result, written = json.loads(lines[-1]), json.loads((out / "result.json").read_text())
-    assert result == {"out": str(out), "baselines": written["baselines"], "rows": written["rows"]}
+    result, config, env = (
+        json.loads(lines[-1]),
+        *(json.loads((out / n).read_text()) for n in ("config.json", "env.json")),
+    )
+    assert result == {"out": str(out), **json.loads((out / "result.json").read_text())}
     assert [(row["depth"], row["architecture"]) for row in result["rows"]] == [(d, n) for d in (2, 1) for n in NETWORKS]
     assert all(len(row["losses"]) == 2 and row["loss_std"] > 0 for row in result["rows"])
     assert all(row["paper_loss"] is None for row in result["rows"])
-    assert (written["config"]["epochs"], written["config"]["learning_rate"]) == (2, 0.05)
-    assert "torch" in written["environment"]["packages"]
+    assert (config["epochs"], config["learning_rate"]) == (2, 0.05)
+    assert "torch" in env["packages"]
     assert (out / "loss.svg").read_bytes().startswith(b"<?xml")
     assert lines[-2].startswith("-      linear least squares")
     assert simulate(*SMALL, "--out", str(out)) == 2
-    assert "result.json was made with another learning_rate, seeds; choose another --out" in capsys.readouterr().err
+    told = "was run with another configuration: --learning-rate was 0.05, is 0.001; --seeds was 2, is 1; "
+    assert told in capsys.readouterr().err
 
 
 def test_the_same_command_gives_the_same_losses(tmp_path: Path) -> None:
@@ -240,8 +244,8 @@ def test_an_experiment_can_be_extended(tmp_path: Path) -> None:
     more = simulation.simulate(tiny(out=str(tmp_path), architectures=("hb", "gd"), depths=(3, 2)))
     assert [(row["depth"], row["architecture"]) for row in more["rows"]] == [(3, "hb"), (3, "gd"), (2, "hb"), (2, "gd")]
     assert more["rows"][0] == first["rows"][0]
-    assert more["environment"] == first["environment"]
-    assert len(more["resumed"]) == 1
+    assert len(json.loads((tmp_path / "env.json").read_text())["resumed"]) == 1
+    assert json.loads((tmp_path / "config.json").read_text())["depths"] == [3, 2]
 
 
 def test_an_interruption_says_that_nothing_is_lost(
@@ -256,9 +260,10 @@ def test_an_interruption_says_that_nothing_is_lost(
 
 
 def test_a_damaged_result_is_not_overwritten(tmp_path: Path) -> None:
-    for content in ("{", "{}", '{"config": {}, "rows": [{"depth": 3}]}'):
+    simulation.simulate(tiny(out=str(tmp_path), architectures=("gd",)))
+    for content in ("{", "{}", '{"baselines": {}, "rows": [{"depth": 3}]}'):
         (tmp_path / "result.json").write_text(content)
-        with pytest.raises(UsageError, match=r"result.json cannot be read as a result"):
+        with pytest.raises(UsageError, match=r"result.json cannot be read: "):
             simulation.simulate(tiny(out=str(tmp_path)))
         assert (tmp_path / "result.json").read_text() == content
 
@@ -296,7 +301,7 @@ def test_mistakes(
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="cannot be made a folder"):
+    with pytest.raises(UsageError, match="cannot be written .*; choose another --out"):
         simulation.simulate(tiny(out=str(tmp_path / "file")))
 
 

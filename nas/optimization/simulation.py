@@ -16,22 +16,21 @@ Shape letters: S seeds, N samples, B batch, C dimension.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nas import environment
 from nas.device import resolve_device
-from nas.errors import NonFiniteLossError, UsageError, check_ranges, users_mistakes
+from nas.directory import RunDirectory, described, read_json
+from nas.errors import NonFiniteLossError, check_ranges, users_mistakes
 from nas.optimization import output
 from nas.optimization.networks import NETWORKS, Layers, admm_paths
 
@@ -83,7 +82,7 @@ class SimulationConfig:
     device: str = "auto"
     """cpu, cuda, cuda:1, ... or auto: the GPU where there is one."""
     out: str = "runs/simulation"
-    """Folder for result.json and loss.svg; made where it is missing."""
+    """Folder for the results and loss.svg; made where it is missing. The same command goes on in it."""
 
     def __post_init__(self) -> None:
         counts = ("seeds", "samples", "dimension", "batch_size", "epochs")
@@ -242,62 +241,90 @@ def evaluate(ensemble: Ensemble, inputs: Tensor, targets: Tensor) -> tuple[list[
     return losses.tolist(), outputs.std(dim=1, correction=0).mean(dim=1).tolist()
 
 
-def simulate(config: SimulationConfig) -> dict[str, Any]:
+class Row(TypedDict):
+    """The figures of one architecture and depth."""
+
+    architecture: str
+    depth: int
+    loss: float
+    """Mean over the seeds."""
+    loss_std: float | None
+    losses: list[float]
+    """One a seed."""
+    paper_loss: float | None
+    output_std: float
+    parameters: int
+    """Of one model."""
+    seconds: float
+
+
+class Result(TypedDict):
+    """The experiment, as result.json holds it."""
+
+    baselines: dict[str, float]
+    rows: list[Row]
+
+
+def simulate(config: SimulationConfig) -> Result:
     """The experiment; writes result.json after each architecture and depth, and loss.svg at the end.
 
     What a folder holds of the same experiment already is kept, so that the same command goes on where it was
-    interrupted. Returns `config`, `environment`, `baselines` and `rows`, which result.json holds. Raises UsageError
-    for a device that is not there, and for a folder that holds another result or cannot be written;
-    NonFiniteLossError where a training diverges.
+    interrupted. Raises UsageError for a device that is not there, and for a folder that holds something else or cannot
+    be written; NonFiniteLossError where a training diverges.
     """
     with users_mistakes():
         device = resolve_device(config.device)
-    folder = Path(config.out)
-    output.make_folder(folder)
-    inputs, targets = (tensor.to(device) for tensor in draw_data(config))
-    result = _begun(folder, config, device)
-    result["baselines"] = baselines(inputs, targets)
+    directory = _directory(config, device)
+    with directory.opened():
+        done = _saved_rows(directory)
+        directory.begin()
+        inputs, targets = (tensor.to(device) for tensor in draw_data(config))
+        result = Result(baselines=baselines(inputs, targets), rows=done)
+        _add_rows(config, directory, result, inputs, targets)
+        output.write_figure(figure(result), directory.path / "loss.svg")
+    return result
+
+
+def _add_rows(
+    config: SimulationConfig, directory: RunDirectory, result: Result, inputs: Tensor, targets: Tensor
+) -> None:
+    """Trains what the result has no row of yet."""
     done = {(row["depth"], row["architecture"]) for row in result["rows"]}
     models = [(depth, name) for depth in config.depths for name in config.architectures if (depth, name) not in done]
-    _write(folder, result)  # what cannot be written shows before the training
     with tqdm(total=len(models) * config.schedule()[1], unit="epoch", disable=None, leave=False) as bar:
         for depth, name in models:
             bar.set_description(f"{name}, depth {depth}")
             try:
                 result["rows"].append(_row(config, name, depth, inputs, targets, bar.update))
             except KeyboardInterrupt:
-                tqdm.write(f"stopped; {folder} keeps what is done, and the same command goes on")
+                tqdm.write(f"stopped; {directory.path} keeps what is done, and the same command goes on")
                 raise
-            _write(folder, result)
-    output.write_figure(figure(result), folder / "loss.svg")
-    return result
-
-
-def _write(folder: Path, result: dict[str, Any]) -> None:
-    output.write(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+            directory.write_json("result.json", result)
 
 
 #: Settings that no row depends on: where it is computed and kept, which others there are, how defaults were chosen.
 _NEUTRAL = ("device", "out", "depths", "architectures", "quick")
 
 
-def _begun(folder: Path, config: SimulationConfig, device: torch.device) -> dict[str, Any]:
-    """What the folder holds of this experiment, or a result without rows; UsageError where it holds another."""
+def _directory(config: SimulationConfig, device: torch.device) -> RunDirectory:
     rate, epochs = config.schedule()
-    path, here = folder / "result.json", environment.describe(device)
-    settings = {**asdict(config), "learning_rate": rate, "epochs": epochs}
-    if not path.exists():
-        return {"config": settings, "environment": here, "baselines": {}, "rows": []}
+    path = Path(config.out)
+    return RunDirectory(
+        path,
+        described({**asdict(config), "learning_rate": rate, "epochs": epochs}),
+        may_change=_NEUTRAL,
+        resume=(path / "config.json").exists(),
+        device=device,
+        flag="--out",
+    )
+
+
+def _saved_rows(directory: RunDirectory) -> list[Row]:
+    """The rows of an earlier part of the experiment. Raises UsageError where they cannot be read."""
     try:
-        saved = json.loads(path.read_bytes())
-        changed = {n for n, v in settings.items() if n not in _NEUTRAL and saved["config"].get(n) != v}
-        keys = [(row["depth"], row["architecture"], row["loss"]) for row in saved["rows"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} cannot be read as a result; choose another --out, or move it away") from error
-    if changed:
-        raise UsageError(f"{path} was made with another {', '.join(sorted(changed))}; choose another --out")
-    again = {"resumed": [*saved.get("resumed", []), here]} if keys else {"environment": here}
-    return {**saved, **again, "config": settings}
+        return read_json(directory.path / "result.json", Result)["rows"]
+    except FileNotFoundError:
+        return []
 
 
 def _row(
@@ -307,28 +334,27 @@ def _row(
     inputs: Tensor,
     targets: Tensor,
     after_epoch: Callable[[], object],
-) -> dict[str, Any]:
-    """The figures of one architecture and depth."""
+) -> Row:
     start = time.perf_counter()
     ensemble = Ensemble(name, depth, config.dimension, config.model_seeds, inputs.device, separate=config.admm_separate)
     train(ensemble, inputs, targets, config, after_epoch)
     losses, spreads = evaluate(ensemble, inputs, targets)
     _check_finite(ensemble, sum(losses), config.schedule()[1] - 1)
     comparable = (config.samples, config.dimension) == _TABLE_2_SIZE
-    return {
-        "architecture": name,
-        "depth": depth,
-        "loss": float(np.mean(losses)),
-        "loss_std": float(np.std(losses, ddof=1)) if len(losses) > 1 else None,
-        "losses": losses,
-        "paper_loss": TABLE_2[name].get(depth) if comparable else None,
-        "output_std": float(np.mean(spreads)),
-        "parameters": sum(p[0].numel() for p in ensemble.parameters()),
-        "seconds": time.perf_counter() - start,
-    }
+    return Row(
+        architecture=name,
+        depth=depth,
+        loss=float(np.mean(losses)),
+        loss_std=float(np.std(losses, ddof=1)) if len(losses) > 1 else None,
+        losses=losses,
+        paper_loss=TABLE_2[name].get(depth) if comparable else None,
+        output_std=float(np.mean(spreads)),
+        parameters=sum(p[0].numel() for p in ensemble.parameters()),
+        seconds=time.perf_counter() - start,
+    )
 
 
-def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(result: Result) -> list[dict[str, Any]]:
     """The rows of the table of a result of `simulate`: losses of the networks, and below them the baselines."""
     lines = [
         {
@@ -349,7 +375,7 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
-def figure(result: dict[str, Any]) -> Figure:
+def figure(result: Result) -> Figure:
     """Losses over that of the best constant against depth, with those of Table 2 as empty markers."""
     from matplotlib.figure import Figure
 
@@ -360,9 +386,9 @@ def figure(result: dict[str, Any]) -> Figure:
         own = sorted((row for row in result["rows"] if row["architecture"] == name), key=lambda row: row["depth"])
         losses, spread = [row["loss"] - constant for row in own], [row["loss_std"] or 0.0 for row in own]
         axes.errorbar([row["depth"] for row in own], losses, spread, color=f"C{i}", marker="o", capsize=3, label=name)
-        paper = [row for row in own if row["paper_loss"] is not None]
+        paper = [(row["depth"], row["paper_loss"] - constant) for row in own if row["paper_loss"] is not None]
         if paper:
-            printed = [row["depth"] for row in paper], [row["paper_loss"] - constant for row in paper]
+            printed = zip(*paper, strict=True)
             axes.plot(*printed, color=f"C{i}", ls=":", marker="o", mfc="none", label=f"{name}, Table 2")
     axes.axhline(0, color="0.3", ls="--", lw=1, label="best constant")
     axes.axhline(result["baselines"]["linear"] - constant, color="0.3", ls="-.", lw=1, label="linear least squares")
