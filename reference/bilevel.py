@@ -5,7 +5,7 @@ A search looks for the architecture alpha whose trained weights do best on other
     min over alpha of  L_valid(w*(alpha), alpha)                                              eq. (3)
     where  w*(alpha) = argmin over w of  L_train(w, alpha)                                    eq. (4)
 
-It takes one step of the weights w, then one of alpha, and so on (algorithm 1). For alpha's step there are two
+It takes one step of alpha, then one of the weights w, and so on (algorithm 1). For alpha's step there are two
 approximations of w*(alpha). The first order takes the present w. The second order takes one step of gradient descent
 from there with the weights' own learning rate xi (and, in the code, their momentum m and weight decay d):
 

@@ -45,6 +45,12 @@ def test_imports_run_downwards(path: Path) -> None:
         assert FLOORS.get(name.split(".")[0], 0) <= floor, f"{path} imports {name}"
 
 
+def test_no_test_imports_from_another() -> None:
+    for path in (ROOT / "tests").glob("*.py"):
+        names = {name.removeprefix("tests.") for name in imported(path)}
+        assert not [name for name in names if name.startswith(("conftest", "test_"))], path
+
+
 def test_no_module_imports_itself_in_a_circle() -> None:
     modules = {module_name(path): path for path in FILES}
     below = {
