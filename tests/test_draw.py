@@ -66,6 +66,7 @@ NARROW = {
 }
 
 
+@cache
 def laid_out(cell: CellGenotype) -> Layout:
     return place(cell, OPERATIONS, operation_width=1.0)
 
