@@ -133,14 +133,17 @@ class Resolved(NamedTuple):
     search: SearchRecord | None
 
 
-def resolve(arch: str, network: NetworkConfig, hand_made: ManualConfig) -> Resolved:
-    """The architecture of a hand-made network's name, a published genotype, a file or a run's directory.
+def resolve(arch: str | Genotype, network: NetworkConfig, hand_made: ManualConfig) -> Resolved:
+    """The architecture of a genotype, a hand-made network's name, a published genotype, a file or a run's directory.
 
     Nothing that the files name is imported: a module that declares operations of the genotype must have been imported
     before.
 
     Raises ValueError for anything else, and for flags that belong to the other kind of network.
     """
+    if isinstance(arch, Genotype):
+        _refuse(hand_made, "for hand-made networks", "a genotype")
+        return Resolved(CellArchitecture(genotype_json=genotypes.to_json(arch), config=network), None)
     if not arch:
         raise ValueError(
             "--arch is missing; name a published genotype (optinas-genotype list), a hand-made network such as "

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from genotypes.files import is_leftover, remove_leftovers, write_atomically
 from genotypes.messages import one_line
-from nas import checkpoint, environment
+from nas import checkpoint, environment, screen
 from nas.errors import UsageError
 
 #: The operating system takes the lock from a process that has ended, however it ended; the file stays.
@@ -125,8 +125,8 @@ class Directory:
         return value if isinstance(value, dict) else {}
 
     def log(self, text: str) -> None:
-        """Prints a line and appends it to `log.txt`."""
-        tqdm.write(text)
+        """Shows a line and appends it to `log.txt`."""
+        screen.say(text)
         self._append(text)
 
     def warn(self, text: str) -> None:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nas import checkpoint
+from nas import checkpoint, screen
 from nas.device import algorithms
 from nas.directory import RunDirectory, changes, described, flat
 from nas.errors import NonFiniteLossError, Stopped, UsageError
@@ -200,7 +201,7 @@ class Run:
             total=self._steps,
             initial=self.step,
             desc=f"epoch {self.epoch + 1}/{self._epochs}",
-            disable=None,
+            disable=screen.silent() or None,
             leave=False,
         )
         with bar:
@@ -309,6 +310,9 @@ class Run:
 
     @contextmanager
     def _signals_handled(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+            yield
+            return
         # A terminal that is closed ends what runs in it, but for what nohup has started.
         handled = [s for s in _SIGNALS if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
         before = {s: signal.signal(s, self._on_signal) for s in handled}

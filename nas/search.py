@@ -133,8 +133,10 @@ class Derived:
         self.genotype = state["genotype"]
 
 
-def search(config: SearchConfig) -> SearchResult:
+def search(config: SearchConfig, *, images: ImageData | None = None) -> SearchResult:
     """Runs (or resumes) a search in its run directory and returns its result, as kept in `result.json`.
+
+    `images` takes the place of those that `config.data` names.
 
     Raises UsageError for a user's mistake, before anything is written; NonFiniteLossError; Stopped.
     """
@@ -143,7 +145,7 @@ def search(config: SearchConfig) -> SearchResult:
         by_differences = config.bilevel.unrolled and config.bilevel.hessian_product == "finite-difference"
         precision = resolve_precision(config.precision, device, exactly=by_differences)
         config = replace(config, precision=precision)  # for config.json, which a resumed run must have too
-        images = data.load(config.data)
+        images = data.load(config.data) if images is None else images
         torch.manual_seed(config.seed)
         space = spaces.build(config.space, seed=config.seed).to(device)
     bilevel = _bilevel(config, space, images, device, precision)

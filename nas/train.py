@@ -38,6 +38,7 @@ from nas.record import EvaluationResult, TrainRecord, TrainResult
 from nas.report import table
 from nas.run import Run, RunConfig, directory_of
 from nas.same_data import SameData, report_test_images
+from nas.weights import TrainedNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,18 +188,20 @@ def presets_for(arch: str) -> Mapping[str, Callable[[str], TrainConfig]]:
     return MANUAL_PRESETS if manual.is_manual(arch) else PRESETS
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Resolved | None = None) -> TrainResult:
     """Trains (or resumes) in the run directory and returns the result, as kept in `result.json`.
+
+    `images` and `resolved` take the place of what `config.data` and `config.arch` name.
 
     Raises UsageError for a user's mistake, before anything is written; NonFiniteLossError; Stopped.
     """
     with users_mistakes():
         spaces.import_modules(config.operations_from)
-        resolved = architecture.resolve(config.arch, config.network, config.manual)
+        resolved = resolved or architecture.resolve(config.arch, config.network, config.manual)
         device = resolve_device(config.run.device)
         precision = resolve_precision(config.precision, device)
         config = replace(config, precision=precision)  # for config.json, which a resumed run must have too
-        images = data.load(config.data)
+        images = data.load(config.data) if images is None else images
     torch.manual_seed(config.seed)
     arch = resolved.architecture
     network = arch.build(in_channels=images.channels, image_size=images.image_size, num_classes=images.num_classes).to(
@@ -464,23 +467,32 @@ def evaluate(config: TrainConfig) -> EvaluationResult:
     """
     assert config.evaluate is not None
     _refuse_training_flags(config, read_run(config.evaluate))
-    path = Path(config.evaluate) / weights.NAME
+    with users_mistakes():
+        spaces.import_modules(config.operations_from)
+        trained = weights.load(Path(config.evaluate) / weights.NAME)
+        images = data.load(config.data, trained.view)
+        trained.normalize(images)
+        if config.onnx:
+            to_onnx(trained, config.onnx)
+    report_test_images(images, Path(config.evaluate))
+    return EvaluationResult(
+        run_dir=config.evaluate,
+        arch=config.arch,
+        dataset=config.data.dataset,
+        **figures_of(trained, images, config),
+        epochs=config.epochs,
+    )
+
+
+def figures_of(trained: TrainedNetwork, images: ImageData, config: TrainConfig) -> dict[str, Any]:
+    """What a trained network costs, how well it does on the test images, and the seconds that took.
+
+    `images` must be normalized for it; of `config`, the device, its algorithms and the precision are taken.
+    Raises UsageError where these are not to be had.
+    """
     with users_mistakes():
         device = resolve_device(config.run.device)
         precision = resolve_precision(config.precision, device)
-        spaces.import_modules(config.operations_from)
-        trained = weights.load(path)
-        images = data.load(config.data, trained.view)
-        if tuple(images.classes) != trained.classes or images.channels != trained.in_channels:
-            raise ValueError(
-                f"{path} was trained on {len(trained.classes)} classes of images with {trained.in_channels} "
-                f"channels; {config.data.dataset} has {images.num_classes} with {images.channels}, or under "
-                "other names"
-            )
-        if config.onnx:
-            to_onnx(trained, config.onnx)
-    trained.normalize(images)
-    report_test_images(images, Path(config.evaluate))
     started = time.monotonic()
     meter, network = Meter(), trained.network.to(device)
     with algorithms(device, deterministic=config.run.deterministic):
@@ -488,14 +500,8 @@ def evaluate(config: TrainConfig) -> EvaluationResult:
         measure(
             partial(evaluation_step, network, precision=precision), images.test_loader(device=device).epoch(0), meter
         )
-    return EvaluationResult(
-        run_dir=config.evaluate,
-        arch=config.arch,
-        dataset=config.data.dataset,
-        **_figures(trained.network, meter, images),
-        seconds=round(time.monotonic() - started, 3),
-        epochs=config.epochs,
-    )
+    figures = _figures(network, meter, images)
+    return {**figures, "seconds": round(time.monotonic() - started, 3)}
 
 
 def _refuse_training_flags(config: TrainConfig, trained: TrainConfig) -> None:

@@ -126,7 +126,15 @@ class TrainedNetwork:
         return mean, std
 
     def normalize(self, images: ImageData) -> None:
-        """Has `images` normalized as those that the network was trained on."""
+        """Has `images` normalized as those that the network was trained on.
+
+        Raises ValueError for other classes or another number of channels.
+        """
+        if tuple(images.classes) != self.classes or images.channels != self.in_channels:
+            raise ValueError(
+                f"the network was trained on {len(self.classes)} classes of images with {self.in_channels} channels; "
+                f"{images.name} has {images.num_classes} with {images.channels}, or under other names"
+            )
         images.mean, images.std = self._statistics()
 
 

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 #: From the ground up; a module may import from its own floor and those below. What is above the scripts is not
 #: installed.
-FLOORS = {"genotypes": 0, "spaces": 1, "nas": 2, "train_search": 3, "train_eval": 3, "genotype_tool": 3}
+FLOORS = {"genotypes": 0, "spaces": 1, "nas": 2, "optinas": 3, "train_search": 3, "train_eval": 3, "genotype_tool": 3}
 FLOORS |= {"reference": 4, "benchmarks": 5, "soak": 5, "tests": 6}
 ROOMS = [name for name in FLOORS if name != "tests"]
 FILES = [p for name in ROOMS for p in [*(ROOT / name).rglob("*.py"), ROOT / f"{name}.py"] if p.is_file()]

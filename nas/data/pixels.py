@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from nas import screen
 from nas.data.errors import DataError
 
 #: Pillow's names of the formats that are read. All are decoded within Pillow: EPS would start Ghostscript, WMF is drawn
@@ -217,7 +218,7 @@ def in_parallel(function: Callable[[S], T], items: Sequence[S], what: str) -> li
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         # disable=None: no bar unless on a terminal
-        tqdm(total=len(items), desc=what, leave=False, disable=None) as bar,
+        tqdm(total=len(items), desc=what, leave=False, disable=screen.silent() or None) as bar,
     ):
         results: list[T] = []
         for part in pool.map(run, chunks):

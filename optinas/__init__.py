@@ -1,0 +1,31 @@
+"""Differentiable architecture search from Python: what the commands do, as functions that return their results.
+
+    import optinas
+
+    found = optinas.search(space="hb", dataset="digits", preset="smoke")
+    trained = optinas.train(found, dataset="digits", preset="smoke")
+    trained.network.predict(image)
+
+Images of your own are passed as `Arrays`. `load` and `evaluate` take trained networks, `genotype` and `draw` cells.
+Below these functions lie the packages `nas`, `spaces` and `genotypes`.
+"""
+
+from optinas.api import Evaluation, Found, Picture, Trained, draw, evaluate, genotype, load, search, train
+from optinas.arrays import Arrays
+
+__version__ = "0.1.0"  # setup.cfg reads it here
+
+__all__ = [
+    "Arrays",
+    "Evaluation",
+    "Found",
+    "Picture",
+    "Trained",
+    "__version__",
+    "draw",
+    "evaluate",
+    "genotype",
+    "load",
+    "search",
+    "train",
+]

@@ -1,0 +1,438 @@
+"""The functions of the package, and what they return."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import torch
+from msgspec import UNSET
+
+import genotypes
+import nas.search
+import nas.train
+import spaces
+from genotypes import CellGenotype, Genotype
+from genotypes.draw import picture
+from nas import architecture, data, record, screen, weights
+from nas.data import DataConfig, ImageData, manifest
+from nas.data.manifest import Manifest
+from nas.errors import Stopped, users_mistakes
+from nas.record import EvaluationResult, SearchRecord, TrainRecord
+from nas.run import RunConfig
+from nas.search import SearchConfig
+from nas.train import TrainConfig
+from nas.weights import TrainedNetwork
+from optinas.arrays import NAME, Arrays
+from optinas.options import check_names, configured, in_terms_of_python, leaves, shows, spelled
+
+PathLike = str | os.PathLike[str]
+
+_SEARCH = leaves(nas.search.PRESETS["paper"]("digits"))
+#: What train() has as its first argument, and what train_eval.py does besides training.
+_NOT_OF_TRAINING = ("arch", "evaluate", "onnx")
+_TRAIN = {
+    name: value for name, value in leaves(nas.train.PRESETS["paper"]("digits")).items() if name not in _NOT_OF_TRAINING
+}
+_EVALUATE = {
+    **leaves(DataConfig()),
+    **{name: _TRAIN[name] for name in ("device", "deterministic", "precision")},
+}
+_ALL = _SEARCH | _TRAIN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search has found.
+
+    Attributes:
+        genotype: of the last epoch.
+        valid_accuracy: percent; the supernet's, on the architecture's half of the training images.
+        seconds: of computing.
+        run_dir: where the run is kept; None if nowhere.
+        history: a row of figures for each epoch, as in `metrics.csv`.
+        config: the whole configuration.
+        record: the result with the settings, the seed and the images that decided it.
+    """
+
+    genotype: Genotype
+    valid_accuracy: float
+    seconds: float
+    run_dir: Path | None
+    history: tuple[Mapping[str, float], ...] = field(repr=False)
+    config: SearchConfig = field(repr=False)
+    record: SearchRecord = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How well a trained network does on the test images, and what it costs.
+
+    Attributes:
+        test_accuracy: percent.
+        test_error: percent.
+        test_top5_error: percent; None for 5 classes or fewer.
+        params: parameters.
+        macs: multiply-adds of one image.
+        seconds: of the measurement, or of the training.
+        note: how the test images differ from those of the training; None if they do not, or if that is not known.
+    """
+
+    test_accuracy: float
+    test_error: float
+    test_top5_error: float | None
+    params: int
+    macs: int
+    seconds: float
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Evaluation):
+    """A trained network and its figures, those of the last epoch.
+
+    Attributes:
+        network: on the CPU, in evaluation mode; `network.predict` takes images.
+        run_dir: where the run is kept; None if nowhere.
+        history: a row of figures for each epoch, as in `metrics.csv`.
+        config: the whole configuration.
+        record: the result with the architecture, the settings, the seed and the images that decided it, and with the
+            record of the search if there was one.
+    """
+
+    network: TrainedNetwork = field(repr=False)
+    run_dir: Path | None
+    history: tuple[Mapping[str, float], ...] = field(repr=False)
+    config: TrainConfig = field(repr=False)
+    record: TrainRecord = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that a notebook shows where it is the value of a cell.
+
+    Attributes:
+        svg: the content of a file.
+    """
+
+    svg: str = field(repr=False)
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
+@shows(_SEARCH)
+def search(
+    *,
+    dataset: str | Arrays = "digits",
+    preset: str = "paper",
+    run_dir: PathLike | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Found:
+    """Search an architecture.
+
+    The options are the flags of `optinas-search`, whose help explains them, with underscores in their names. The
+    defaults shown are those of the preset "paper".
+
+    Args:
+        dataset: digits, cifar10, cifar100, imagenet, folder (with `data`, its path), or `Arrays`.
+        preset: sets the defaults of all options: paper, the published protocol; smoke, minutes on a CPU.
+        run_dir: directory that keeps the run with its checkpoints, so that `resume=True` can continue it; by default
+            the run leaves nothing.
+        progress: print what the search works on, and a line for each epoch.
+        options: such as space="hb", epochs=8, unrolled=True, seed=1, device="cuda".
+
+    Returns:
+        The genotype with the search's figures and record.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: a value, the data or the directory is not right; the message says how to fix it.
+        RuntimeError: the loss is no longer finite.
+        OSError: a file cannot be written.
+
+    Example:
+        >>> found = optinas.search(space="hb", dataset="digits", preset="smoke")
+        >>> optinas.draw(found.genotype.normal)
+    """
+    check_names("search", options, _SEARCH)
+    with _call(run_dir, options, progress) as directory:
+        config = _configuration(nas.search.PRESETS, dataset, preset, {**options, "run_dir": directory})
+        nas.search.search(config, images=_in_memory(dataset, config.data))
+        kept = record.read(directory)
+        assert isinstance(kept, SearchRecord)
+        return Found(
+            genotype=genotypes.load(directory / "genotype.json"),
+            valid_accuracy=kept.result.valid_accuracy,
+            seconds=kept.result.seconds,
+            run_dir=_named(run_dir),
+            history=_history(directory),
+            config=_without_path(config, run_dir),
+            record=_without_directory(kept, run_dir),
+        )
+
+
+@shows(_TRAIN)
+def train(
+    arch: PathLike | Genotype | Found,
+    *,
+    dataset: str | Arrays = "digits",
+    preset: str = "paper",
+    run_dir: PathLike | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Trained:
+    """Train the network of a genotype, or a hand-made one, from scratch and test it.
+
+    The options are the flags of `optinas-eval`, whose help explains them, with underscores in their names. The
+    defaults shown are those of the preset "paper" for genotypes; hand-made networks have others.
+
+    Args:
+        arch: what `search` returned, a genotype, the name of a published one (DARTS_V2) or of a hand-made network
+            (hbnet56), a genotype file, or the directory of a search run.
+        dataset: digits, cifar10, cifar100, imagenet, folder (with `data`, its path), or `Arrays`.
+        preset: sets the defaults of all options: paper, the published protocol; smoke, minutes on a CPU.
+        run_dir: directory that keeps the run with its checkpoints, so that `resume=True` can continue it; by default
+            the run leaves nothing.
+        progress: print what the training works on, and a line for each epoch.
+        options: such as epochs=100, layers=8, init_channels=16, seed=1, device="cuda".
+
+    Returns:
+        The network with the training's figures and record.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: a value, the architecture, the data or the directory is not right; the message says how to fix it.
+        RuntimeError: the loss is no longer finite.
+        OSError: a file cannot be written.
+
+    Example:
+        >>> trained = optinas.train("DARTS_V2", dataset="digits", preset="smoke")
+        >>> trained.network.predict("photo.png")
+    """
+    check_names("train", options, _TRAIN)
+    with _call(run_dir, options, progress) as directory:
+        given = arch.genotype if isinstance(arch, Found) else arch
+        name = genotypes.to_text(given) if isinstance(given, Genotype) else os.fspath(given)
+        presets = nas.train.PRESETS if isinstance(given, Genotype) else nas.train.presets_for(name)
+        config = _configuration(presets, dataset, preset, {**options, "run_dir": directory, "arch": name})
+        resolved = None
+        if isinstance(given, Genotype):
+            with users_mistakes():
+                resolved = architecture.resolve(given, config.network, config.manual)
+        if isinstance(arch, Found):
+            assert resolved is not None
+            resolved = resolved._replace(search=arch.record)
+        nas.train.train(config, images=_in_memory(dataset, config.data), resolved=resolved)
+        kept = record.read(directory)
+        assert isinstance(kept, TrainRecord)
+        return Trained(
+            **_figures(kept.result),
+            network=weights.load(directory / weights.NAME),
+            run_dir=_named(run_dir),
+            history=_history(directory),
+            config=_without_path(config, run_dir),
+            record=_without_directory(kept, run_dir),
+        )
+
+
+@shows(_EVALUATE)
+def evaluate(
+    network: Trained | TrainedNetwork | PathLike, *, dataset: str | Arrays | None = None, **options: Any
+) -> Evaluation:
+    """Measure a trained network on test images.
+
+    The options are those of the data, and `device`, `deterministic` and `precision`.
+
+    Args:
+        network: what `train` or `load` returned, or the directory of a training run.
+        dataset: digits, cifar10, cifar100, imagenet, folder (with `data`, its path), or `Arrays`; by default, and with
+            all options of the data, as in the training. It must have the classes that the network was trained on.
+        options: such as data="my_images", batch_size=256, device="cuda".
+
+    Returns:
+        Accuracy and cost.
+
+    Raises:
+        TypeError: there is no such option, or no data set to fall back on.
+        ValueError: a value, the network or the data is not right; the message says how to fix it.
+
+    Example:
+        >>> optinas.evaluate("runs/hb-eval").test_accuracy
+    """
+    check_names("evaluate", options, _EVALUATE)
+    with in_terms_of_python(_ALL):
+        before, trained_on = _training_of(network)
+        with users_mistakes():
+            loaded = load(network) if isinstance(network, str | os.PathLike) else network
+        trained = loaded.network if isinstance(loaded, Trained) else loaded
+        if dataset is None:
+            if before is None or before.data.dataset == NAME:
+                raise TypeError("evaluate() needs a dataset here: nothing says which images the network is for")
+            dataset = before.data.dataset
+        if before is not None and options.get("split_seed", before.data.split_seed) != before.data.split_seed:
+            raise ValueError("split_seed must be that of the training: with another, its images would be tested on")
+        config = replace(before or TrainConfig(), run=RunConfig())
+        if isinstance(dataset, Arrays):
+            config = replace(config, data=replace(config.data, data=None, download=False))
+        with users_mistakes():
+            config = configured(config, {**options, "dataset": _name(dataset)})
+            images = _in_memory(dataset, config.data) or data.load(config.data, trained.view)
+            trained.normalize(images)
+        device = next(trained.network.parameters()).device
+        try:
+            figures = nas.train.figures_of(trained, images, config)
+        finally:
+            trained.network.to(device)
+        note = None if trained_on is None else manifest.compare_tests(trained_on, images.manifest())
+        return Evaluation(**{"test_top5_error": None, **_without_unset(figures)}, note=note)
+
+
+def load(path: PathLike) -> TrainedNetwork:
+    """Read a trained network, on the CPU and in evaluation mode.
+
+    A file may come from a stranger: nothing in it is executed or imported.
+
+    Args:
+        path: the directory of a training run, or a file `weights.safetensors`.
+
+    Raises:
+        ValueError: it is not there, is damaged, or is no such file.
+
+    Example:
+        >>> network = optinas.load("runs/hb-eval")
+        >>> network.predict("photo.png")
+    """
+    return weights.load(Path(path) / weights.NAME if os.path.isdir(path) else Path(path))
+
+
+def genotype(name: PathLike) -> Genotype:
+    """Read a genotype.
+
+    Args:
+        name: of a published genotype (DARTS_V2), of a file (NAME of several in it: FILE:NAME), or of the directory of
+            a run.
+
+    Raises:
+        ValueError: it is none of them, or the file is faulty.
+
+    Example:
+        >>> optinas.genotype("DARTS_V2").normal
+    """
+    spaces.load_installed()  # whose operations the genotype may have
+    return genotypes.resolve(name)
+
+
+def draw(cell: CellGenotype, title: str = "") -> Picture:
+    """Draw a cell.
+
+    Args:
+        cell: `normal` or `reduce` of a genotype.
+        title: written above it.
+
+    Raises:
+        ValueError: the cell is not valid.
+
+    Example:
+        >>> optinas.draw(optinas.genotype("DARTS_V2").normal, "DARTS, normal cell")
+    """
+    return Picture(picture(cell, "svg", title).decode())
+
+
+@contextmanager
+def _call(run_dir: PathLike | None, options: Mapping[str, object], progress: bool) -> Iterator[Path]:
+    """Around a run: gives its directory, and leaves the program as it was, but for what it was asked for.
+
+    A signal that ended the run is raised again, for whoever handles it without us.
+    """
+    if run_dir is None and options.get("resume"):
+        raise ValueError("resume=True needs run_dir, the directory of the run to continue")
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(in_terms_of_python(_ALL))
+            stack.enter_context(screen.shown_by(_print if progress else None))
+            # Where CUDA is not in use yet, its random numbers are nobody's.
+            gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+            stack.enter_context(torch.random.fork_rng(gpus))
+            if run_dir is not None:
+                yield Path(run_dir).expanduser()
+            else:
+                yield Path(stack.enter_context(TemporaryDirectory(prefix="optinas-"))) / "run"
+    except Stopped as stop:
+        signal.raise_signal(stop.signal)
+        raise KeyboardInterrupt from None
+
+
+def _print(line: str) -> None:
+    print(spelled(line, _ALL), flush=True)
+
+
+def _configuration(presets: Mapping[str, Any], dataset: str | Arrays, preset: str, options: dict[str, Any]) -> Any:
+    if preset not in presets:
+        raise ValueError(f"preset is {preset!r}; it must be {' or '.join(map(repr, presets))}")
+    name = _name(dataset)
+    with users_mistakes():
+        return configured(presets[preset](name), {**options, "dataset": name})
+
+
+def _name(dataset: str | Arrays) -> str:
+    return NAME if isinstance(dataset, Arrays) else dataset
+
+
+def _in_memory(dataset: str | Arrays, config: DataConfig) -> ImageData | None:
+    return dataset.data(config) if isinstance(dataset, Arrays) else None
+
+
+def _training_of(network: Trained | TrainedNetwork | PathLike) -> tuple[TrainConfig | None, Manifest | None]:
+    """How a network was trained, and on which images, where that is known."""
+    if isinstance(network, Trained):
+        return network.config, network.record.data
+    if isinstance(network, TrainedNetwork) or not os.path.isdir(network):
+        return None, None
+    config = nas.train.read_run(os.fspath(network))
+    try:
+        return config, manifest.read(Path(network))
+    except ValueError:
+        return config, None
+
+
+def _figures(result: EvaluationResult) -> dict[str, Any]:
+    names = ("test_accuracy", "test_error", "test_top5_error", "params", "macs", "seconds")
+    return {"test_top5_error": None, **_without_unset({name: getattr(result, name) for name in names})}
+
+
+def _without_unset(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not UNSET}
+
+
+def _history(directory: Path) -> tuple[Mapping[str, float], ...]:
+    """The rows of metrics.csv; none where it could not be written, which stops no run."""
+    try:
+        with (directory / "metrics.csv").open(newline="") as file:
+            return tuple({name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file))
+    except FileNotFoundError:
+        return ()
+
+
+def _named(run_dir: PathLike | None) -> Path | None:
+    return None if run_dir is None else Path(run_dir).expanduser()
+
+
+def _without_path(config: Any, run_dir: PathLike | None) -> Any:
+    return config if run_dir is not None else replace(config, run=replace(config.run, run_dir=None))
+
+
+def _without_directory(kept: Any, run_dir: PathLike | None) -> Any:
+    """The record of a run that nothing is left of does not name its directory."""
+    if run_dir is not None:
+        return kept
+    return msgspec.structs.replace(kept, result=msgspec.structs.replace(kept.result, run_dir=""))

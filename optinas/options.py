@@ -1,0 +1,114 @@
+"""Keyword arguments to configurations: a flag's name with underscores sets the field that the flag sets."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import msgspec
+import numpy as np
+
+from genotypes import GenotypeError
+from nas.errors import NonFiniteLossError, UsageError
+
+C = TypeVar("C")
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def leaves(config: object) -> dict[str, Any]:
+    """The options of a configuration with their values, however deep their fields lie; no two have the same name."""
+    found: dict[str, Any] = {}
+    for field in fields(cast(Any, config)):
+        value = getattr(config, field.name)
+        found |= leaves(value) if is_dataclass(value) else {field.name: value}
+    return found
+
+
+def configured(config: C, options: Mapping[str, object]) -> C:
+    """`config` with other values for some of its options.
+
+    Raises ValueError for a value of the wrong type, or one that the configuration refuses.
+    """
+    kinds = get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    for field in fields(cast(Any, config)):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            changes[field.name] = configured(value, options)
+        elif field.name in options:
+            changes[field.name] = _checked(field.name, options[field.name], kinds[field.name])
+    return cast(C, replace(cast(Any, config), **changes))
+
+
+def check_names(function: str, given: Mapping[str, object], known: Mapping[str, object]) -> None:
+    """Raises TypeError for an option that `function` does not have, with the one that may have been meant."""
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
+
+
+def shows(options: Mapping[str, object]) -> Callable[[F], F]:
+    """Decorator of a function with `**options`: help and completion show each of them with its default."""
+
+    def decorate(function: F) -> F:
+        own = inspect.signature(function).parameters
+        named = [parameter for parameter in own.values() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+        more = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+            for name, default in options.items()
+            if name not in own
+        ]
+        cast(Any, function).__signature__ = inspect.signature(function).replace(parameters=[*named, *more])
+        return function
+
+    return decorate
+
+
+@contextmanager
+def in_terms_of_python(flags: Mapping[str, object]) -> Iterator[None]:
+    """Within it, errors that name flags name options instead: `--batch-size` is batch_size, `--resume` resume=True.
+
+    Args:
+        flags: the options with their defaults; those that are bool are switches.
+    """
+    try:
+        yield
+    except (UsageError, GenotypeError, NonFiniteLossError) as error:
+        error.args = (spelled(str(error), flags),)
+        raise error from None  # its cause says the same, of flags
+
+
+def spelled(text: str, flags: Mapping[str, object]) -> str:
+    """A line with options in the place of flags."""
+
+    def option(match: re.Match[str]) -> str:
+        name = match[1].replace("-", "_")
+        if name.startswith("no_") and name not in flags:
+            return f"{name.removeprefix('no_')}=False"
+        return f"{name}=True" if isinstance(flags.get(name), bool) else name
+
+    return re.sub(r"(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9])", option, text)
+
+
+def _checked(name: str, value: object, kind: Any) -> Any:
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, os.PathLike):
+        plain = os.fspath(plain)
+    try:
+        return msgspec.convert(plain, kind)
+    except msgspec.ValidationError:
+        raise ValueError(f"{name} is {value!r}; it must be {_described(kind)}") from None
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    return inspect.formatannotation(kind).replace("typing.", "")
