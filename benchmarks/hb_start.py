@@ -31,6 +31,7 @@ from nas.data import DataConfig, load
 from nas.record import SearchRecord
 from nas.report import table
 from nas.run import RunConfig
+from nas.supernet import SupernetConfig
 from spaces import KINDS, SpaceConfig
 
 #: The published protocol: 50 epochs of 391 steps.
@@ -89,7 +90,7 @@ def _searched(config: Config, data: DataConfig, steps: int, gap: float, seed: in
                 run=RunConfig(run_dir=str(directory), resume=(directory / "config.json").exists(), device="cpu"),
                 data=data,
                 space=start,
-                supernet=search.SupernetConfig(layers=config.layers, init_channels=config.channels),
+                supernet=SupernetConfig(layers=config.layers, init_channels=config.channels),
                 bilevel=BilevelConfig(arch_learning_rate=PAPER_STEPS * PAPER_RATE / steps),
             )
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from nas.data import Batch
 from nas.device import Precision, algorithms, autocast, resolve_device
 from nas.graphs import captured
 from nas.report import table
-from nas.supernet import Supernet
+from nas.supernet import Supernet, SupernetConfig
 from reference.bilevel import PlainBilevel
 from reference.supernet import PlainSupernet
 from spaces import SearchSpace, SpaceConfig
@@ -185,7 +185,7 @@ def measure_passes(config: Config, device: torch.device) -> list[dict[str, Any]]
     builders: dict[str, Callable[..., nn.Module]] = {
         "plain": PlainSupernet,
         "ours": Supernet,
-        "ours, checkpointed cells": partial(Supernet, checkpoint_cells=True),
+        "ours, checkpointed cells": _checkpointed,
     }
     rows = []
     for gradients in ("weights", "weights and architecture"):
@@ -235,16 +235,12 @@ def build_space(config: Config) -> SearchSpace:
 
 def build_supernet(build: Callable[..., nn.Module], space: SearchSpace, config: Config) -> nn.Module:
     """A supernet of either engine."""
-    return build(
-        space.topology,
-        space.operations,
-        in_channels=3,
-        image_size=(config.image_size, config.image_size),
-        num_classes=10,
-        channels=config.init_channels,
-        layers=config.layers,
-        stem="cifar",
-    )
+    size = SupernetConfig(layers=config.layers, init_channels=config.init_channels, stem="cifar")
+    return build(space, size, in_channels=3, image_size=(config.image_size, config.image_size), num_classes=10)
+
+
+def _checkpointed(space: SearchSpace, config: SupernetConfig, **shape: Any) -> Supernet:
+    return Supernet(space, replace(config, checkpoint_cells=True), **shape)
 
 
 if __name__ == "__main__":

@@ -19,33 +19,13 @@ from nas.device import Precision, PrecisionChoice, resolve_device, resolve_preci
 from nas.diagnostics import diagnose
 from nas.errors import MAX_EPOCHS, SEEDS, check_ranges, users_mistakes
 from nas.graphs import Step, captured
-from nas.macro import StemName
 from nas.meter import Meter, measure
 from nas.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.record import SearchRecord, SearchResult
 from nas.run import Run, RunConfig, directory_of
 from nas.same_data import SameData
-from nas.supernet import Supernet
+from nas.supernet import Supernet, SupernetConfig
 from spaces import KINDS, SearchSpace, SpaceConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class SupernetConfig:
-    """The supernet; the defaults are DARTS's (Liu et al., ICLR 2019, sec. 3.1)."""
-
-    layers: int = 8
-    """Number of cells (DARTS sec. 3.1)."""
-    init_channels: int = 16
-    """Channels of the first cells (DARTS sec. A.1)."""
-    stem: StemName = "auto"
-    """First layers: cifar (stride 1), imagenet (stride 8), or auto by the image's size."""
-    checkpoint_cells: bool = False
-    """Keep only the inputs of the cells and compute each cell again for its gradient: less than a third of the memory,
-    a third more time, the same results but for rounding."""
-
-    def __post_init__(self) -> None:
-        if self.layers < 1 or self.init_channels < 2:
-            raise ValueError("a supernet needs --layers of at least 1 and --init-channels of at least 2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,15 +180,11 @@ def _bilevel(
     config: SearchConfig, space: SearchSpace, images: ImageData, device: torch.device, precision: Precision
 ) -> Bilevel:
     supernet = Supernet(
-        space.topology,
-        space.operations,
+        space,
+        config.supernet,
         in_channels=images.channels,
         image_size=images.image_size,
         num_classes=images.num_classes,
-        channels=config.supernet.init_channels,
-        layers=config.supernet.layers,
-        stem=config.supernet.stem,
-        checkpoint_cells=config.supernet.checkpoint_cells,
     ).to(device)
     return Bilevel(supernet, space, config.bilevel, nn.CrossEntropyLoss(), precision)
 

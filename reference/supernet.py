@@ -30,15 +30,15 @@ from torch import Tensor, nn
 
 from nas.macro import (
     CellPlan,
-    StemName,
     build_preprocessing,
     build_stem,
     edge_stride,
     plan_cells,
     resolve_stem,
 )
-from spaces import Kind, Topology, build_operation
-from spaces.ops import POOLS
+from nas.supernet import SupernetConfig
+from spaces import Kind, SearchSpace, Topology, build_operation
+from spaces.ops import traits
 
 
 def without_relu_in_place(module: nn.Module) -> None:
@@ -71,7 +71,7 @@ class PlainMixedOperation(nn.Module):
 
 def _candidate(name: str, channels: int, stride: int) -> nn.Module:
     module = build_operation(name, channels, stride, affine=False)
-    if name in POOLS:
+    if traits(module).pool:
         return nn.Sequential(module, nn.BatchNorm2d(channels, affine=False))
     return module
 
@@ -110,11 +110,9 @@ class PlainSupernet(nn.Module):
     """The network that the search trains: stem, cells, global average pooling, classifier (DARTS sec. 3.1).
 
     Args:
-        topology, operations: of the search space.
+        space: of which only the topology and the names of the operations are read.
+        config: as for `nas.supernet`; cells are never computed again for the gradient.
         in_channels, image_size, num_classes: of the data; `image_size` (H, W) only decides the stem "auto".
-        channels: of the first cells (DARTS: 16).
-        layers: number of cells (DARTS: 8).
-        stem: "cifar" (stride 1), "imagenet" (stride 8) or "auto".
 
     Called with images (N, in_channels, H, W) and the mixing weights (E, O) of each cell kind, it gives logits
     (N, num_classes).
@@ -122,21 +120,19 @@ class PlainSupernet(nn.Module):
 
     def __init__(
         self,
-        topology: Topology,
-        operations: Sequence[str],
+        space: SearchSpace,
+        config: SupernetConfig,
         *,
         in_channels: int,
         image_size: tuple[int, int],
         num_classes: int,
-        channels: int = 16,
-        layers: int = 8,
-        stem: StemName = "auto",
     ) -> None:
         super().__init__()
-        self.stem = build_stem(resolve_stem(stem, image_size), in_channels, channels)
+        topology = space.topology
+        self.stem = build_stem(resolve_stem(config.stem, image_size), in_channels, config.init_channels)
         concatenated: dict[Kind, int] = {"normal": topology.nodes, "reduce": topology.nodes}
-        plans = list(plan_cells(layers, channels, self.stem, concatenated))
-        self.cells = nn.ModuleList(PlainSearchCell(topology, operations, plan) for plan in plans)
+        plans = list(plan_cells(config.layers, config.init_channels, self.stem, concatenated))
+        self.cells = nn.ModuleList(PlainSearchCell(topology, space.operations, plan) for plan in plans)
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
         without_relu_in_place(self)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from itertools import islice
-from typing import TypeGuard
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import ClassVar, NamedTuple, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from spaces.kernels.norm import FoldedBatchNorm2d
 from spaces.kernels.pointwise import StridedPointwiseConv2d
 
 OperationBuilder = Callable[[int, int, bool], nn.Module]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 #: name -> constructor(channels, stride, affine); `affine` is that of the operation's BatchNorms.
 OPERATIONS: dict[str, OperationBuilder] = {}
@@ -43,9 +45,6 @@ TABLE_6 = (
     "neg_skip_connect",
     "none",
 )
-
-#: Those without parameters or BatchNorm of their own; the supernet follows them by a BatchNorm.
-POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 
 def operation(name: str, label: str | None = None) -> Callable[[OperationBuilder], OperationBuilder]:
@@ -92,12 +91,49 @@ def convolution(c_in: int, c_out: int, kernel: int, stride: int, padding: int) -
     return nn.Conv2d(c_in, c_out, kernel, stride, padding, bias=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What is known of an operation, for those who have a shorter way to compute it; by default, nothing is."""
+
+    pool: bool = False
+    """A pool, without a BatchNorm of its own: the supernet follows it by one."""
+    sign: float | None = None
+    """The identity times this sign."""
+    zero: bool = False
+    """Zero, whatever the input."""
+    relu_first: bool = False
+    """A `StartsWithReLU`, with a ReLU in its first place unless somebody has put another module there."""
+
+
+_TRAITS: dict[type[nn.Module], Traits] = {nn.Identity: Traits(sign=1.0)}
+
+
+def known_as(traits: Traits) -> Callable[[type[ModuleT]], type[ModuleT]]:
+    """Decorator by which the class of an operation says what it is."""
+
+    def declare(cls: type[ModuleT]) -> type[ModuleT]:
+        _TRAITS[cls] = traits
+        return cls
+
+    return declare
+
+
+def traits(module: nn.Module) -> Traits:
+    """What the class of `module` says it is. Nothing is inherited: a subclass may compute something else."""
+    return _TRAITS.get(type(module), Traits())
+
+
 class StartsWithReLU(ABC):
     """A module that sees only the ReLU of its input; whoever has that already shares it by calling `after_relu`.
 
     That is another entrance than the module itself: `forward` and its hooks are passed by. `starts_with_relu` tells
     whether both give the same.
     """
+
+    @property
+    @abstractmethod
+    def first(self) -> nn.Module:
+        """What the input goes through first."""
 
     @abstractmethod
     def after_relu(self, x: Tensor) -> Tensor:
@@ -107,20 +143,18 @@ class StartsWithReLU(ABC):
 def starts_with_relu(module: nn.Module) -> TypeGuard[StartsWithReLU]:
     """Whether `module(x)` is `module.after_relu(x.relu())`.
 
-    A subclass, or another activation in the ReLU's place, may compute something else: they are not known to.
+    It is not known of a subclass, nor where another activation stands in the ReLU's place.
     """
-    first: object = None
-    if type(module) in (FactorizedReduce, NegativeFactorizedReduce):
-        first = module.relu
-    elif type(module) in (ReLUConvBN, DilConv, SepConv):
-        first = module.op[0]  # type: ignore[index]
-    elif type(module) is _ReLUSequence:
-        first = module[0]
-    return type(first) is nn.ReLU
+    return traits(module).relu_first and isinstance(module, StartsWithReLU) and type(module.first) is nn.ReLU
 
 
+@known_as(Traits(relu_first=True))
 class _ReLUSequence(nn.Sequential, StartsWithReLU):
     """Modules one after another, of which the first is a ReLU."""
+
+    @property
+    def first(self) -> nn.Module:
+        return self[0]
 
     def after_relu(self, x: Tensor) -> Tensor:
         for module in islice(self, 1, None):
@@ -135,6 +169,10 @@ class _OneSequence(nn.Module, StartsWithReLU):
         super().__init__()
         self.op = _ReLUSequence(*modules)
 
+    @property
+    def first(self) -> nn.Module:
+        return self.op.first
+
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
 
@@ -142,6 +180,7 @@ class _OneSequence(nn.Module, StartsWithReLU):
         return self.op.after_relu(x)
 
 
+@known_as(Traits(relu_first=True))
 class ReLUConvBN(_OneSequence):
     """ReLU - convolution - BatchNorm."""
 
@@ -151,8 +190,12 @@ class ReLUConvBN(_OneSequence):
         )
 
 
+@known_as(Traits(relu_first=True))
 class FactorizedReduce(nn.Module, StartsWithReLU):
     """Halves H and W: two 1x1 convolutions, of the pixels at even and at odd coordinates, side by side."""
+
+    #: By which the result is multiplied.
+    sign: ClassVar[float] = 1.0
 
     def __init__(self, c_in: int, c_out: int, affine: bool = True) -> None:
         super().__init__()
@@ -160,6 +203,10 @@ class FactorizedReduce(nn.Module, StartsWithReLU):
         self.conv_1 = nn.Conv2d(c_in, c_out // 2, 1, bias=False)
         self.conv_2 = nn.Conv2d(c_in, c_out - c_out // 2, 1, bias=False)
         self.bn = FoldedBatchNorm2d(c_out, affine=affine)
+
+    @property
+    def first(self) -> nn.Module:
+        return self.relu
 
     def forward(self, x: Tensor) -> Tensor:
         return self.after_relu(self.relu(x))
@@ -179,13 +226,33 @@ def even_and_odd_pixels(x: Tensor) -> tuple[Tensor, Tensor]:
     return even, odd
 
 
+@known_as(Traits(relu_first=True))
 class NegativeFactorizedReduce(FactorizedReduce):
     """Minus the factorized reduce: the negative identity at stride 2."""
+
+    sign = -1.0
 
     def after_relu(self, x: Tensor) -> Tensor:
         return -super().after_relu(x)
 
 
+@known_as(Traits(pool=True))
+class MaxPool(nn.MaxPool2d):
+    """Maximum over 3x3 pixels."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__(3, stride=stride, padding=1)
+
+
+@known_as(Traits(pool=True))
+class AvgPool(nn.AvgPool2d):
+    """Mean over those of 3x3 pixels that lie in the image."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__(3, stride=stride, padding=1, count_include_pad=False)
+
+
+@known_as(Traits(sign=-1.0))
 class NegativeIdentity(nn.Module):
     """x -> -x."""
 
@@ -193,6 +260,7 @@ class NegativeIdentity(nn.Module):
         return -x
 
 
+@known_as(Traits(zero=True))
 class Zero(nn.Module):
     """x -> 0, also for an x that is not finite."""
 
@@ -204,23 +272,59 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
-class DilConv(_OneSequence):
-    """ReLU - dilated depthwise - pointwise - BatchNorm."""
+class Round(NamedTuple):
+    """The names of the modules of a round, in the order in which they are computed."""
+
+    relu: str
+    depthwise: str
+    pointwise: str
+    norm: str
+
+
+class Separable(_OneSequence):
+    """Rounds of ReLU - depthwise convolution - pointwise convolution - BatchNorm.
+
+    `rounds` names the modules of each, as they stand in its state and for `get_submodule`.
+    """
+
+    #: The classes of a round's modules.
+    PARTS: ClassVar = (nn.ReLU, DepthwiseConv2d, nn.Conv2d, FoldedBatchNorm2d)
+
+    def __init__(self, *rounds: Sequence[nn.Module]) -> None:
+        super().__init__(*chain.from_iterable(rounds))
+        numbers = range(len(self.op))
+        size = len(self.PARTS)
+        self.rounds = [Round(*(f"op.{i}" for i in numbers[start : start + size])) for start in numbers[::size]]
+
+    @property
+    def first_depthwise(self) -> DepthwiseConv2d:
+        """All have its filter size, and it alone has the stride."""
+        convolution = self.get_submodule(self.rounds[0].depthwise)
+        assert isinstance(convolution, DepthwiseConv2d)
+        return convolution
+
+    def is_as_built(self) -> bool:
+        """Whether nobody has put a module of another class in the place of one."""
+        return [type(module) for module in self.op] == [*self.PARTS] * len(self.rounds)
+
+
+@known_as(Traits(relu_first=True))
+class DilConv(Separable):
+    """A single round, dilated."""
 
     def __init__(self, channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> None:
-        super().__init__(nn.ReLU(), *_depthwise_separable(channels, kernel, stride, dilation, affine))
+        super().__init__([nn.ReLU(), *_depthwise_separable(channels, kernel, stride, dilation, affine)])
 
 
-class SepConv(_OneSequence):
-    """ReLU - depthwise - pointwise - BatchNorm, twice; only the first depthwise has the stride."""
+@known_as(Traits(relu_first=True))
+class SepConv(Separable):
+    """Two rounds; only the first depthwise convolution has the stride."""
 
     def __init__(self, channels: int, kernel: int, stride: int, affine: bool) -> None:
         super().__init__(
-            nn.ReLU(),
-            *_depthwise_separable(channels, kernel, stride, 1, affine),
+            [nn.ReLU(), *_depthwise_separable(channels, kernel, stride, 1, affine)],
             # In place: nobody else sees the BatchNorm's result, nor does its gradient need it.
-            nn.ReLU(inplace=True),
-            *_depthwise_separable(channels, kernel, 1, 1, affine),
+            [nn.ReLU(inplace=True), *_depthwise_separable(channels, kernel, 1, 1, affine)],
         )
 
 
@@ -269,12 +373,12 @@ def _conv_7x1_1x7(channels: int, stride: int, affine: bool) -> nn.Module:
 
 @operation("max_pool_3x3")
 def _max_pool_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.MaxPool2d(3, stride=stride, padding=1)
+    return MaxPool(stride)
 
 
 @operation("avg_pool_3x3")
 def _avg_pool_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.AvgPool2d(3, stride=stride, padding=1, count_include_pad=False)
+    return AvgPool(stride)
 
 
 @operation("skip_connect")

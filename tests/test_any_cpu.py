@@ -1,8 +1,8 @@
 """One training step of all that is registered is right in float32 on any CPU, also on one without AVX-512.
 
 Libraries choose their kernels by the CPU, and a kernel of oneDNN for AVX2 has written past its buffer (see
-`spaces.pointwise`). So everything is compared with float64, which takes other kernels: here as the CPU is, and once
-more in a process that oneDNN is told has AVX2 alone.
+`spaces.kernels.pointwise`). So everything is compared with float64, which takes other kernels: here as the CPU is, and
+once more in a process that oneDNN is told has AVX2 alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nas.manual import ManualConfig
 from nas.manual.registry import FAMILIES, Family
 from nas.manual.units import bottleneck_unit, build_shortcut
 from nas.network import Network, NetworkConfig
-from nas.supernet import Supernet
+from nas.supernet import Supernet, SupernetConfig
 from spaces import OPERATIONS, SpaceConfig, build_operation
 from spaces.ops import ReLUConvBN, convolution
 from tests.architectures import random_genotype
@@ -73,15 +73,8 @@ def test_a_step_of_every_operation_at_every_width(name: str) -> None:
 @pytest.mark.parametrize("space", spaces.names())
 def test_a_step_of_every_supernet(space: str, channels: int) -> None:
     searched = spaces.build(SpaceConfig(space=space, nodes=2, operations=tuple(OPERATIONS)))
-    supernet = Supernet(
-        searched.topology,
-        searched.operations,
-        in_channels=3,
-        image_size=(12, 12),
-        num_classes=3,
-        channels=channels,
-        layers=3,
-    )
+    config = SupernetConfig(layers=3, init_channels=channels)
+    supernet = Supernet(searched, config, in_channels=3, image_size=(12, 12), num_classes=3)
 
     def call(module: nn.Module, x: Tensor) -> Tensor:
         logits: Tensor = module(x, {kind: weights.to(x.dtype) for kind, weights in searched.mixing().items()})

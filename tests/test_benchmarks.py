@@ -29,6 +29,7 @@ from benchmarks import (
 from benchmarks.command import run_benchmark
 from benchmarks.counting import OperatorCounter, computes
 from nas.bilevel import Bilevel, BilevelConfig
+from nas.supernet import SupernetConfig
 from reference.bilevel import PlainBilevel
 from reference.supernet import PlainSupernet
 from spaces import SpaceConfig
@@ -106,9 +107,8 @@ def test_the_plain_steps_are_the_same_mathematics(unrolled: bool) -> None:
     for stepper in (Bilevel, PlainBilevel):
         torch.manual_seed(0)
         space = spaces.build(SpaceConfig(space="hb", nodes=1, init="random")).double()
-        supernet = PlainSupernet(
-            space.topology, space.operations, in_channels=3, image_size=(8, 8), num_classes=3, channels=2, layers=3
-        ).double()
+        size = SupernetConfig(layers=3, init_channels=2)
+        supernet = PlainSupernet(space, size, in_channels=3, image_size=(8, 8), num_classes=3).double()
         batches = [(torch.randn(6, 3, 8, 8).double(), torch.randint(3, (6,))) for _ in range(2)]
         bilevel: Any = stepper(supernet, space, config, nn.CrossEntropyLoss())  # type: ignore[operator]
         bilevel.weight_step(batches[0])  # so that there is momentum

@@ -16,7 +16,7 @@ import spaces
 from nas.bilevel import Bilevel, BilevelConfig, HessianProduct
 from nas.data import Batch
 from nas.report import add_logits
-from nas.supernet import Supernet
+from nas.supernet import Supernet, SupernetConfig
 from reference.supernet import PlainSupernet
 from spaces import SpaceConfig, registry
 from spaces.kernels.norm import frozen_statistics
@@ -27,7 +27,7 @@ PRODUCTS: tuple[HessianProduct, ...] = ("exact", "finite-difference")
 
 
 def supernet_of(space: spaces.SearchSpace, layers: int) -> Supernet:
-    return Supernet(space.topology, space.operations, channels=4, layers=layers, **SHAPE)
+    return Supernet(space, SupernetConfig(layers=layers, init_channels=4), **SHAPE)
 
 
 def problem(space_name: str = "hb", *, smooth: bool = False, **fields: object) -> Bilevel:
@@ -41,7 +41,7 @@ def problem(space_name: str = "hb", *, smooth: bool = False, **fields: object) -
     space = spaces.build(SpaceConfig(space=space_name, nodes=2, init="random", operations=operations))
     supernet: Any = supernet_of(space, layers=3)
     if smooth:
-        supernet = PlainSupernet(space.topology, space.operations, channels=4, layers=3, **SHAPE)
+        supernet = PlainSupernet(space, SupernetConfig(layers=3, init_channels=4), **SHAPE)
     config = BilevelConfig(learning_rate=0.3, **fields)  # type: ignore[arg-type]
     bilevel = Bilevel(supernet.double(), space.double(), config, nn.CrossEntropyLoss())
     bilevel.weight_step(batch(9))

@@ -29,7 +29,7 @@ from nas import manual
 from nas.bilevel import Bilevel, BilevelConfig
 from nas.data import Batch
 from nas.network import Network, NetworkConfig
-from nas.supernet import Supernet
+from nas.supernet import Supernet, SupernetConfig
 from nas.train import TrainConfig, Training
 from spaces import SpaceConfig
 
@@ -70,15 +70,8 @@ def search(space_name: str, config: BilevelConfig) -> list[float]:
     """Losses of the architecture's and the weights' steps in turn, and that of the evaluation after them."""
     torch.manual_seed(0)
     space = spaces.build(SpaceConfig(space=space_name, nodes=2, init="random"), seed=0)
-    supernet = Supernet(
-        space.topology,
-        space.operations,
-        in_channels=3,
-        image_size=(SIDE, SIDE),
-        num_classes=CLASSES,
-        channels=2,
-        layers=3,
-    )
+    shape = {"in_channels": 3, "image_size": (SIDE, SIDE), "num_classes": CLASSES}
+    supernet = Supernet(space, SupernetConfig(layers=3, init_channels=2), **shape)
     bilevel = Bilevel(supernet, space, config, nn.CrossEntropyLoss())
     losses = []
     for step in range(STEPS // 2):

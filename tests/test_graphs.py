@@ -23,7 +23,7 @@ from nas.errors import Stopped, UsageError
 from nas.graphs import CapturedStep, CudaGraph, GraphMemory, Outputs, captured
 from nas.meter import Meter
 from nas.run import Run
-from nas.supernet import Supernet
+from nas.supernet import Supernet, SupernetConfig
 from spaces import SpaceConfig
 from tests.tiny import OPERATIONS, SEARCH, TRAIN, assert_same, final_state
 
@@ -201,7 +201,7 @@ def test_no_step_waits_for_the_gpu(product: Any) -> None:
     device = torch.device("cuda")
     space = spaces.build(SpaceConfig(space="darts", nodes=2)).to(device)
     shape: dict[str, Any] = {"in_channels": 3, "image_size": (8, 8), "num_classes": 3}
-    supernet = Supernet(space.topology, space.operations, channels=4, layers=3, **shape).to(device)
+    supernet = Supernet(space, SupernetConfig(layers=3, init_channels=4), **shape).to(device)
     config = BilevelConfig(unrolled=product is not None, hessian_product=product or "finite-difference")
     bilevel = Bilevel(supernet, space, config, nn.CrossEntropyLoss())
     data = torch.randn(8, 3, 8, 8, device=device), torch.arange(8, device=device) % 3

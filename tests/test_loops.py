@@ -18,7 +18,7 @@ from nas import checkpoint, data
 from nas.bilevel import Bilevel, BilevelConfig
 from nas.data import DataConfig
 from nas.network import Network, NetworkConfig
-from nas.supernet import Supernet
+from nas.supernet import Supernet, SupernetConfig
 from spaces import SpaceConfig
 from tests.tiny import DATA, assert_same
 
@@ -90,7 +90,7 @@ def test_the_search_loop(tmp_path: Path) -> None:
     assert (len(ours), len(theirs)) == (16, 8)
     torch.manual_seed(5)
     space = spaces.build(SpaceConfig(space="agd", nodes=2, init="random"), seed=5)
-    supernet = Supernet(space.topology, space.operations, channels=4, layers=3, **SHAPE)  # type: ignore[arg-type]
+    supernet = Supernet(space, SupernetConfig(layers=3, init_channels=4), **SHAPE)  # type: ignore[arg-type]
     constants = BilevelConfig(
         learning_rate=0.07,
         momentum=0.8,

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-import nas.stacked
 import spaces
 from nas.bilevel import Bilevel, BilevelConfig
 from nas.macro import resolve_stem
-from nas.stacked import SeparateOperations
-from nas.supernet import LeavingEdges, SearchCell, Supernet, from_per_edge_state_dict
+from nas.supernet import LeavingEdges, SearchCell, Supernet, SupernetConfig, from_per_edge_state_dict, stacked
+from nas.supernet.stacked import SeparateOperations
 from reference.supernet import PlainMixedOperation, PlainSearchCell, PlainSupernet
 from spaces import KINDS, OPERATIONS, SpaceConfig, build_operation
 from spaces.ops import DilConv
@@ -30,22 +29,30 @@ ALL = spaces.names()
 def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """In as many passes over the operations as on a CPU, and as on a GPU."""
     if request.param == "gpu":
-        monkeypatch.setattr(nas.stacked, "passes_over", lambda operations, device: 1)
+        monkeypatch.setattr(stacked, "passes_over", lambda operations, device: 1)
 
 
-def build(name: str, operations: Sequence[str] = (), **fields: object) -> tuple[spaces.SearchSpace, Supernet]:
+def build(
+    name: str,
+    operations: Sequence[str] = (),
+    *,
+    in_channels: int = 3,
+    image_size: tuple[int, int] = (32, 32),
+    **fields: Any,
+) -> tuple[spaces.SearchSpace, Supernet]:
     space = spaces.build(SpaceConfig(space=name, operations=tuple(operations)))
-    shape: dict[str, Any] = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
-    return space, Supernet(space.topology, space.operations, **{**shape, **fields})
+    config = SupernetConfig(**fields)
+    return space, Supernet(space, config, in_channels=in_channels, image_size=image_size, num_classes=10)
 
 
 class Pair:
     """The plain supernet and ours with the same weights, in float64, and mixing weights drawn at random."""
 
     def __init__(self, space: spaces.SearchSpace, **fields: Any) -> None:
-        shape: dict[str, Any] = {"in_channels": 3, "image_size": (32, 32), "num_classes": 5, "channels": 4, "layers": 4}
-        self.plain = PlainSupernet(space.topology, space.operations, **{**shape, **fields}).double()
-        self.ours = Supernet(space.topology, space.operations, **{**shape, **fields}).double()
+        config = SupernetConfig(**{"layers": 4, "init_channels": 4, **fields})
+        shape: dict[str, Any] = {"in_channels": 3, "image_size": (32, 32), "num_classes": 5}
+        self.plain = PlainSupernet(space, config, **shape).double()
+        self.ours = Supernet(space, config, **shape).double()
         self.ours.load_state_dict(from_per_edge_state_dict(self.plain.state_dict(), self.ours))
         size = (len(space.topology.edges), len(space.operations))
         self.mixing = {kind: torch.rand(size, dtype=torch.float64, requires_grad=True) for kind in KINDS}
@@ -109,7 +116,7 @@ def test_cells_that_are_computed_again_are_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_cells_that_are_computed_again_can_be_differentiated_twice(name: str) -> None:
-    pair = Pair(spaces.build(SpaceConfig(space=name, nodes=2)), layers=5, channels=2)
+    pair = Pair(spaces.build(SpaceConfig(space=name, nodes=2)), layers=5, init_channels=2)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(4, 3, 8, 8, generator=generator, dtype=torch.float64)
     batch = images, torch.randint(5, (4,), generator=generator)
@@ -134,7 +141,7 @@ def test_subsets_of_the_operations_in_any_order(seed: int) -> None:
     drawn = torch.randperm(len(OPERATIONS), generator=torch.Generator().manual_seed(seed))[: 2 + seed].tolist()
     names = tuple(list(OPERATIONS)[i] for i in drawn)
     space = spaces.build(SpaceConfig(space="darts", nodes=2, operations=names))
-    Pair(space, channels=3, layers=3, image_size=(8, 8)).assert_equal((8, 8))
+    Pair(space, init_channels=3, layers=3).assert_equal((8, 8))
 
 
 class Odd(spaces.SearchSpace):
@@ -189,12 +196,20 @@ def _slow_norm(channels: int, stride: int, affine: bool) -> nn.Module:
     return module
 
 
+def _reduce_with_gelu(channels: int, stride: int, affine: bool) -> nn.Module:
+    module: Any = build_operation("skip_connect", channels, stride, affine)
+    if stride == 2:
+        module.relu = nn.GELU()
+    return module
+
+
 #: Operations of a user that look like ours and are not.
 NEARLY: dict[str, Any] = {
     "triple": lambda c, stride, affine: Triple() if stride == 1 else build_operation("skip_connect", c, stride, affine),
     "slow_norm": _slow_norm,
     "gelu": sep_conv_with_gelu,
     "dilation_3": lambda c, stride, affine: DilConv(c, 3, stride, 3, affine),
+    "gelu_reduce": _reduce_with_gelu,
 }
 
 
@@ -233,7 +248,7 @@ def test_dropout_cannot_be_computed_again(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_cells_are_computed_again_in_the_precision_they_had() -> None:
-    space, supernet = build("hb", channels=4, layers=1, checkpoint_cells=True)
+    space, supernet = build("hb", init_channels=4, layers=1, checkpoint_cells=True)
     seen: list[torch.dtype] = []
     supernet.cells[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -246,11 +261,12 @@ def test_cells_are_computed_again_in_the_precision_they_had() -> None:
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_a_seed_gives_the_plain_supernets_weights(name: str, stem: str) -> None:
     space = spaces.build(SpaceConfig(space=name))
-    shape: dict[str, Any] = {"in_channels": 3, "image_size": (8, 8), "num_classes": 5, "channels": 4, "layers": 4}
+    config = SupernetConfig(layers=4, init_channels=4, stem=stem)  # type: ignore[arg-type]
+    shape: dict[str, Any] = {"in_channels": 3, "image_size": (8, 8), "num_classes": 5}
     torch.manual_seed(1)
-    plain = PlainSupernet(space.topology, space.operations, **shape, stem=stem)
+    plain = PlainSupernet(space, config, **shape)
     torch.manual_seed(1)
-    ours = Supernet(space.topology, space.operations, **shape, stem=stem)
+    ours = Supernet(space, config, **shape)
     converted = from_per_edge_state_dict(plain.state_dict(), ours)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in plain.parameters())
     assert all(torch.equal(value, converted[key]) for key, value in ours.state_dict().items())
@@ -267,7 +283,7 @@ def test_a_missing_tensor_is_named() -> None:
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("fields", [{}, {"unrolled": True, "hessian_product": "exact"}], ids=["first", "exact"])
 def test_ten_steps_of_a_search(name: str, fields: dict[str, Any]) -> None:
-    pair = Pair(spaces.build(SpaceConfig(space=name, nodes=2)), layers=3, channels=2)
+    pair = Pair(spaces.build(SpaceConfig(space=name, nodes=2)), layers=3, init_channels=2)
     config = BilevelConfig(learning_rate=0.1, arch_learning_rate=0.03, **fields)
     searches = [
         Bilevel(net, spaces.build(SpaceConfig(space=name, nodes=2, init="random"), seed=3).double(), config, CRITERION)
@@ -298,7 +314,7 @@ CRITERION = nn.CrossEntropyLoss()
 @pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("name", ALL)
 def test_bf16_is_as_near_to_the_exact_results_as_the_plain_form_in_bf16(name: str) -> None:
-    pair = Pair(spaces.build(SpaceConfig(space=name)), channels=8, layers=3)
+    pair = Pair(spaces.build(SpaceConfig(space=name)), init_channels=8, layers=3)
     x, towards = torch.randn(16, 3, 16, 16), torch.randn(16, 5)
 
     def all_gradients(net: nn.Module, dtype: torch.dtype, autocast: bool) -> tuple[Tensor, Tensor]:
@@ -336,7 +352,7 @@ def kept_bytes(net: nn.Module, mixing: dict[Any, Tensor], x: Tensor) -> int:
 
 
 def test_less_is_kept_for_the_gradient() -> None:
-    pair = Pair(spaces.build(SpaceConfig(space="darts")), channels=8, layers=6)
+    pair = Pair(spaces.build(SpaceConfig(space="darts")), init_channels=8, layers=6)
     mixing = {kind: weights.detach() for kind, weights in pair.mixing.items()}
     x = torch.randn(8, 3, 16, 16, dtype=torch.float64)
     plain, ours = kept_bytes(pair.plain, mixing, x), kept_bytes(pair.ours, mixing, x)
@@ -350,7 +366,7 @@ def test_less_is_kept_for_the_gradient() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of the compiler itself
 @pytest.mark.parametrize("training", [True, False])
 def test_it_is_one_graph_for_the_compiler(training: bool) -> None:
-    space, supernet = build("hb", channels=4, layers=3, image_size=(8, 8))
+    space, supernet = build("hb", init_channels=4, layers=3, image_size=(8, 8))
     supernet.train(training)
     twin, x = copy.deepcopy(supernet), torch.randn(4, 3, 8, 8)
     torch.compiler.reset()
@@ -367,7 +383,7 @@ def test_it_is_one_graph_for_the_compiler(training: bool) -> None:
 
 
 def test_it_runs_on_the_meta_device() -> None:
-    space, supernet = build("darts", channels=2, layers=3)
+    space, supernet = build("darts", init_channels=2, layers=3)
     mixing = {kind: weights.detach().to("meta") for kind, weights in space.mixing().items()}
     logits = supernet.to("meta")(torch.randn(2, 3, 8, 8, device="meta"), mixing)
     logits.sum().backward()
@@ -382,7 +398,7 @@ def test_it_runs_on_the_meta_device() -> None:
 def test_every_weight_and_architecture_parameter_gets_a_gradient(
     name: str, in_channels: int, size: tuple[int, int]
 ) -> None:
-    space, supernet = build(name, in_channels=in_channels, image_size=size, channels=4, layers=3)
+    space, supernet = build(name, in_channels=in_channels, image_size=size, init_channels=4, layers=3)
     logits = supernet(torch.randn(3, in_channels, *size), space.mixing())
     assert logits.shape == (3, 10)
     logits.square().sum().backward()
@@ -393,19 +409,19 @@ def test_every_weight_and_architecture_parameter_gets_a_gradient(
 
 def test_size_of_the_published_supernet() -> None:
     # DARTS's own search network, CIFAR-10, 8 cells, 16 channels: 1,930,618 weights.
-    _, supernet = build("darts", channels=16, layers=8)
+    _, supernet = build("darts", init_channels=16, layers=8)
     assert sum(p.numel() for p in supernet.parameters()) == 1_930_618
 
 
 def test_reductions_at_one_and_two_thirds() -> None:
-    _, supernet = build("darts", channels=2, layers=8)
+    _, supernet = build("darts", init_channels=2, layers=8)
     assert [cell.kind for cell in supernet.cells] == ["normal"] * 2 + ["reduce"] + ["normal"] * 2 + ["reduce"] + [
         "normal"
     ] * 2
 
 
 def test_batchnorms_of_the_cells_are_not_affine() -> None:
-    _, supernet = build("hb", channels=2, layers=3)
+    _, supernet = build("hb", init_channels=2, layers=3)
     norms = [m for m in supernet.cells.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
     assert not any(m.affine for m in norms)
@@ -414,7 +430,7 @@ def test_batchnorms_of_the_cells_are_not_affine() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_leaving_edges_are_weighted_sums_of_the_separate_operations(stride: int) -> None:
     candidates = [[build_operation(name, 4, stride, affine=False) for name in OPERATIONS] for _ in range(3)]
-    leaving = LeavingEdges(tuple(OPERATIONS), candidates, 4).eval()
+    leaving = LeavingEdges(candidates, 4).eval()
     x, weights = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last), torch.rand(3, len(OPERATIONS))
     expected = torch.cat(
         [
@@ -463,7 +479,7 @@ def test_plain_pools_are_followed_by_a_batchnorm() -> None:
 def test_eq_26_in_a_normal_cell(gap: float, tolerance: float) -> None:
     """With the HB initialization x_t = F(x_{t-1}) + x_{t-1} - x_{t-2}, F the mixed operation o1."""
     space = spaces.build(SpaceConfig(space="hb", init_gap=gap), seed=3).double()
-    pair = Pair(space, layers=3, channels=8)
+    pair = Pair(space, layers=3, init_channels=8)
     cell, plain, weights = pair.ours.cells[0], pair.plain.cells[0], space.mixing_weights("normal")
     assert isinstance(cell, SearchCell)
     s0, s1 = torch.randn(2, 4, 24, 8, 8, dtype=torch.float64).relu()
@@ -485,20 +501,20 @@ def test_stem_by_image_size(stem: str, size: tuple[int, int], expected: str) -> 
 
 
 def test_imagenet_stem_in_the_supernet() -> None:
-    space, supernet = build("hb", channels=4, layers=3, stem="imagenet")
+    space, supernet = build("hb", init_channels=4, layers=3, stem="imagenet")
     assert supernet(torch.randn(2, 3, 64, 64), space.mixing()).shape == (2, 10)
 
 
 def test_the_supernet_holds_no_architecture() -> None:
     for name in ALL:
-        space, supernet = build(name, channels=2, layers=1)
+        space, supernet = build(name, init_channels=2, layers=1)
         assert {id(p) for p in supernet.parameters()}.isdisjoint({id(p) for p in space.parameters()})
         assert set(space.mixing()) == set(KINDS)
 
 
 def test_space_and_operation_order_do_not_matter_to_the_names() -> None:
     """The layout is documented: cell, source node, group of operations."""
-    _, supernet = build("darts", channels=2, layers=1)
+    _, supernet = build("darts", init_channels=2, layers=1)
     names = {name.split(".", 2)[2] for name, _ in supernet.named_parameters() if ".leaving.0." in name}
     stacked = [f"leaving.0.stacked.{g}" for g in range(3)]
     separable = [f"depthwise.{i}.{m}" for i, m in itertools.product(range(2), range(2))]

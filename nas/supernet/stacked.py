@@ -19,10 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaces.kernels.depthwise import DepthwiseConv2d, depthwise_each
-from spaces.kernels.norm import EPS, MOMENTUM, FoldedBatchNorm2d, NormSlice, StackedNorm
+from spaces.kernels.depthwise import depthwise_each
+from spaces.kernels.norm import EPS, MOMENTUM, NormSlice, StackedNorm
 from spaces.kernels.pointwise import gradient_without_gaps, pointwise_norm, pointwise_norm_relu_depthwise
-from spaces.ops import DilConv, FactorizedReduce, NegativeFactorizedReduce, SepConv, even_and_odd_pixels
+from spaces.ops import (
+    DilConv,
+    FactorizedReduce,
+    NegativeFactorizedReduce,
+    Separable,
+    SepConv,
+    even_and_odd_pixels,
+    starts_with_relu,
+)
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -46,10 +54,24 @@ class Source:
 class StackedOperations(nn.Module, ABC):
     """M operations of one kind on E edges, made of separate modules, whose weights they take over.
 
-    The modules come as a list of E for each operation. Called with the source and a scale (M * E * C,) of the
-    results, operation after operation, it gives their weighted sums over the operations, (N, E * C, H', W'), as a new
-    tensor.
+    Called with the source and a scale (M * E * C,) of the results, operation after operation, it gives their weighted
+    sums over the operations, (N, E * C, H', W'), as a new tensor.
+
+    Args:
+        separate: the modules of each operation, one for each edge.
     """
+
+    def __init__(self, separate: Sequence[Sequence[nn.Module]]) -> None:
+        super().__init__()
+        self.operations, self.edges = len(separate), len(separate[0])
+
+    @classmethod
+    @abstractmethod
+    def kind(cls, module: nn.Module) -> Hashable | None:
+        """Equal for modules that this class can compute together; None for what it cannot compute.
+
+        An operation of a user may look like one of ours and be another: only what is known to the last is not None.
+        """
 
     @abstractmethod
     def forward(self, source: Source, scale: Tensor) -> Tensor: ...
@@ -68,52 +90,71 @@ class StackedOperations(nn.Module, ABC):
             }
         )
 
+    def of_all_edges(self, name: str, operations: Iterable[int] | None = None) -> list[Origin]:
+        """The tensors of that name, operation after operation (default: all), in it edge after edge."""
+        operations = range(self.operations) if operations is None else operations
+        return [Origin(m, e, name) for m in operations for e in range(self.edges)]
 
-class RoundOfPass(NamedTuple):
-    """Depthwise convolution, pointwise convolution and BatchNorm of the operations that are computed in one pass."""
+
+class OfPass(NamedTuple):
+    """What a round of separable convolutions has of the operations that are computed in one pass."""
 
     filters: Tensor
+    """Depthwise, (M' * E * C, 1, K, K) of the M' operations in the pass."""
     pointwise: Tensor
+    """(M' * E * C, C, 1, 1)."""
     norm: NormSlice
 
 
 class StackedSeparable(StackedOperations):
     """Depthwise convolution, pointwise convolution and BatchNorm, once (dilated) or twice (separable)."""
 
-    def __init__(self, separate: Sequence[Sequence[SepConv | DilConv]]) -> None:
-        super().__init__()
-        first = [_depthwise_of(edges[0]) for edges in separate]
-        self.stride, self.dilation = first[0].stride[0], first[0].dilation[0]
-        self.operations, self.edges, C = len(separate), len(separate[0]), first[0].out_channels
+    def __init__(self, separate: Sequence[Sequence[Separable]]) -> None:
+        super().__init__(separate)
+        first = [edges[0].first_depthwise for edges in separate]
+        self.stride, self.dilation, C = first[0].stride[0], first[0].dilation[0], first[0].out_channels
+        self.rounds = separate[0][0].rounds
         width = self.operations * self.edges * C
-        rounds = range(len(separate[0][0].op) // 4)
+        # Filters may differ in size, so that each operation has a tensor of its own; all else is one tensor a round.
         self.depthwise = nn.ModuleList(
-            nn.ParameterList(torch.empty(self.edges * C, 1, *conv.kernel_size) for conv in first) for _ in rounds
+            nn.ParameterList(torch.empty(self.edges * C, 1, *conv.kernel_size) for conv in first) for _ in self.rounds
         )
-        self.pointwise = nn.ParameterList(torch.empty(width, C, 1, 1) for _ in rounds)
-        self.norms = nn.ModuleList(StackedNorm(width) for _ in rounds)
+        self.pointwise = nn.ParameterList(torch.empty(width, C, 1, 1) for _ in self.rounds)
+        self.norms = nn.ModuleList(StackedNorm(width) for _ in self.rounds)
         self.take(separate)
+
+    @classmethod
+    def kind(cls, module: nn.Module) -> Hashable | None:
+        if type(module) not in (SepConv, DilConv) or not _norms_are_plain(module):
+            return None
+        assert isinstance(module, Separable)
+        if not module.is_as_built():
+            return None
+        return type(module), module.first_depthwise.stride, module.first_depthwise.dilation
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
         passes = passes_over(self.operations, source.x.device)
-        rounds = [self._round(i, passes) for i in range(len(self.norms))]
+        rounds = [self._passes_of_round(i, passes) for i in range(len(self.rounds))]
+        # All passes begin with the same tensor, so that they share what its convolutions do with it.
         filters = [of_pass.filters for of_pass in rounds[0]]
         convolved = depthwise_each(source.relu, filters, stride=self.stride, dilation=self.dilation)
         total = None
         for x, of_pass, scale_of_pass in zip(convolved, zip(*rounds, strict=True), scale.chunk(passes), strict=True):
+            # The inner part of two rounds is one function, from a depthwise convolution to the next.
             for this, following in pairwise(of_pass):
                 x = pointwise_norm_relu_depthwise(x, this.pointwise, this.norm, following.filters)
+            # The mixing weight is the scale of the last BatchNorm, where it costs nothing.
             x = pointwise_norm(x, of_pass[-1].pointwise, of_pass[-1].norm, scale_of_pass)
-            # In place: it is a new tensor, and its gradient does not need it.
+            # In place: x is a new tensor, which nothing else holds and no gradient needs.
             total = x if total is None else total.add_(x)
         assert total is not None
         return sum_of_parts(total, self.operations // passes)
 
-    def _round(self, index: int, passes: int) -> list[RoundOfPass]:
+    def _passes_of_round(self, index: int, passes: int) -> list[OfPass]:
         norm = self.norms[index]
         assert isinstance(norm, StackedNorm)
         parts = self._filters(index, passes), self.pointwise[index].chunk(passes), norm.slices(passes)
-        return [RoundOfPass(*of_pass) for of_pass in zip(*parts, strict=True)]
+        return [OfPass(*of_pass) for of_pass in zip(*parts, strict=True)]
 
     def _filters(self, index: int, passes: int) -> list[Tensor]:
         """The depthwise filters of each pass; in one pass, those of all operations, brought to the largest size."""
@@ -122,23 +163,20 @@ class StackedSeparable(StackedOperations):
         filters = list(of_operations)
         if passes == len(filters):
             return filters
+        # A filter between zeros is the same convolution, since each is padded so that the image keeps its size.
         largest = max(f.shape[2] for f in filters)
         borders = [(largest - f.shape[2]) // 2 for f in filters]
         return [torch.cat([F.pad(f, [b] * 4) if b else f for f, b in zip(filters, borders, strict=True)])]
 
     def origins(self) -> dict[str, list[Origin]]:
         found = {}
-        for i in range(len(self.norms)):
-            # ReLU, depthwise, pointwise, BatchNorm.
+        for i, names in enumerate(self.rounds):
             for m in range(self.operations):
-                found[f"depthwise.{i}.{m}"] = self._everywhere(f"op.{4 * i + 1}.weight", [m])
-            found[f"pointwise.{i}"] = self._everywhere(f"op.{4 * i + 2}.weight", range(self.operations))
+                found[f"depthwise.{i}.{m}"] = self.of_all_edges(f"{names.depthwise}.weight", [m])
+            found[f"pointwise.{i}"] = self.of_all_edges(f"{names.pointwise}.weight")
             for name in STATISTICS:
-                found[f"norms.{i}.{name}"] = self._everywhere(f"op.{4 * i + 3}.{name}", range(self.operations))
+                found[f"norms.{i}.{name}"] = self.of_all_edges(f"{names.norm}.{name}")
         return found
-
-    def _everywhere(self, name: str, operations: Iterable[int]) -> list[Origin]:
-        return [Origin(m, e, name) for m in operations for e in range(self.edges)]
 
 
 class StackedReductions(StackedOperations):
@@ -147,38 +185,47 @@ class StackedReductions(StackedOperations):
     sign: Tensor
 
     def __init__(self, separate: Sequence[Sequence[FactorizedReduce]]) -> None:
-        super().__init__()
-        self.operations, self.edges = len(separate), len(separate[0])
+        super().__init__(separate)
         first = separate[0][0]
         parts = self.operations * self.edges
         self.halves = nn.ParameterList(
             torch.empty(parts * half.out_channels, half.in_channels, 1, 1) for half in (first.conv_1, first.conv_2)
         )
         self.norm = StackedNorm(parts * first.bn.num_features)
-        signs = [-1.0 if isinstance(edges[0], NegativeFactorizedReduce) else 1.0 for edges in separate]
-        sign = torch.tensor(signs).repeat_interleave(self.edges * first.bn.num_features)
-        self.register_buffer("sign", sign, persistent=False)
+        sign = torch.tensor([edges[0].sign for edges in separate])
+        self.register_buffer("sign", sign.repeat_interleave(self.edges * first.bn.num_features), persistent=False)
         self.take(separate)
+
+    @classmethod
+    def kind(cls, module: nn.Module) -> Hashable | None:
+        if type(module) not in (FactorizedReduce, NegativeFactorizedReduce) or not _norms_are_plain(module):
+            return None
+        return "both signs" if starts_with_relu(module) else None
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
         pixels = even_and_odd_pixels(source.relu)
         halves = [F.conv2d(x, weight) for x, weight in zip(pixels, self.halves, strict=True)]
+        # A reduce has its two halves side by side: they are joined within each operation and edge, not as a whole.
         by_edge = [half.unflatten(1, (self.operations * self.edges, -1)) for half in halves]
+        # The sign goes into the scale, where it costs nothing.
         return sum_of_parts(self.norm(torch.cat(by_edge, dim=2).flatten(1, 2), self.sign * scale), self.operations)
 
     def origins(self) -> dict[str, list[Origin]]:
         names = {"halves.0": "conv_1.weight", "halves.1": "conv_2.weight"}
         names |= {f"norm.{name}": f"bn.{name}" for name in STATISTICS}
-        everywhere = [(m, e) for m in range(self.operations) for e in range(self.edges)]
-        return {ours: [Origin(m, e, theirs) for m, e in everywhere] for ours, theirs in names.items()}
+        return {ours: self.of_all_edges(theirs) for ours, theirs in names.items()}
 
 
 class SeparateOperations(StackedOperations):
     """Any other operations, one by one and edge by edge."""
 
     def __init__(self, separate: Sequence[Sequence[nn.Module]]) -> None:
-        super().__init__()
+        super().__init__(separate)
         self.separate = nn.ModuleList(nn.ModuleList(edges) for edges in separate)
+
+    @classmethod
+    def kind(cls, module: nn.Module) -> Hashable | None:
+        return "any"
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
         results = [edge(source.x) for edges in self._lists() for edge in edges]
@@ -196,11 +243,30 @@ class SeparateOperations(StackedOperations):
         return [edges for edges in self.separate if isinstance(edges, nn.ModuleList)]
 
 
-def _depthwise_of(module: SepConv | DilConv) -> DepthwiseConv2d:
-    """The first convolution: all of an operation have its filter size, only the first has the stride."""
-    convolution = module.op[1]
-    assert isinstance(convolution, DepthwiseConv2d)
-    return convolution
+#: The first that can compute an operation does; the last can compute any.
+CLASSES: tuple[type[StackedOperations], ...] = (StackedSeparable, StackedReductions, SeparateOperations)
+
+
+def stack(candidates: Mapping[int, Sequence[nn.Module]]) -> list[tuple[list[int], StackedOperations]]:
+    """Gathers operations that can be computed together.
+
+    Args:
+        candidates: the modules of each operation on E edges, under its column in the mixing weights.
+
+    Returns:
+        The columns of the operations of each group, and the group.
+    """
+    groups: dict[tuple[type[StackedOperations], Hashable], list[int]] = {}
+    for o, edges in candidates.items():
+        kinds = ((cls, cls.kind(edges[0])) for cls in CLASSES)
+        groups.setdefault(next((cls, kind) for cls, kind in kinds if kind is not None), []).append(o)
+    return [(columns, cls([candidates[o] for o in columns])) for (cls, _), columns in groups.items()]
+
+
+def _norms_are_plain(module: nn.Module) -> bool:
+    """Whether all BatchNorms in `module` are such as a `StackedNorm` computes."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    return all((m.affine, m.momentum, m.eps, m.track_running_stats) == (False, MOMENTUM, EPS, True) for m in norms)
 
 
 def concatenated(tensors: Sequence[Tensor]) -> Tensor:
@@ -218,38 +284,6 @@ def sum_of_parts(x: Tensor, parts: int) -> Tensor:
     for part in others:
         total = total.add_(part)
     return total
-
-
-def stack(candidates: Mapping[int, Sequence[nn.Module]]) -> list[tuple[list[int], StackedOperations]]:
-    """Gathers operations that can be computed together.
-
-    Args:
-        candidates: the modules of each operation on E edges, under its column in the mixing weights.
-
-    Returns:
-        The columns of the operations of each group, and the group.
-    """
-    columns: dict[Hashable, list[int]] = {}
-    for o, edges in candidates.items():
-        columns.setdefault(_kind(edges[0]), []).append(o)
-    return [(of, kind[0]([candidates[o] for o in of])) for kind, of in columns.items()]  # type: ignore[index]
-
-
-def _kind(module: nn.Module) -> Hashable:
-    """Equal for what can be computed together; the first item is the class that does it.
-
-    An operation of a user may look like one of ours and be another: what is not known to the last is left separate.
-    """
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    plain = all((m.affine, m.momentum, m.eps, m.track_running_stats) == (False, MOMENTUM, EPS, True) for m in norms)
-    if isinstance(module, SepConv | DilConv) and type(module) in (SepConv, DilConv) and plain:
-        parts = [type(part) for part in module.op]
-        if parts == [nn.ReLU, DepthwiseConv2d, nn.Conv2d, FoldedBatchNorm2d] * (len(parts) // 4):
-            convolution = _depthwise_of(module)
-            return StackedSeparable, type(module), convolution.stride, convolution.dilation
-    if type(module) in (FactorizedReduce, NegativeFactorizedReduce) and plain:
-        return (StackedReductions,)
-    return (SeparateOperations,)
 
 
 class SharedOperations(nn.Module):
@@ -270,9 +304,10 @@ class SharedOperations(nn.Module):
         self, pools: Mapping[int, nn.Module], identities: Mapping[int, float], operations: int, channels: int
     ) -> None:
         super().__init__()
-        self.pools = dict(pools)
+        self.pools = dict(pools)  # not registered: they have no state
         self.norm = StackedNorm(len(pools) * channels) if pools else None
-        # Identity and negative identity are one thing, whose weight is the difference of both.
+        # Which columns of the mixing weights make up the weight of each shared result. Identity and negative identity
+        # are one result, whose weight is the difference of both.
         selection = torch.zeros(len(pools) + bool(identities), operations)
         for row, o in enumerate(pools):
             selection[row, o] = 1
@@ -289,8 +324,10 @@ class SharedOperations(nn.Module):
             shared.append(gradient_without_gaps(pooled))
         if self.has_identity:
             shared.append(x)
+        # A product with the selection's transpose, but in fp32: autocast would round a matrix product.
         weights_EJ = (weights_EO[:, None] * self.selection).sum(dim=2)
-        # A pointwise convolution, whose matrix has a multiple of the unit matrix for each edge and result.
+        # A pointwise convolution, whose matrix (E * C, J * C) has a multiple of the unit matrix for each edge and
+        # result. Of C products C - 1 are with zero, but it is one kernel, which writes the edges side by side.
         matrix = weights_EJ[:, None, :, None] * self.eye[:, None, :]
         return F.conv2d(torch.cat(shared, dim=1), matrix.flatten(2).flatten(0, 1)[:, :, None, None])
 

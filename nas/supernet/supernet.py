@@ -1,0 +1,120 @@
+"""The supernet: a stack of cells whose edges mix all candidate operations.
+
+It knows a search space only through its topology, its operations and the mixing weights it is called with.
+
+Shape letters: N C H W images, E edges (mixed operations of a cell), O candidate operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.dropout import _DropoutNd
+
+from nas.errors import UsageError
+from nas.macro import StemName, build_stem, plan_cells, resolve_stem
+from nas.supernet.cell import SearchCell
+from nas.supernet.stacked import concatenated
+from spaces import Kind, SearchSpace
+from spaces.kernels.recompute import recomputed
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetConfig:
+    """The supernet; the defaults are DARTS's (Liu et al., ICLR 2019, sec. 3.1)."""
+
+    layers: int = 8
+    """Number of cells (DARTS sec. 3.1)."""
+    init_channels: int = 16
+    """Channels of the first cells (DARTS sec. A.1)."""
+    stem: StemName = "auto"
+    """First layers: cifar (stride 1), imagenet (stride 8), or auto by the image's size."""
+    checkpoint_cells: bool = False
+    """Keep only the inputs of the cells and compute each cell again for its gradient: less than a third of the memory,
+    a third more time, the same results but for rounding."""
+
+    def __post_init__(self) -> None:
+        if self.layers < 1 or self.init_channels < 2:
+            raise ValueError("a supernet needs --layers of at least 1 and --init-channels of at least 2")
+
+
+class Supernet(nn.Module):
+    """The network that the search trains (DARTS sec. 3.1).
+
+    Args:
+        space: of which only the topology and the names of the operations are read.
+        config: depth, width, stem, and whether cells are computed again for the gradient.
+        in_channels, image_size, num_classes: of the data; `image_size` (H, W) only decides the stem "auto".
+
+    Called with images (N, in_channels, H, W) and the mixing weights (E, O) of each cell kind, it gives logits
+    (N, num_classes).
+
+    Raises ValueError for cells to be computed again that have an operation with dropout.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        config: SupernetConfig,
+        *,
+        in_channels: int,
+        image_size: tuple[int, int],
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        topology = space.topology
+        self.checkpoint_cells = config.checkpoint_cells
+        self.stem = build_stem(resolve_stem(config.stem, image_size), in_channels, config.init_channels)
+        nodes: dict[Kind, int] = {"normal": topology.nodes, "reduce": topology.nodes}
+        plans = list(plan_cells(config.layers, config.init_channels, self.stem, nodes))
+        self.cells = nn.ModuleList(SearchCell(topology, space.operations, plan) for plan in plans)
+        self.global_pooling = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
+        if config.checkpoint_cells and any(isinstance(m, _DropoutNd) for m in self.cells.modules()):
+            raise UsageError(
+                "an operation has dropout, which a cell that is computed again would draw anew; leave "
+                "--checkpoint-cells out"
+            )
+        # Stacked channels are innermost in memory, so that what is stacked lies side by side.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, mixing: Mapping[Kind, Tensor]) -> Tensor:
+        s0, last = self.stem(x)
+        relu0 = s0.relu()
+        for cell in self.cells:
+            assert isinstance(cell, SearchCell)
+            relu1 = last.relu()
+            last = self._run(cell, relu0, relu1, mixing[cell.kind])
+            relu0 = relu1
+        return self.classifier(self.global_pooling(last).flatten(1))
+
+    def _run(self, cell: SearchCell, relu0: Tensor, relu1: Tensor, weights_EO: Tensor) -> Tensor:
+        if not (self.checkpoint_cells and torch.is_grad_enabled()):
+            return cell(relu0, relu1, weights_EO)
+
+        # Only what is handed over as an argument gets a gradient: the cell is called as a function of its parameters.
+        names, parameters = zip(*cell.named_parameters(), strict=True)
+
+        def function(relu0: Tensor, relu1: Tensor, weights_EO: Tensor, *parameters: Tensor) -> Tensor:
+            return functional_call(cell, dict(zip(names, parameters, strict=True)), (relu0, relu1, weights_EO))
+
+        return recomputed(function, cell, relu0, relu1, weights_EO, *parameters)
+
+
+def from_per_edge_state_dict(state_dict: Mapping[str, Tensor], supernet: Supernet) -> dict[str, Tensor]:
+    """The state of a supernet whose edges are separate modules, in the layout of `supernet`.
+
+    There, `cells.3.edges.5.candidates.0...` belongs to operation 0 on edge 5 of cell 3, as in DARTS's code, whose
+    names `_ops.5._ops.0` are the same but for that. Raises KeyError for a tensor that is missing.
+    """
+    converted = {}
+    for layer, cell in enumerate(supernet.cells):
+        assert isinstance(cell, SearchCell)
+        for ours, theirs in cell.per_edge_names().items():
+            parts = [state_dict[f"cells.{layer}.{name}"] for name in theirs]
+            converted[f"cells.{layer}.{ours}"] = concatenated(parts)
+    return {name: converted[name] if name in converted else state_dict[name] for name in supernet.state_dict()}
