@@ -35,6 +35,7 @@ def captured(*steps: Step, device: torch.device, enabled: bool) -> tuple[Step, .
     """
     if device.type != "cuda" or not enabled:
         return steps
+    # The steps of a loop take turns, so that all their graphs can use the same memory.
     memory = GraphMemory(device)
     return tuple(CapturedStep(step, memory) for step in steps)
 
@@ -55,14 +56,18 @@ class CapturedStep:
 
     def __call__(self, *batches: Batch) -> Outputs:
         shapes = tuple(tensor.shape for batch in batches for tensor in batch)
+        # Counted for each shape: another one has buffers of other sizes, and other algorithms may be the fastest.
         if self._calls[shapes] < WARM_UP:
             self._calls[shapes] += 1
             with self._memory.beside():
                 return self._step(*batches)
         if shapes not in self._graphs:
+            # The graph will always read these copies, wherever the loader puts its batches. Capturing computes nothing,
+            # so that this call too must replay it below.
             inputs = [(images.clone(), labels.clone()) for images, labels in batches]
             self._graphs[shapes] = inputs, CudaGraph(lambda: self._step(*inputs), self._memory)
         inputs, graph = self._graphs[shapes]
+        # On the current stream, as the replay: a batch is in place before the first kernel reads it.
         for (images, labels), (new_images, new_labels) in zip(inputs, batches, strict=True):
             images.copy_(new_images)
             labels.copy_(new_labels)
@@ -88,6 +93,7 @@ class GraphMemory:
         Workspaces belong to a stream, and nodes of autograd that outlive a step remember theirs.
         """
         main = torch.cuda.current_stream(self.device)
+        # The GPU waits here, not the CPU: work queued on one stream starts when that on the other is done.
         self.stream.wait_stream(main)
         with torch.cuda.stream(self.stream):
             yield
@@ -111,10 +117,12 @@ class CudaGraph:
                     self._graph, pool=memory.pool, stream=memory.stream, capture_error_mode="thread_local"
                 ),
             ):
+                # Tensors made here have addresses in the pool and no values yet; a replay writes these.
                 self._outputs = function()
         except RuntimeError as error:
-            reason = error.__context__ or error  # what failed, and not only that the capture could not be ended
-            if isinstance(reason, torch.OutOfMemoryError):
+            # What fails inside ends the capture, which then fails too: the first of both errors says why.
+            reason = error.__context__ or error
+            if isinstance(reason, torch.OutOfMemoryError):  # not the graph's fault: told as for any other step
                 raise reason from None
             line = str(reason).splitlines()[0]
             raise UsageError(f"a step cannot be captured as a CUDA graph ({line}); try --no-cuda-graph") from error
