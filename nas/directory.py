@@ -119,10 +119,9 @@ class Directory:
     def read_object(self, name: str) -> dict[str, Any]:
         """What the JSON object in an auxiliary file holds; nothing where there is none that can be read."""
         try:
-            value = msgspec.json.decode((self.path / name).read_bytes())
-        except (OSError, ValueError, RecursionError):
+            return read_json(self.path / name, dict[str, Any])
+        except (FileNotFoundError, UsageError):
             return {}
-        return value if isinstance(value, dict) else {}
 
     def log(self, text: str) -> None:
         """Shows a line and appends it to `log.txt`."""

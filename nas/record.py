@@ -108,7 +108,7 @@ def read(directory: Path) -> SearchRecord | TrainRecord:
     except FileNotFoundError:
         raise UsageError(
             f"{directory} has no {NAME}, which a run writes when it ends; name the directory of a run, and continue "
-            "one that has not ended, or was run by an earlier version, with --resume"
+            "one that has not ended with --resume"
         ) from None
 
 
