@@ -60,7 +60,7 @@ GENEROUS = Sizes(
 )
 #: The smallest letters in print that are read with ease, in points.
 LEAST_LABEL = 6.0
-_LABELS = (8.0, 7.5, 7.0, 6.5, LEAST_LABEL)
+_LABELS = (LEAST_LABEL, 6.5, 7.0, 7.5, 8.0)
 
 
 def compact(label: float) -> Sizes:
@@ -143,16 +143,18 @@ def fit(
     """
     # Many are the same, from the number on at which all operations have room.
     spread = list({str(layers): layers for layers in (_layers(cell, abreast) for abreast in _ABREAST)}.values())
+    ways = [(spread[0], None), *((layers, width) for layers in spread)]
     plans = []
-    for sizes in (GENEROUS, *map(compact, _LABELS)):
-        box = label_width(sizes.label) + sizes.padding
-        plans.append(_plan(cell, labels, box, sizes, spread[0]))
-        plans += [_plan(cell, labels, box, sizes, layers, breadth=width) for layers in spread]
+    for layers, breadth in ways:
+        for sizes in (*map(compact, _LABELS), GENEROUS):
+            plan = _plan(cell, labels, label_width(sizes.label) + sizes.padding, sizes, layers, breadth)
+            if plan.least_size[0] > width:
+                break  # so are those with larger letters
+            plans.append(plan)
     for plan in sorted(plans, key=lambda plan: plan.least_size[1] / plan.sizes.label):
-        if plan.least_size[0] <= width:
-            layout = _place(plan)
-            if layout.width <= width + 1e-9:
-                return layout
+        layout = _place(plan)
+        if layout.width <= width + 1e-9:
+            return layout
     return None
 
 
