@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from nas.data import Batch
 from nas.device import Precision, autocast, full_fp32
 from nas.errors import UsageError, check_ranges
+from nas.methods.relaxation import Noise, Relaxation
 from nas.optimizers import adam, sgd
 from nas.supernet import Supernet
-from spaces import Kind, SearchSpace
+from spaces import Mixing, SearchSpace
 from spaces.kernels.norm import frozen_statistics
 
 Tensors = tuple[Tensor, ...]
@@ -77,6 +78,7 @@ class Bilevel:
         config: constants of both optimizers.
         criterion: loss of (logits, labels).
         precision: of the forward passes.
+        relaxation: from the space's logits to mixing weights (default: DARTS's softmax).
 
     Raises ValueError for the finite-difference product under bf16, where it is about 30 % off.
     """
@@ -88,6 +90,7 @@ class Bilevel:
         config: BilevelConfig,
         criterion: nn.Module,
         precision: Precision = "fp32",
+        relaxation: Relaxation | None = None,
     ) -> None:
         if config.unrolled and config.hessian_product == "finite-difference" and precision != "fp32":
             raise UsageError(
@@ -96,6 +99,7 @@ class Bilevel:
             )
         self.supernet, self.space, self.config = supernet, space, config
         self.criterion, self.precision = criterion, precision
+        self.relaxation = relaxation or Relaxation()
         self.weights = dict(supernet.named_parameters())
         self.architecture = list(space.parameters())
         self.weight_optimizer = sgd(
@@ -111,18 +115,18 @@ class Bilevel:
             weight_decay=config.arch_weight_decay,
         )
 
-    def loss(self, batch: Batch, mixing: Mapping[Kind, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """The loss and the logits (N, classes) of a batch, with other `mixing` weights where given."""
+    def loss(self, batch: Batch, mixing: Mixing) -> tuple[Tensor, Tensor]:
+        """The loss and the logits (N, classes) of a batch with the mixing weights (E, O)."""
         images, labels = batch
-        mixing = self.space.mixing() if mixing is None else mixing
         with autocast(images.device, self.precision):
             logits = self.supernet(images, mixing)
             return self.criterion(logits, labels), logits
 
     def weight_step(self, train: Batch) -> tuple[Tensor, Tensor]:
         """One clipped SGD step of the weights on a training batch; gives its loss and logits."""
+        noise = self.relaxation.draw(self.space)
         self.weight_optimizer.zero_grad()
-        loss, logits = self.loss(train, self._constant_mixing())
+        loss, logits = self.loss(train, self._constant_mixing(noise))
         loss.backward()
         nn.utils.clip_grad_norm_(self.weights.values(), self.config.grad_clip)
         self.weight_optimizer.step()
@@ -134,11 +138,12 @@ class Bilevel:
         Weights, their gradients and the BatchNorms' running statistics stay as they are. The training batch
         serves the virtual step of `unrolled`.
         """
+        noise = self.relaxation.draw(self.space)
         with frozen_statistics(self.supernet):
             if self.config.unrolled:
-                loss, logits, gradient = self.second_order_gradient(train, valid)
+                loss, logits, gradient = self.second_order_gradient(train, valid, noise)
             else:
-                loss, logits, gradient = self.first_order_gradient(valid)
+                loss, logits, gradient = self.first_order_gradient(valid, noise)
         for parameter, g in zip(self.architecture, gradient, strict=True):
             parameter.grad = g.contiguous()  # as fused optimizers want it
         self.architecture_optimizer.step()
@@ -146,37 +151,43 @@ class Bilevel:
 
     @torch.no_grad()
     def evaluation_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss and the logits of a batch; changes nothing."""
-        return self.loss(batch)
+        """The loss and the logits of a batch with the expected mixing weights; changes nothing."""
+        return self.loss(batch, self.relaxation.expected(self.space))
 
-    def first_order_gradient(self, valid: Batch) -> tuple[Tensor, Tensor, Tensors]:
+    def first_order_gradient(self, valid: Batch, noise: Noise) -> tuple[Tensor, Tensor, Tensors]:
         """Loss, logits and the gradient of L_valid(w, alpha) in alpha (DARTS sec. 2.3, xi = 0)."""
         with constant(self.weights.values()):
-            loss, logits = self.loss(valid)
+            loss, logits = self.loss(valid, self._mixing(noise))
             return loss, logits, self._gradient(loss)
 
-    def second_order_gradient(self, train: Batch, valid: Batch) -> tuple[Tensor, Tensor, Tensors]:
+    def second_order_gradient(self, train: Batch, valid: Batch, noise: Noise) -> tuple[Tensor, Tensor, Tensors]:
         """Loss, logits and the gradient of L_valid(w', alpha) in alpha (DARTS eq. (6)-(8)).
 
         w' = w - xi (m buf + dL_train/dw + d w) is one virtual step with the weights' own learning rate xi,
         momentum m and decay d. Its derivative adds -xi times d2L_train/(dalpha dw) times
-        v = dL_valid/dw'(w', alpha), by finite differences or exactly.
+        v = dL_valid/dw'(w', alpha), by finite differences or exactly. All of it is of one draw, `noise`.
 
         The supernet itself is evaluated at w', and has w again, to the bit, when this returns or raises.
         """
         rate = self.weight_optimizer.param_groups[0]["lr"]
-        with self._moved(self._virtual_step(train, rate)):
-            loss, logits = self.loss(valid)
+        with self._moved(self._virtual_step(train, noise, rate)):
+            loss, logits = self.loss(valid, self._mixing(noise))
             gradient = self._gradient(loss, *self.weights.values())
         direct, v = gradient[: len(self.architecture)], gradient[len(self.architecture) :]
         exact = self.config.hessian_product == "exact"
-        implicit = self._exact_product(train, v) if exact else self._finite_difference_product(train, v)
+        product = self._exact_product if exact else self._finite_difference_product
+        implicit = product(train, noise, v)
         return loss, logits, tuple(d - rate * i for d, i in zip(direct, implicit, strict=True))
 
-    def _constant_mixing(self) -> Mapping[Kind, Tensor]:
-        """The mixing weights, through which no gradient reaches the architecture."""
+    def _mixing(self, noise: Noise) -> Mixing:
+        """The mixing weights of a draw, made anew: each gradient needs a graph of its own to the architecture."""
+        mixing: Mixing = self.relaxation(self.space, noise)
+        return mixing
+
+    def _constant_mixing(self, noise: Noise) -> Mixing:
+        """The mixing weights of a draw, through which no gradient reaches the architecture."""
         with torch.no_grad():
-            return self.space.mixing()
+            return self._mixing(noise)
 
     def _gradient(self, loss: Tensor, *others: Tensor) -> Tensors:
         """The gradient in the architecture, and in other tensors behind it.
@@ -203,10 +214,10 @@ class Bilevel:
             with torch.no_grad():
                 torch._foreach_copy_(weights, before)
 
-    def _virtual_step(self, train: Batch, rate: float | Tensor) -> Tensors:
+    def _virtual_step(self, train: Batch, noise: Noise, rate: float | Tensor) -> Tensors:
         """w' - w of every weight; a constant, since alpha's way through it is the product's part."""
         weights: list[Tensor] = list(self.weights.values())
-        loss, _ = self.loss(train, self._constant_mixing())
+        loss, _ = self.loss(train, self._constant_mixing(noise))
         gradient = torch.autograd.grad(loss, weights, materialize_grads=True)
         momenta = [self.weight_optimizer.state.get(weight, {}).get("momentum_buffer") for weight in weights]
         with torch.no_grad():
@@ -218,20 +229,20 @@ class Bilevel:
             torch._foreach_mul_(steps, -rate)
         return steps
 
-    def _exact_product(self, train: Batch, v: Tensors) -> Tensors:
+    def _exact_product(self, train: Batch, noise: Noise, v: Tensors) -> Tensors:
         """d2L_train/(dalpha dw) v by double backward.
 
         L_train is computed again: the graph that the virtual step could have left would take its memory during the
         pass at w', and could not be differentiated any more, since the weights have been elsewhere.
         """
-        loss, _ = self.loss(train)
+        loss, _ = self.loss(train, self._mixing(noise))
         gradient = torch.autograd.grad(loss, list(self.weights.values()), create_graph=True, materialize_grads=True)
         # Weights behind an input that no edge of the space reads have the constant gradient zero.
         used = [(g, part) for g, part in zip(gradient, v, strict=True) if g.requires_grad]
         outputs, directions = zip(*used, strict=True)
         return torch.autograd.grad(outputs, self.architecture, grad_outputs=directions, materialize_grads=True)
 
-    def _finite_difference_product(self, train: Batch, v: Tensors) -> Tensors:
+    def _finite_difference_product(self, train: Batch, noise: Noise, v: Tensors) -> Tensors:
         """d2L_train/(dalpha dw) v by a central difference, eps = 0.01 / |v| (DARTS eq. (8), footnote 2).
 
         It approximates the derivative only as far as the loss is smooth: where ReLUs and max pooling switch
@@ -244,7 +255,7 @@ class Bilevel:
         for sign in (1, -1):
             moved = self._moved(torch._foreach_mul(v, sign * eps))
             with moved, constant(self.weights.values()), full_fp32():
-                loss, _ = self.loss(train)
+                loss, _ = self.loss(train, self._mixing(noise))
                 sides.append(self._gradient(loss))
         return tuple((plus - minus) / (2 * eps) for plus, minus in zip(*sides, strict=True))
 

@@ -20,6 +20,7 @@ from nas.diagnostics import diagnose
 from nas.errors import MAX_EPOCHS, SEEDS, check_ranges, users_mistakes
 from nas.graphs import Step, captured
 from nas.meter import Meter, measure
+from nas.methods.relaxation import Relaxation, SameRelaxation
 from nas.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.record import SearchRecord, SearchResult
 from nas.run import Run, RunConfig, directory_of
@@ -102,7 +103,7 @@ class Meters(NamedTuple):
 
 
 class Derived:
-    """The genotype of the last epoch as JSON: derived once, for a space may draw its mixing weights."""
+    """The genotype of the last epoch as JSON: derived once, for another device might round a tie the other way."""
 
     genotype = ""
 
@@ -113,10 +114,13 @@ class Derived:
         self.genotype = state["genotype"]
 
 
-def search(config: SearchConfig, *, images: ImageData | None = None) -> SearchResult:
+def search(
+    config: SearchConfig, *, images: ImageData | None = None, relaxation: Relaxation | None = None
+) -> SearchResult:
     """Runs (or resumes) a search in its run directory and returns its result, as kept in `result.json`.
 
-    `images` takes the place of those that `config.data` names.
+    `images` takes the place of those that `config.data` names; `relaxation` is how the logits of the space become
+    mixing weights (default: DARTS's softmax).
 
     Raises UsageError for a user's mistake, before anything is written; NonFiniteLossError; Stopped.
     """
@@ -128,7 +132,8 @@ def search(config: SearchConfig, *, images: ImageData | None = None) -> SearchRe
         images = data.load(config.data) if images is None else images
         torch.manual_seed(config.seed)
         space = spaces.build(config.space, seed=config.seed).to(device)
-    bilevel = _bilevel(config, space, images, device, precision)
+    relaxation = (relaxation or Relaxation()).to(device)
+    bilevel = _bilevel(config, space, relaxation, images, device, precision)
     loaders = _loaders(config, images, device)
     same_data = SameData(images)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
@@ -143,6 +148,8 @@ def search(config: SearchConfig, *, images: ImageData | None = None) -> SearchRe
         directory,
         {
             "data": same_data,  # first: a network for other classes would not load
+            "relaxation_name": SameRelaxation(relaxation),
+            "relaxation": relaxation,
             "supernet": bilevel.supernet,
             "space": bilevel.space,
             "weight_optimizer": OptimizerState(bilevel.weight_optimizer),
@@ -164,6 +171,7 @@ def search(config: SearchConfig, *, images: ImageData | None = None) -> SearchRe
             f"{device} in {precision}, in {directory.path}"
         )
         for epoch in run.epochs():
+            relaxation.schedule(epoch, config.epochs)
             bilevel.supernet.train()
             _search_epoch(run, steps, loaders, meters, epoch)
             bilevel.supernet.eval()
@@ -177,7 +185,12 @@ def search(config: SearchConfig, *, images: ImageData | None = None) -> SearchRe
 
 
 def _bilevel(
-    config: SearchConfig, space: SearchSpace, images: ImageData, device: torch.device, precision: Precision
+    config: SearchConfig,
+    space: SearchSpace,
+    relaxation: Relaxation,
+    images: ImageData,
+    device: torch.device,
+    precision: Precision,
 ) -> Bilevel:
     supernet = Supernet(
         space,
@@ -186,7 +199,7 @@ def _bilevel(
         image_size=images.image_size,
         num_classes=images.num_classes,
     ).to(device)
-    return Bilevel(supernet, space, config.bilevel, nn.CrossEntropyLoss(), precision)
+    return Bilevel(supernet, space, config.bilevel, nn.CrossEntropyLoss(), precision, relaxation)
 
 
 def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> Loaders:
@@ -222,7 +235,7 @@ def endless(loader: Loader, start: int) -> Iterator[Batch]:
 
 def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters, derived: Derived, log_logits: bool) -> None:
     space, number = bilevel.space, run.epoch + 1
-    mixing = space.mixing()
+    mixing = bilevel.relaxation.expected(space)
     genotype = space.derive(mixing)
     derived.genotype = genotypes.to_json(genotype)
     with run.directory.auxiliary("genotypes"):

@@ -2,13 +2,14 @@
 
 from spaces.ops import OPERATIONS, TABLE_6, build_operation, is_parameter_free, operation
 from spaces.registry import SpaceConfig, build, discover, get, import_modules, load_installed, names, register
-from spaces.space import KINDS, Kind, SearchSpace, Topology, fully_connected
+from spaces.space import KINDS, Kind, Mixing, SearchSpace, Topology, fully_connected
 
 __all__ = [
     "KINDS",
     "OPERATIONS",
     "TABLE_6",
     "Kind",
+    "Mixing",
     "SearchSpace",
     "SpaceConfig",
     "Topology",

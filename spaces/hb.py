@@ -56,6 +56,10 @@ class HBSpace(SearchSpace):
             raise ValueError(
                 f"the HB initialization needs the operation {min(missing)!r}; add it, or choose another init"
             )
+        if self.edge_normalized:
+            raise ValueError(
+                "with --edge-normalized no node starts as eq. (26), which --init hb is for; choose another --init"
+            )
         super()._initialize("random", gap, generator)
         self.peaked = {
             3 * node + slot: operation

@@ -37,6 +37,8 @@ class SpaceConfig:
     """Intermediate nodes of a cell (DARTS sec. 3.1: 4)."""
     operations: tuple[str, ...] = ()
     """Candidate operations by name, or "all" for the nine of Table 6 (default: the space's own)."""
+    edge_normalized: bool | None = None
+    """Whether the edges entering a node have trained weights that sum to 1, as in PC-DARTS (default: in Space-AGD)."""
     init: str | None = None
     """Initial architecture parameters: zero, random, and for Space-HB hb (default: hb there, else zero)."""
     init_gap: float = INIT_GAP
@@ -92,7 +94,7 @@ def build(config: SpaceConfig, *, seed: int = 0) -> SearchSpace:
     if "all" in config.operations and len(config.operations) > 1:
         raise ValueError('--operations "all" stands for all of them; give it alone, or leave it out')
     operations = TABLE_6 if config.operations == ("all",) else config.operations
-    space = get(config.space)(nodes=config.nodes, operations=operations)
+    space = get(config.space)(nodes=config.nodes, operations=operations, edge_normalized=config.edge_normalized)
     generator = torch.Generator().manual_seed(seed)
     space.initialize(config.init, gap=config.init_gap, generator=generator)
     return space

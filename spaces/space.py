@@ -1,4 +1,4 @@
-"""What a search space is: a topology, operations, architecture parameters, mixing weights, derivation.
+"""What a search space is: a topology, operations, architecture parameters, edge weights, derivation.
 
 Shape letters: E edges (mixed operations of one cell), O candidate operations.
 """
@@ -18,6 +18,8 @@ from spaces.ops import OPERATIONS, TABLE_6
 
 Kind = Literal["normal", "reduce"]
 KINDS: tuple[Kind, Kind] = ("normal", "reduce")
+#: The weights (E, O) with which a supernet mixes its operations, by cell kind.
+Mixing = Mapping[Kind, Tensor]
 
 #: The number of inputs of a cell: nodes 0 (c_{k-2}) and 1 (c_{k-1}).
 CELL_INPUTS = 2
@@ -61,17 +63,19 @@ INIT_GAP = 5.0
 class SearchSpace(nn.Module):
     """Base class of the search spaces; a space says its edges and, if it likes, how they are weighted.
 
-    A subclass defines `edges_between` and may override `operations_default`, `edges_kept`,
-    `initializations`, `_initialize`, and `mixing_weights`. Everything outside meets a space through
-    `topology`, `operations`, `mixing()`, `derive()` and `state_dict()` alone.
+    A subclass defines `edges_between` and may override `operations_default`, `edges_kept`, `edge_normalized`,
+    `initializations`, `_initialize`, `edge_weights`, and `logits`. How logits become weights of the operations is
+    not the space's business but the relaxation's (`nas.methods.relaxation`).
 
     Args:
         nodes: intermediate nodes of a cell.
         operations: names of the candidate operations, in the order of the columns of `alpha`
             (default: the space's own).
+        edge_normalized: whether the edges that enter a node have weights that sum to 1 (default: the space's own).
 
     Attributes:
         alpha: logits of the operations, (E, O) for each cell kind.
+        beta: logits of the edges, (E,) for each cell kind; only where edges are normalized.
 
     Raises ValueError for an operation that is not in the table, stands twice, or if only zero is left.
     """
@@ -79,15 +83,31 @@ class SearchSpace(nn.Module):
     operations_default: ClassVar[tuple[str, ...]] = TABLE_6
     #: How many of the edges entering a node are kept at derivation; None keeps all of them.
     edges_kept: ClassVar[int | None] = 2
+    #: Whether the weights of the edges that enter a node are a softmax (of `beta`); else each edge has the weight 1.
+    edge_normalized: bool = False
     #: The names `initialize` takes; the first is the default.
     initializations: ClassVar[tuple[str, ...]] = ("zero", "random")
 
-    def __init__(self, *, nodes: int = 4, operations: Sequence[str] = ()) -> None:
+    _same_target: Tensor
+
+    def __init__(self, *, nodes: int = 4, operations: Sequence[str] = (), edge_normalized: bool | None = None) -> None:
         super().__init__()
+        if hasattr(self, "mixing_weights"):
+            # Ignored without a word, it would change what a search gives.
+            raise ValueError(
+                f"{type(self).__name__} overrides mixing_weights, which nothing calls any more; "
+                "override logits or edge_weights, or give the search a relaxation of your own"
+            )
         self.topology = Topology(nodes, tuple(self.edges_between(nodes)))
         self.operations = _checked_operations(operations or self.operations_default)
         size = (len(self.topology.edges), len(self.operations))
         self.alpha = nn.ParameterDict({kind: nn.Parameter(torch.zeros(size)) for kind in KINDS})
+        if edge_normalized is not None:
+            self.edge_normalized = edge_normalized
+        if self.edge_normalized:
+            targets = torch.tensor([target for _, target in self.topology.edges])
+            self.beta = nn.ParameterDict({kind: nn.Parameter(torch.zeros(len(targets))) for kind in KINDS})
+            self.register_buffer("_same_target", targets[:, None] == targets, persistent=False)
         #: The operation that the initialization peaks, by the edge; both cell kinds start alike.
         self.peaked: dict[int, str] = {}
 
@@ -95,13 +115,26 @@ class SearchSpace(nn.Module):
         """The (source, target) pairs of a cell with `nodes` intermediate nodes."""
         raise NotImplementedError
 
-    def mixing_weights(self, kind: Kind) -> Tensor:
-        """The weights (E, O) of the mixed operations: here a softmax over the operations of an edge."""
-        return self.alpha[kind].softmax(dim=-1)
+    def logits(self, kind: Kind) -> Tensor:
+        """The logits (E, O) of the operations, which a relaxation turns into their weights: here `alpha`."""
+        return self.alpha[kind]
 
-    def mixing(self) -> dict[Kind, Tensor]:
-        """`mixing_weights` of both cell kinds: all that the supernet and the derivation see of a space."""
-        return {kind: self.mixing_weights(kind) for kind in KINDS}
+    def edge_weights(self, kind: Kind) -> Tensor:
+        """The weights p (E,) of the edges, whatever the relaxation.
+
+        Ones, or with edge normalization the softmax of `beta` over the edges that enter the same node: eq. (29), and
+        PC-DARTS (Xu et al., ICLR 2020).
+        """
+        if not self.edge_normalized:
+            alpha = self.alpha[kind]
+            return alpha.new_ones(len(alpha))
+        beta = self.beta[kind]
+        rivals_EE = beta.expand(len(beta), -1).masked_fill(~self._same_target, -torch.inf)
+        return (beta - rivals_EE.logsumexp(dim=1)).exp()
+
+    def mixing(self, weights: Mapping[Kind, Tensor]) -> Mixing:
+        """The mixing weights (E, O): the `weights` (E, O) of the operations, times those of their edges."""
+        return {kind: self.edge_weights(kind)[:, None] * weights[kind] for kind in KINDS}
 
     @torch.no_grad()
     def initialize(
@@ -132,7 +165,7 @@ class SearchSpace(nn.Module):
             else:
                 parameter.copy_(1e-3 * torch.randn(parameter.shape, generator=generator))
 
-    def left_start(self, mixing: Mapping[Kind, Tensor]) -> dict[Kind, int]:
+    def left_start(self, mixing: Mixing) -> dict[Kind, int]:
         """How many edges of each cell kind have another strongest operation than the one the search started from.
 
         Only edges whose start is peaked count, and zero is no operation, as in `derive`.
@@ -148,7 +181,7 @@ class SearchSpace(nn.Module):
         candidates = [o for o, name in enumerate(self.operations) if name != "none"]
         return max(candidates, key=weights.__getitem__)
 
-    def derive(self, mixing: Mapping[Kind, Tensor]) -> Genotype:
+    def derive(self, mixing: Mixing) -> Genotype:
         """The genotype of the given mixing weights, (E, O) for each kind.
 
         The strength of an edge is its largest weight among the operations other than zero (DARTS sec. 2.4).

@@ -77,7 +77,7 @@ def test_a_step_of_every_supernet(space: str, channels: int) -> None:
     supernet = Supernet(searched, config, in_channels=3, image_size=(12, 12), num_classes=3)
 
     def call(module: nn.Module, x: Tensor) -> Tensor:
-        logits: Tensor = module(x, {kind: weights.to(x.dtype) for kind, weights in searched.mixing().items()})
+        logits: Tensor = module(x, {kind: weights.to(x.dtype) for kind, weights in softmax(searched).items()})
         return logits
 
     check_step(supernet, call, torch.randn(6, 3, 12, 12))

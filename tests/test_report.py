@@ -35,12 +35,12 @@ def test_an_epochs_figures() -> None:
     edges = [Edge("sep_conv_3x3", 1), Edge("skip_connect", 1), Edge("neg_skip_connect", 0)]
     normal = CellGenotype((tuple(edges), (Edge("max_pool_3x3", 0), Edge("avg_pool_3x3", 0), Edge("none", 1))), (2, 3))
     reduction = CellGenotype((tuple(edges[:1]), (Edge("conv_7x1_1x7", 0), Edge("dil_conv_5x5", 2))), (2, 3))
-    figures = diagnose(space, space.mixing(), Genotype(normal, reduction))
+    figures = diagnose(space, softmax(space), Genotype(normal, reduction))
     assert (figures["normal_parameter_free"], figures["reduction_parameter_free"]) == (5, 0)
     assert (figures["normal_left_start"], figures["reduction_left_start"]) == (0, 0)
     assert 0 < figures["normal_entropy"] < math.log(9)
     space.initialize("zero")
-    figures = diagnose(space, space.mixing(), Genotype(normal, reduction))
+    figures = diagnose(space, softmax(space), Genotype(normal, reduction))
     assert figures["reduction_entropy"] == pytest.approx(math.log(9))
     assert not any(name.endswith("left_start") for name in figures)
 
@@ -58,7 +58,7 @@ def test_an_operation_without_parameters_takes_no_random_numbers_to_tell() -> No
 def test_heat_maps_show_edge_weights_only_where_edges_are_weighted(space: str, weighted: bool) -> None:
     board: Any = RecordingBoard()
     built = spaces.get(space)(nodes=2)
-    add_mixing(board, built, built.mixing(), 1)
+    add_mixing(board, built, softmax(built), 1)
     kinds = ("normal", "reduction")
     expected = {f"{what}/{kind}" for what in ("mixing", "edges")[: 1 + weighted] for kind in kinds}
     assert set(board.pictures) == expected

@@ -44,7 +44,7 @@ def test_sizes(name: str, edges: int, operations: int, parameters: int) -> None:
     assert len(space.topology.edges) == edges
     assert len(space.operations) == operations
     assert sum(p.numel() for p in space.parameters()) == parameters
-    assert all(space.mixing_weights(kind).shape == (edges, operations) for kind in KINDS)
+    assert all(softmax(space)[kind].shape == (edges, operations) for kind in KINDS)
 
 
 def test_edges_of_space_hb() -> None:
@@ -75,7 +75,7 @@ def test_architecture_is_saved_and_loaded(name: str) -> None:
     space, other = randomized(build(name)), build(name)
     other.load_state_dict(space.state_dict())
     for kind in KINDS:
-        assert torch.equal(space.mixing_weights(kind), other.mixing_weights(kind))
+        assert torch.equal(softmax(space)[kind], softmax(other)[kind])
     assert set(space.state_dict()) == {n for n, _ in space.named_parameters()}
 
 
@@ -83,7 +83,7 @@ def test_architecture_is_saved_and_loaded(name: str) -> None:
 def test_every_architecture_parameter_learns(name: str) -> None:
     space = randomized(build(name))
     weights = torch.randn(len(space.topology.edges), len(space.operations))
-    sum((space.mixing_weights(kind) * weights).sum() for kind in KINDS).backward()
+    sum((softmax(space)[kind] * weights).sum() for kind in KINDS).backward()
     for name_, parameter in space.named_parameters():
         assert parameter.grad is not None, name_
         assert (parameter.grad != 0).all(), name_
@@ -106,14 +106,14 @@ def independent_mixing(space: SearchSpace, kind: str) -> Tensor:
 def test_mixing_weights_against_the_formula(name: str) -> None:
     space = randomized(build(name))
     for kind in KINDS:
-        torch.testing.assert_close(space.mixing_weights(kind), independent_mixing(space, kind))
+        torch.testing.assert_close(softmax(space)[kind], independent_mixing(space, kind))
 
 
 def test_edge_weights_are_stable_for_large_beta() -> None:
     space = build("agd")
     with torch.no_grad():
         space.beta["normal"][0] = 1e4
-    assert space.mixing_weights("normal").isfinite().all()
+    assert softmax(space)["normal"].isfinite().all()
 
 
 # --- initializations --------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_edge_weights_are_stable_for_large_beta() -> None:
 def test_zero_initialization_is_uniform(name: str) -> None:
     space = build(name, init="zero")
     for kind in KINDS:
-        weights = space.mixing_weights(kind)
+        weights = softmax(space)[kind]
         for target in range(2, 6):
             entering = list(space.topology.entering(target))
             share = 1 / len(entering) if name == "agd" else 1.0
@@ -163,7 +163,7 @@ def test_unknown_initialization_is_refused() -> None:
 )
 def test_hb_initialization_peaks_as_stated(gap: float, peak: float, slope: float) -> None:
     space = build("hb", init_gap=gap).double()
-    weights = space.mixing_weights("reduce").view(4, 3, 9)
+    weights = softmax(space)["reduce"].view(4, 3, 9)
     identity, negative = TABLE_6.index("skip_connect"), TABLE_6.index("neg_skip_connect")
     for node in range(4):
         assert weights[node, 1, identity].item() == pytest.approx(peak, rel=1e-9)
@@ -177,16 +177,16 @@ def test_hb_initialization_peaks_as_stated(gap: float, peak: float, slope: float
 def test_slots_that_left_the_start_are_counted(nodes: int) -> None:
     space = build("hb", nodes=nodes)
     assert len(space.peaked) == 2 * nodes
-    assert space.left_start(space.mixing()) == {"normal": 0, "reduce": 0}
+    assert space.left_start(softmax(space)) == {"normal": 0, "reduce": 0}
     convolution, zero = TABLE_6.index("sep_conv_3x3"), TABLE_6.index("none")
     with torch.no_grad():
         space.alpha["normal"][0, convolution] = 20  # o1 starts at random: it cannot leave
         space.alpha["normal"][1, convolution] = 20
         space.alpha["reduce"][1:3, convolution] = 20
         space.alpha["reduce"][4, zero] = 20  # derived is the identity still
-    assert space.left_start(space.mixing()) == {"normal": 1, "reduce": 2}
+    assert space.left_start(softmax(space)) == {"normal": 1, "reduce": 2}
     space.initialize("random")
-    assert space.left_start(space.mixing()) == {"normal": 0, "reduce": 0}
+    assert space.left_start(softmax(space)) == {"normal": 0, "reduce": 0}
 
 
 def test_hb_initialization_needs_both_identities() -> None:
@@ -204,7 +204,7 @@ def test_eq_26_on_the_toy(gap: float, x_t: float) -> None:
     space = build("hb", init_gap=gap).double()
     with torch.no_grad():
         space.alpha["normal"][0] = TOY_ALPHA
-    o1, o2, o = (space.mixing_weights("normal")[:3] @ TOY_OPERATIONS).tolist()
+    o1, o2, o = (softmax(space)["normal"][:3] @ TOY_OPERATIONS).tolist()
     x1, x2 = 1.3, -0.7
     value = o1 * x1 + o2 * x1 + o * x2
     assert value == pytest.approx(x_t, abs=1e-10)
@@ -240,10 +240,10 @@ def independent_derivation(space: SearchSpace, weights: Tensor, kept: int) -> li
 @pytest.mark.parametrize("seed", [0, 1])
 def test_derivation_keeps_the_strongest(name: str, kept: int, seed: int) -> None:
     space = randomized(build(name, nodes=3), seed)
-    genotype = space.derive(space.mixing())
+    genotype = space.derive(softmax(space))
     validate(genotype)
     for kind, cell in (("normal", genotype.normal), ("reduce", genotype.reduce)):
-        expected = independent_derivation(space, space.mixing_weights(kind), kept)
+        expected = independent_derivation(space, softmax(space)[kind], kept)
         for node, edges in zip(expected, cell.nodes, strict=True):
             assert sorted((e.operation, e.source) for e in edges) == sorted((n, s) for n, s, _ in node)
         assert cell.concat == (2, 3, 4)
@@ -253,7 +253,7 @@ def test_derivation_keeps_the_strongest(name: str, kept: int, seed: int) -> None
 @given(seed=st.integers(0, 2**31), name=st.sampled_from(ALL), nodes=st.integers(1, 6))
 def test_derived_genotypes_are_valid(seed: int, name: str, nodes: int) -> None:
     space = randomized(build(name, nodes=nodes), seed)
-    genotype = space.derive(space.mixing())
+    genotype = space.derive(softmax(space))
     validate(genotype)
     for cell in (genotype.normal, genotype.reduce):
         for edges in cell.nodes:
@@ -268,13 +268,13 @@ def test_zero_is_never_kept_however_strong() -> None:
         with torch.no_grad():
             for kind in KINDS:
                 space.alpha[kind][:, 0] = 50
-        genotype = space.derive(space.mixing())
+        genotype = space.derive(softmax(space))
         assert all(e.operation != "none" for node in genotype.normal.nodes for e in node)
 
 
 def test_ties_go_to_the_first() -> None:
     space = build("darts")
-    genotype = space.derive(space.mixing())
+    genotype = space.derive(softmax(space))
     for node in genotype.normal.nodes:
         assert [(e.operation, e.source) for e in node] == [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)]
 
@@ -283,19 +283,19 @@ def test_edge_weights_decide_in_space_agd() -> None:
     space = build("agd")
     with torch.no_grad():
         space.beta["normal"][space.topology.entering(5)[-2:],] = 1.0
-    assert [e.source for e in space.derive(space.mixing()).normal.nodes[3]] == [3, 4]
+    assert [e.source for e in space.derive(softmax(space)).normal.nodes[3]] == [3, 4]
 
 
 def test_space_hb_keeps_one_operation_a_slot() -> None:
     space = build("hb")
-    node = space.derive(space.mixing()).normal.nodes[1]
+    node = space.derive(softmax(space)).normal.nodes[1]
     assert [e.source for e in node] == [2, 2, 1]
     assert [e.operation for e in node[1:]] == ["skip_connect", "neg_skip_connect"]
 
 
 def test_derivation_refuses_what_is_no_mixing() -> None:
     space = build("darts")
-    weights = space.mixing_weights("normal").detach()
+    weights = softmax(space)["normal"].detach()
     with pytest.raises(ValueError, match="not finite"):
         space.derive({"normal": weights * torch.nan, "reduce": weights})
     with pytest.raises(ValueError, match=r"\(14, 7\), not \(14, 8\)"):
@@ -336,7 +336,7 @@ def test_space_of_ones_own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "path", list(sys.path))
     space = build("chain_space:Chain", nodes=2)
     assert space.topology.edges == ((1, 2), (2, 3))
-    assert [len(node) for node in space.derive(space.mixing()).normal.nodes] == [1, 1]
+    assert [len(node) for node in space.derive(softmax(space)).normal.nodes] == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["no_such_module:X", "math:nothing", ":X", "math:"])

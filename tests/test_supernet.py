@@ -237,7 +237,7 @@ def test_the_gradient_of_the_pools_has_no_gaps() -> None:
 
     for leaving in cell.leaving.values():
         leaving.shared.norm.register_forward_hook(look)
-    supernet(torch.randn(2, 3, 8, 8), space.mixing()).square().sum().backward()
+    supernet(torch.randn(2, 3, 8, 8), softmax(space)).square().sum().backward()
     assert dense == [True] * len(cell.leaving)
 
 
@@ -252,7 +252,7 @@ def test_cells_are_computed_again_in_the_precision_they_had() -> None:
     seen: list[torch.dtype] = []
     supernet.cells[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = supernet(torch.randn(2, 3, 8, 8), space.mixing())
+        logits = supernet(torch.randn(2, 3, 8, 8), softmax(space))
     logits.float().sum().backward()
     assert seen == [torch.bfloat16] * 2
 
@@ -371,7 +371,7 @@ def test_it_is_one_graph_for_the_compiler(training: bool) -> None:
     twin, x = copy.deepcopy(supernet), torch.randn(4, 3, 8, 8)
     torch.compiler.reset()
     compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
-    results = [net(x, space.mixing()) for net in (compiled, supernet)]
+    results = [net(x, softmax(space)) for net in (compiled, supernet)]
     torch.testing.assert_close(*results)
     ours, theirs = (
         torch.autograd.grad(result.sum(), list(net.parameters()))
@@ -384,7 +384,7 @@ def test_it_is_one_graph_for_the_compiler(training: bool) -> None:
 
 def test_it_runs_on_the_meta_device() -> None:
     space, supernet = build("darts", init_channels=2, layers=3)
-    mixing = {kind: weights.detach().to("meta") for kind, weights in space.mixing().items()}
+    mixing = {kind: weights.detach().to("meta") for kind, weights in softmax(space).items()}
     logits = supernet.to("meta")(torch.randn(2, 3, 8, 8, device="meta"), mixing)
     logits.sum().backward()
     assert logits.shape == (2, 10)
@@ -399,7 +399,7 @@ def test_every_weight_and_architecture_parameter_gets_a_gradient(
     name: str, in_channels: int, size: tuple[int, int]
 ) -> None:
     space, supernet = build(name, in_channels=in_channels, image_size=size, init_channels=4, layers=3)
-    logits = supernet(torch.randn(3, in_channels, *size), space.mixing())
+    logits = supernet(torch.randn(3, in_channels, *size), softmax(space))
     assert logits.shape == (3, 10)
     logits.square().sum().backward()
     for parameter in [*supernet.parameters(), *space.parameters()]:
@@ -480,7 +480,7 @@ def test_eq_26_in_a_normal_cell(gap: float, tolerance: float) -> None:
     """With the HB initialization x_t = F(x_{t-1}) + x_{t-1} - x_{t-2}, F the mixed operation o1."""
     space = spaces.build(SpaceConfig(space="hb", init_gap=gap), seed=3).double()
     pair = Pair(space, layers=3, init_channels=8)
-    cell, plain, weights = pair.ours.cells[0], pair.plain.cells[0], space.mixing_weights("normal")
+    cell, plain, weights = pair.ours.cells[0], pair.plain.cells[0], softmax(space)["normal"]
     assert isinstance(cell, SearchCell)
     s0, s1 = torch.randn(2, 4, 24, 8, 8, dtype=torch.float64).relu()
     states = [cell.preprocess0(s0), cell.preprocess1(s1)]
@@ -502,14 +502,14 @@ def test_stem_by_image_size(stem: str, size: tuple[int, int], expected: str) -> 
 
 def test_imagenet_stem_in_the_supernet() -> None:
     space, supernet = build("hb", init_channels=4, layers=3, stem="imagenet")
-    assert supernet(torch.randn(2, 3, 64, 64), space.mixing()).shape == (2, 10)
+    assert supernet(torch.randn(2, 3, 64, 64), softmax(space)).shape == (2, 10)
 
 
 def test_the_supernet_holds_no_architecture() -> None:
     for name in ALL:
         space, supernet = build(name, init_channels=2, layers=1)
         assert {id(p) for p in supernet.parameters()}.isdisjoint({id(p) for p in space.parameters()})
-        assert set(space.mixing()) == set(KINDS)
+        assert set(softmax(space)) == set(KINDS)
 
 
 def test_space_and_operation_order_do_not_matter_to_the_names() -> None:

@@ -1,0 +1,1 @@
+"""What distinguishes search methods from one another: how logits are relaxed to weights."""

@@ -1,0 +1,67 @@
+"""How a search relaxes the choice of operations: from the logits of a space to the weights of its operations.
+
+Shape letters: E edges (mixed operations of one cell), O candidate operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from nas.errors import UsageError
+from spaces import KINDS, Kind, Mixing, SearchSpace
+
+#: Random numbers of one step, by cell kind; empty for a relaxation without any.
+Noise = Mapping[Kind, Tensor]
+
+
+class Relaxation(nn.Module):
+    """A softmax over the operations of each edge (DARTS sec. 2.2), and the base class of other relaxations.
+
+    A step draws its noise once and passes it to each of its evaluations, so that within a step the mixing weights are
+    a function of the architecture alone. An unrolled step evaluates them four times, and its finite difference would
+    otherwise divide the difference of two draws by 2 eps.
+
+    A subclass without noise overrides `expected`, one with noise `draw` and `forward`, and `expected` where that is
+    not the softmax. What changes during a search is a buffer that `schedule` fills in place: a run saves buffers, and a
+    CUDA graph reads them at the address that it has recorded, whereas it would repeat the first value of a number.
+    Parameters are the space's; those of a relaxation are not trained.
+    """
+
+    def draw(self, space: SearchSpace) -> Noise:
+        """The noise of one step: none here.
+
+        Take it from torch's default generator of the device on which the space is, whose state is in the checkpoint.
+        """
+        # This is called within the step, also where that is captured: PyTorch registers the default generator with a
+        # CUDA graph, and each replay goes on with its random numbers. A generator of one's own would repeat them.
+        return {}
+
+    def forward(self, space: SearchSpace, noise: Noise) -> Mixing:
+        """The mixing weights (E, O) of a step, differentiable in the parameters of the space; no draw of its own."""
+        return self.expected(space)
+
+    def expected(self, space: SearchSpace) -> Mixing:
+        """The mixing weights (E, O) without randomness, for derivation, evaluation and reports."""
+        return space.mixing({kind: space.logits(kind).softmax(dim=-1) for kind in KINDS})
+
+    def schedule(self, epoch: int, epochs: int) -> None:
+        """Sets the buffers for the epoch with this number, from 0 on, of a search of `epochs`: nothing here."""
+
+
+class SameRelaxation:
+    """Refuses to resume a search with another relaxation. Track it before the relaxation itself."""
+
+    def __init__(self, relaxation: Relaxation) -> None:
+        self._name = f"{type(relaxation).__module__}.{type(relaxation).__qualname__}"
+
+    def state_dict(self) -> dict[str, str]:
+        return {"name": self._name}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        if state["name"] != self._name:
+            raise UsageError(
+                f"the search began with the relaxation {state['name']}, not {self._name}; resume with the same one, "
+                "or start a run in another --run-dir"
+            )
