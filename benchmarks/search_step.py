@@ -26,6 +26,7 @@ from nas.bilevel import Bilevel, BilevelConfig
 from nas.data import Batch
 from nas.device import Precision, algorithms, autocast, resolve_device
 from nas.graphs import captured
+from nas.methods.relaxation import Relaxation
 from nas.report import table
 from nas.supernet import Supernet, SupernetConfig
 from reference.bilevel import PlainBilevel
@@ -166,7 +167,8 @@ def _limits(config: Config, machine: Machine) -> dict[str, float]:
         space = build_space(config)
         supernet = build_supernet(PlainSupernet, space, config)
         images = torch.empty(config.batch_size, 3, config.image_size, config.image_size)
-        work = least_work(supernet, lambda: supernet(images, space.mixing()), 2 if config.precision == "bf16" else 4)
+        mixing = Relaxation().expected(space)
+        work = least_work(supernet, lambda: supernet(images, mixing), 2 if config.precision == "bf16" else 4)
     weights, architecture = work.limit(machine, WEIGHT_PASS), work.limit(machine, ARCHITECTURE_PASS)
     return {
         WEIGHTS: weights,
@@ -210,7 +212,7 @@ def one_pass(
 
     def run() -> None:
         with torch.set_grad_enabled(architecture):
-            mixing = space.mixing()
+            mixing = Relaxation().expected(space)
         with autocast(device, config.precision):
             loss = nn.functional.cross_entropy(supernet(images, mixing), labels)
         torch.autograd.grad(loss, sources, allow_unused=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+import tyro
 from torch import nn
 
 import genotypes
@@ -20,7 +21,7 @@ from nas.diagnostics import diagnose
 from nas.errors import MAX_EPOCHS, SEEDS, check_ranges, users_mistakes
 from nas.graphs import Step, captured
 from nas.meter import Meter, measure
-from nas.methods.relaxation import Relaxation, SameRelaxation
+from nas.methods.relaxation import Relaxation
 from nas.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.record import SearchRecord, SearchResult
 from nas.run import Run, RunConfig, directory_of
@@ -51,6 +52,8 @@ class SearchConfig:
     space: SpaceConfig = field(default_factory=SpaceConfig)
     supernet: SupernetConfig = field(default_factory=SupernetConfig)
     bilevel: BilevelConfig = field(default_factory=BilevelConfig)
+    relaxation: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress] = "softmax"
+    """From logits to mixing weights, as text; `search` writes here which one it was given."""
 
     def __post_init__(self) -> None:
         check_ranges(self, {"epochs": (1, MAX_EPOCHS), "seed": SEEDS})
@@ -128,7 +131,8 @@ def search(
         device = resolve_device(config.run.device)
         by_differences = config.bilevel.unrolled and config.bilevel.hessian_product == "finite-difference"
         precision = resolve_precision(config.precision, device, exactly=by_differences)
-        config = replace(config, precision=precision)  # for config.json, which a resumed run must have too
+        # For config.json, which a resumed run must have too.
+        config = replace(config, precision=precision, relaxation="softmax" if relaxation is None else repr(relaxation))
         images = data.load(config.data) if images is None else images
         torch.manual_seed(config.seed)
         space = spaces.build(config.space, seed=config.seed).to(device)
@@ -148,7 +152,6 @@ def search(
         directory,
         {
             "data": same_data,  # first: a network for other classes would not load
-            "relaxation_name": SameRelaxation(relaxation),
             "relaxation": relaxation,
             "supernet": bilevel.supernet,
             "space": bilevel.space,

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from nas.bilevel import BilevelConfig
 from nas.data import Batch
 from nas.device import Precision, autocast
+from nas.methods.relaxation import Relaxation
 from spaces import SearchSpace
 
 
@@ -90,7 +91,8 @@ class PlainBilevel:
     def _loss(self, supernet: nn.Module, batch: Batch) -> Tensor:
         images, labels = batch
         with autocast(images.device, self.precision):
-            loss: Tensor = self.criterion(supernet(images, self.space.mixing()), labels)
+            mixing = Relaxation().expected(self.space)  # a softmax over the operations (DARTS sec. 2.2)
+            loss: Tensor = self.criterion(supernet(images, mixing), labels)
         return loss
 
     def _unrolled_backward(self, train: Batch, valid: Batch) -> Tensor:

@@ -23,6 +23,7 @@ from nas import manual
 from nas.manual import ManualConfig
 from nas.manual.registry import FAMILIES, Family
 from nas.manual.units import bottleneck_unit, build_shortcut
+from nas.methods.relaxation import Relaxation
 from nas.network import Network, NetworkConfig
 from nas.supernet import Supernet, SupernetConfig
 from spaces import OPERATIONS, SpaceConfig, build_operation
@@ -30,6 +31,7 @@ from spaces.ops import ReLUConvBN, convolution
 from tests.architectures import random_genotype
 
 WIDTHS = range(2, 49)
+softmax = Relaxation().expected
 
 #: Modules with a stride by the number of their input channels, beside the registered operations.
 STRIDED: dict[str, Callable[[int], nn.Module]] = {

@@ -15,11 +15,13 @@ from torch.utils.checkpoint import checkpoint
 import spaces
 from nas.bilevel import Bilevel, BilevelConfig, HessianProduct
 from nas.data import Batch
+from nas.methods.relaxation import Noise, Relaxation
 from nas.report import add_logits
 from nas.supernet import Supernet, SupernetConfig
 from reference.supernet import PlainSupernet
 from spaces import SpaceConfig, registry
 from spaces.kernels.norm import frozen_statistics
+from tests.tiny import Gumbel
 
 ALL = spaces.names()
 SHAPE: dict[str, Any] = {"in_channels": 2, "image_size": (8, 8), "num_classes": 3}
@@ -30,7 +32,9 @@ def supernet_of(space: spaces.SearchSpace, layers: int) -> Supernet:
     return Supernet(space, SupernetConfig(layers=layers, init_channels=4), **SHAPE)
 
 
-def problem(space_name: str = "hb", *, smooth: bool = False, **fields: object) -> Bilevel:
+def problem(
+    space_name: str = "hb", *, smooth: bool = False, relaxation: Relaxation | None = None, **fields: object
+) -> Bilevel:
     """A supernet of three cells in float64, its momentum buffers filled by one step.
 
     The `smooth` one is the plain one, whose ReLUs can be changed for softplus, without max pooling.
@@ -43,7 +47,7 @@ def problem(space_name: str = "hb", *, smooth: bool = False, **fields: object) -
     if smooth:
         supernet = PlainSupernet(space, SupernetConfig(layers=3, init_channels=4), **SHAPE)
     config = BilevelConfig(learning_rate=0.3, **fields)  # type: ignore[arg-type]
-    bilevel = Bilevel(supernet.double(), space.double(), config, nn.CrossEntropyLoss())
+    bilevel = Bilevel(supernet.double(), space.double(), config, nn.CrossEntropyLoss(), relaxation=relaxation)
     bilevel.weight_step(batch(9))
     return bilevel
 
@@ -68,11 +72,12 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
     return float((value - reference).norm() / reference.norm())
 
 
-def full_unroll(bilevel: Bilevel, train: Batch, valid: Batch) -> Tensor:
+def full_unroll(bilevel: Bilevel, train: Batch, valid: Batch, noise: Noise | None = None) -> Tensor:
     """d/dalpha of L_valid(w - xi (m buf + dL_train/dw + d w), alpha), all by one autograd graph."""
 
     def loss(weights: dict[str, Tensor], data: Batch) -> Tensor:
-        logits = functional_call(bilevel.supernet, weights, (data[0], bilevel.space.mixing()))
+        mixing = bilevel.relaxation(bilevel.space, noise or {})
+        logits = functional_call(bilevel.supernet, weights, (data[0], mixing))
         return nn.functional.cross_entropy(logits, data[1])
 
     config, weights = bilevel.config, bilevel.weights
@@ -90,9 +95,9 @@ def full_unroll(bilevel: Bilevel, train: Batch, valid: Batch) -> Tensor:
 def test_exact_hypergradient(name: str) -> None:
     bilevel = problem(name, unrolled=True, hessian_product="exact")
     expected = full_unroll(bilevel, batch(0), batch(1))
-    first_order = flat(bilevel.first_order_gradient(batch(1))[2])
+    first_order = flat(bilevel.first_order_gradient(batch(1), {})[2])
     assert relative_error(first_order, expected) > 0.1  # the second-order term is no trifle here
-    assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1))[2]), expected) <= 1e-6
+    assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1), {})[2]), expected) <= 1e-6
 
 
 @pytest.mark.usefixtures("softplus")
@@ -100,22 +105,56 @@ def test_exact_hypergradient(name: str) -> None:
 def test_finite_difference_hypergradient(name: str) -> None:
     bilevel = problem(name, smooth=True, unrolled=True)
     expected = full_unroll(bilevel, batch(0), batch(1))
-    first_order = flat(bilevel.first_order_gradient(batch(1))[2])
+    first_order = flat(bilevel.first_order_gradient(batch(1), {})[2])
     assert relative_error(first_order, expected) > 0.1
-    assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1))[2]), expected) <= 1e-3
+    assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1), {})[2]), expected) <= 1e-3
+
+
+class CountingGumbel(Gumbel):
+    """Counts the evaluations of each draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evaluations: list[int] = []
+
+    def draw(self, space: spaces.SearchSpace) -> Noise:
+        self.evaluations.append(0)
+        return super().draw(space)
+
+    def forward(self, space: spaces.SearchSpace, noise: Noise) -> spaces.Mixing:
+        self.evaluations[-1] += 1
+        return super().forward(space, noise)
+
+
+@pytest.mark.usefixtures("softplus")
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_all_of_a_step_is_of_one_draw(product: HessianProduct) -> None:
+    """Of several draws the finite difference would be a multiple of the gradient."""
+    relaxation = CountingGumbel()
+    bilevel = problem(smooth=True, relaxation=relaxation, unrolled=True, hessian_product=product)
+    torch.manual_seed(1)
+    expected = full_unroll(bilevel, batch(0), batch(1), Gumbel().draw(bilevel.space))
+    relaxation.evaluations.clear()
+    torch.manual_seed(1)
+    bilevel.architecture_step(batch(0), batch(1))
+    gradient = flat(p.grad for p in bilevel.architecture)
+    assert relative_error(gradient, expected) <= (1e-6 if product == "exact" else 1e-3)
+    bilevel.weight_step(batch(0))
+    bilevel.evaluation_step(batch(1))
+    assert relaxation.evaluations == [3 if product == "exact" else 4, 1]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_first_order_hypergradient_by_differences(name: str) -> None:
     bilevel = problem(name)
-    gradient = flat(bilevel.first_order_gradient(batch(1))[2])
+    gradient = flat(bilevel.first_order_gradient(batch(1), {})[2])
     direction = [torch.randn_like(p) for p in bilevel.architecture]
     losses = []
     for sign in (1, -1):
         with torch.no_grad():
             for p, d in zip(bilevel.architecture, direction, strict=True):
                 p += sign * 1e-5 * d
-            losses.append(bilevel.loss(batch(1))[0])
+            losses.append(bilevel.loss(batch(1), bilevel.relaxation.expected(bilevel.space))[0])
             for p, d in zip(bilevel.architecture, direction, strict=True):
                 p -= sign * 1e-5 * d
     slope = (losses[0] - losses[1]) / 2e-5
@@ -145,8 +184,8 @@ class Chain(spaces.SearchSpace):
     def edges_between(self, nodes: int) -> list[tuple[int, int]]:
         return [(target - 1, target) for target in range(2, 2 + nodes)]
 
-    def mixing_weights(self, kind: spaces.Kind) -> Tensor:
-        return (self.alpha[kind] / (1 + self.temperature.square())).softmax(dim=-1)
+    def logits(self, kind: spaces.Kind) -> Tensor:
+        return self.alpha[kind] / (1 + self.temperature.square())
 
 
 class RecordingBoard:
@@ -164,7 +203,7 @@ def test_a_space_that_leaves_an_input_unread(product: HessianProduct, monkeypatc
     bilevel = problem("chain", smooth=True, unrolled=True, hessian_product=product)
     expected = full_unroll(bilevel, batch(0), batch(1))
     tolerance = 1e-6 if product == "exact" else 1e-3
-    assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1))[2]), expected) <= tolerance
+    assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1), {})[2]), expected) <= tolerance
     board = RecordingBoard()
     add_logits(board, bilevel.space, 1)  # type: ignore[arg-type]
     assert {"temperature/0", "alpha/normal/00_1-2/sep_conv_3x3"} <= board.tags
@@ -172,9 +211,9 @@ def test_a_space_that_leaves_an_input_unread(product: HessianProduct, monkeypatc
 
 def test_a_virtual_step_before_any_momentum_is_a_plain_one() -> None:
     bilevel = problem(unrolled=True, hessian_product="exact")
-    with_momentum = flat(bilevel.second_order_gradient(batch(0), batch(1))[2])
+    with_momentum = flat(bilevel.second_order_gradient(batch(0), batch(1), {})[2])
     bilevel.weight_optimizer.state.clear()
-    without = flat(bilevel.second_order_gradient(batch(0), batch(1))[2])
+    without = flat(bilevel.second_order_gradient(batch(0), batch(1), {})[2])
     assert relative_error(without, with_momentum) > 1e-3
 
 
@@ -286,7 +325,7 @@ def test_a_supernet_may_compute_again_what_it_did_not_keep(product: HessianProdu
 
     def gradient() -> Tensor:
         with frozen_statistics(bilevel.supernet):
-            return flat(bilevel.second_order_gradient(batch(0), batch(1))[2])
+            return flat(bilevel.second_order_gradient(batch(0), batch(1), {})[2])
 
     expected = gradient()
     forward = bilevel.supernet.forward
@@ -343,9 +382,9 @@ def test_the_architecture_step_takes_each_batch_for_its_level(unrolled: bool) ->
     bilevel = problem(unrolled=unrolled, hessian_product="exact" if unrolled else "finite-difference")
     with frozen_statistics(bilevel.supernet):
         if unrolled:
-            expected = flat(bilevel.second_order_gradient(batch(0), batch(1))[2])
+            expected = flat(bilevel.second_order_gradient(batch(0), batch(1), {})[2])
         else:
-            expected = flat(bilevel.first_order_gradient(batch(1))[2])
+            expected = flat(bilevel.first_order_gradient(batch(1), {})[2])
     loss, logits = bilevel.architecture_step(batch(0), batch(1))
     assert torch.equal(flat(p.grad for p in bilevel.architecture), expected)
     torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, batch(1)[1]))
@@ -355,13 +394,13 @@ def test_the_architecture_step_takes_each_batch_for_its_level(unrolled: bool) ->
 def test_the_learning_rate_may_be_a_tensor(product: HessianProduct) -> None:
     """As it is on a GPU."""
     bilevel = problem(unrolled=True, hessian_product=product)
-    expected = flat(bilevel.second_order_gradient(batch(0), batch(1))[2])
+    expected = flat(bilevel.second_order_gradient(batch(0), batch(1), {})[2])
     bilevel.weight_optimizer.param_groups[0]["lr"] = torch.tensor(0.3, dtype=torch.float64)
-    assert torch.equal(flat(bilevel.second_order_gradient(batch(0), batch(1))[2]), expected)
+    assert torch.equal(flat(bilevel.second_order_gradient(batch(0), batch(1), {})[2]), expected)
 
 
 def test_the_virtual_step_has_the_weights_current_learning_rate() -> None:
     bilevel = problem(unrolled=True, hessian_product="exact")
     expected = full_unroll(bilevel, batch(0), batch(1))
     bilevel.config = dataclasses.replace(bilevel.config, learning_rate=123.0)  # only where the optimizer started
-    assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1))[2]), expected) <= 1e-6
+    assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1), {})[2]), expected) <= 1e-6

@@ -113,7 +113,7 @@ def test_the_search_loop(tmp_path: Path) -> None:
     supernet.eval()
     held_out = images.train_loader(seed=5, indices=theirs, augment=False).epoch(0)
     with torch.no_grad():
-        figures = [(*bilevel.loss(batch), batch[1]) for batch in held_out]
+        figures = [(*bilevel.evaluation_step(batch), batch[1]) for batch in held_out]
     right = sum(int((logits.argmax(1) == y).sum()) for _, logits, y in figures)
 
     state = checkpoint.load(tmp_path / "run")

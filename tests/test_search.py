@@ -15,11 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import genotypes
 import spaces
 import train_search
-from nas import data
+from nas import checkpoint, data
 from nas.data import DataConfig
+from nas.methods.relaxation import Relaxation
 from nas.search import PRESETS, SearchConfig, endless, search
-from spaces.darts import DARTSSpace
-from tests.tiny import OPERATIONS, SEARCH
+from spaces import SpaceConfig
+from tests.tiny import OPERATIONS, SEARCH, gumbel_search
 
 
 def run(directory: Path, *more: str) -> dict[str, object]:
@@ -85,16 +86,25 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     assert lines[2].startswith("epoch   1  train ")
 
 
-def test_a_space_that_draws_is_derived_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The genotype of the run is that of its last epoch, also where a finished one is resumed."""
-    monkeypatch.setattr(
-        DARTSSpace, "mixing_weights", lambda self, kind: torch.rand_like(self.alpha[kind]) + 0 * self.alpha[kind]
-    )
-    for resume in ((), ("--resume",)):
-        run(tmp_path / "run", *OPERATIONS, *resume)
-        last = genotypes.load(tmp_path / "run" / "genotypes" / "epoch_002.json")
-        assert genotypes.load(tmp_path / "run" / "genotype.json") == last
-    assert genotypes.load(tmp_path / "run" / "genotypes" / "epoch_001.json") != last
+def test_a_search_that_draws(tmp_path: Path) -> None:
+    """Its genotypes and its held-out figures are of no draw, and a seed gives it again."""
+    flags = (*SEARCH, *OPERATIONS, "--epochs", "2", "--arch-learning-rate", "0.3")
+    seeds = {"run": "0", "again": "0", "other": "1"}
+    results = {
+        name: gumbel_search([*flags, "--seed", seeds[name], "--run-dir", str(tmp_path / name)]) for name in seeds
+    }
+    genotype = {name: genotypes.load(tmp_path / name / "genotype.json") for name in seeds}
+    assert genotype["run"] == genotypes.load(tmp_path / "run" / "genotypes" / "epoch_002.json")
+    assert genotype["run"] == genotype["again"] != genotype["other"]
+    assert results["run"]["valid_accuracy"] == results["again"]["valid_accuracy"]
+    state = checkpoint.load(tmp_path / "run")
+    assert state is not None
+    assert state["tracked"]["relaxation"]["temperature"] == 0.75
+    space = spaces.build(SpaceConfig(nodes=2, operations=OPERATIONS[1:]))
+    space.load_state_dict(state["tracked"]["space"])
+    assert genotype["run"] == space.derive(Relaxation().expected(space))
+    with pytest.raises(ValueError, match="--relaxation was 'Gumbel..', is 'softmax'"):
+        train_search.command([*flags, "--run-dir", str(tmp_path / "run"), "--resume"])
 
 
 def test_tensorboard_shows_the_architecture(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from torch import Tensor
 
 import spaces
 from genotypes import validate
+from nas.methods.relaxation import Relaxation
 from spaces import KINDS, TABLE_6, SearchSpace, SpaceConfig, Topology, registry
 from spaces.space import INIT_GAP
 
 ALL = spaces.names()
+softmax = Relaxation().expected
 
 
 def build(name: str, **fields: object) -> SearchSpace:
@@ -102,9 +104,11 @@ def independent_mixing(space: SearchSpace, kind: str) -> Tensor:
     return torch.tensor(rows)
 
 
+@pytest.mark.parametrize("edge_normalized", [None, False, True])
 @pytest.mark.parametrize("name", ALL)
-def test_mixing_weights_against_the_formula(name: str) -> None:
-    space = randomized(build(name))
+def test_mixing_weights_against_the_formula(name: str, edge_normalized: bool | None) -> None:
+    space = randomized(build(name, init="zero", edge_normalized=edge_normalized))
+    assert hasattr(space, "beta") == (name == "agd" if edge_normalized is None else edge_normalized)
     for kind in KINDS:
         torch.testing.assert_close(softmax(space)[kind], independent_mixing(space, kind))
 
@@ -192,6 +196,8 @@ def test_slots_that_left_the_start_are_counted(nodes: int) -> None:
 def test_hb_initialization_needs_both_identities() -> None:
     with pytest.raises(ValueError, match="needs the operation 'neg_skip_connect'"):
         build("hb", operations=("skip_connect", "sep_conv_3x3"))
+    with pytest.raises(ValueError, match="with --edge-normalized no node starts as eq. .26."):
+        build("hb", edge_normalized=True)
 
 
 # The toy of the reference for eq. (26): every operation multiplies by a number.
@@ -279,8 +285,9 @@ def test_ties_go_to_the_first() -> None:
         assert [(e.operation, e.source) for e in node] == [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)]
 
 
-def test_edge_weights_decide_in_space_agd() -> None:
-    space = build("agd")
+@pytest.mark.parametrize("name", ["agd", "darts"])
+def test_edge_weights_decide_where_edges_are_normalized(name: str) -> None:
+    space = build(name, edge_normalized=True)
     with torch.no_grad():
         space.beta["normal"][space.topology.entering(5)[-2:],] = 1.0
     assert [e.source for e in space.derive(softmax(space)).normal.nodes[3]] == [3, 4]
@@ -337,6 +344,15 @@ def test_space_of_ones_own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     space = build("chain_space:Chain", nodes=2)
     assert space.topology.edges == ((1, 2), (2, 3))
     assert [len(node) for node in space.derive(softmax(space)).normal.nodes] == [1, 1]
+
+
+def test_a_space_of_an_earlier_version_is_told_what_has_changed() -> None:
+    class Own(spaces.get("darts")):  # type: ignore[misc]
+        def mixing_weights(self, kind: str) -> Tensor:
+            return self.alpha[kind].sigmoid()
+
+    with pytest.raises(ValueError, match="Own overrides mixing_weights, which nothing calls any more; override logits"):
+        Own()
 
 
 @pytest.mark.parametrize("name", ["no_such_module:X", "math:nothing", ":X", "math:"])

@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 import spaces
 from nas.bilevel import Bilevel, BilevelConfig
 from nas.macro import resolve_stem
+from nas.methods.relaxation import Relaxation
 from nas.supernet import LeavingEdges, SearchCell, Supernet, SupernetConfig, from_per_edge_state_dict, stacked
 from nas.supernet.stacked import SeparateOperations
 from reference.supernet import PlainMixedOperation, PlainSearchCell, PlainSupernet
@@ -23,6 +24,7 @@ from spaces.ops import DilConv
 from tests.architectures import sep_conv_with_gelu
 
 ALL = spaces.names()
+softmax = Relaxation().expected
 
 
 @pytest.fixture(params=["cpu", "gpu"])

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nas import checkpoint
+from nas import checkpoint, cli
 from nas.meter import Meter
+from nas.methods.relaxation import Noise, Relaxation
+from nas.record import as_json
+from nas.search import PRESETS, SearchConfig, search
+from spaces import KINDS, Mixing, SearchSpace
 
 #: 24 random images of 8x8 pixels: two steps an epoch in the search, three in the training.
 DATA = ("--dataset", "fake", "--fake-train", "24", "--fake-test", "10", "--image-size", "8", "--batch-size", "8")
@@ -17,6 +22,32 @@ DATA += ("--fake-classes", "3", "--device", "cpu")
 SEARCH = (*DATA, "--layers", "3", "--init-channels", "2", "--nodes", "2")
 OPERATIONS = ("--operations", "sep_conv_3x3", "avg_pool_3x3", "skip_connect", "neg_skip_connect", "none")
 TRAIN = (*DATA, "--layers", "3", "--init-channels", "4", "--arch", "DARTS_V2")
+
+
+class Gumbel(Relaxation):
+    """What a user may write: softmax((alpha + G) / tau) with Gumbel noise G and a falling temperature tau."""
+
+    temperature: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("temperature", torch.ones(()))
+
+    def draw(self, space: SearchSpace) -> Noise:
+        return {kind: -torch.empty_like(space.alpha[kind]).exponential_().log() for kind in KINDS}
+
+    def forward(self, space: SearchSpace, noise: Noise) -> Mixing:
+        noisy = {kind: (space.logits(kind) + noise[kind]) / self.temperature for kind in KINDS}
+        return space.mixing({kind: noisy[kind].softmax(dim=-1) for kind in KINDS})
+
+    def schedule(self, epoch: int, epochs: int) -> None:
+        self.temperature.fill_(1 - 0.5 * epoch / epochs)
+
+
+def gumbel_search(argv: Sequence[str]) -> dict[str, Any]:
+    """The command of the search, with this relaxation."""
+    config = cli.parse(SearchConfig, argv, description="", default=cli.preset(PRESETS, argv))
+    return as_json(search(config, relaxation=Gumbel()))
 
 
 def add_loss(meter: Meter, loss: float) -> None:

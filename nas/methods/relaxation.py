@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from nas.errors import UsageError
 from spaces import KINDS, Kind, Mixing, SearchSpace
 
 #: Random numbers of one step, by cell kind; empty for a relaxation without any.
@@ -48,20 +47,3 @@ class Relaxation(nn.Module):
 
     def schedule(self, epoch: int, epochs: int) -> None:
         """Sets the buffers for the epoch with this number, from 0 on, of a search of `epochs`: nothing here."""
-
-
-class SameRelaxation:
-    """Refuses to resume a search with another relaxation. Track it before the relaxation itself."""
-
-    def __init__(self, relaxation: Relaxation) -> None:
-        self._name = f"{type(relaxation).__module__}.{type(relaxation).__qualname__}"
-
-    def state_dict(self) -> dict[str, str]:
-        return {"name": self._name}
-
-    def load_state_dict(self, state: dict[str, str]) -> None:
-        if state["name"] != self._name:
-            raise UsageError(
-                f"the search began with the relaxation {state['name']}, not {self._name}; resume with the same one, "
-                "or start a run in another --run-dir"
-            )
