@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,7 +33,7 @@ from nas.search import SearchConfig
 from nas.train import TrainConfig
 from nas.weights import TrainedNetwork
 from optinas.arrays import NAME, Arrays
-from optinas.options import check_names, configured, in_terms_of_python, leaves, shows, spelled
+from optinas.options import check_names, configured, errors_worded, leaves, shows, spelled
 
 PathLike = str | os.PathLike[str]
 
@@ -270,7 +271,7 @@ def evaluate(
         >>> optinas.evaluate("runs/hb-eval").test_accuracy
     """
     check_names("evaluate", options, _EVALUATE)
-    with in_terms_of_python(_ALL):
+    with errors_worded(_worded):
         before, trained_on = _training_of(network)
         with users_mistakes():
             loaded = load(network) if isinstance(network, str | os.PathLike) else network
@@ -358,22 +359,26 @@ def _call(run_dir: PathLike | None, options: Mapping[str, object], progress: boo
         raise ValueError("resume=True needs run_dir, the directory of the run to continue")
     try:
         with ExitStack() as stack:
-            stack.enter_context(in_terms_of_python(_ALL))
-            stack.enter_context(screen.shown_by(_print if progress else None))
+            wording: Callable[[str], str] = _worded
+            if run_dir is None:
+                directory = Path(stack.enter_context(TemporaryDirectory(prefix="optinas-"))) / "run"
+                wording = partial(_worded, temporary=str(directory))
+            else:
+                directory = Path(run_dir).expanduser()
+            stack.enter_context(errors_worded(wording))
+            stack.enter_context(screen.shown_by((lambda line: print(wording(line), flush=True)) if progress else None))
             # Where CUDA is not in use yet, its random numbers are nobody's.
             gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
             stack.enter_context(torch.random.fork_rng(gpus))
-            if run_dir is not None:
-                yield Path(run_dir).expanduser()
-            else:
-                yield Path(stack.enter_context(TemporaryDirectory(prefix="optinas-"))) / "run"
+            yield directory
     except Stopped as stop:
         signal.raise_signal(stop.signal)
         raise KeyboardInterrupt from None
 
 
-def _print(line: str) -> None:
-    print(spelled(line, _ALL), flush=True)
+def _worded(line: str, temporary: str | None = None) -> str:
+    """A line for whoever calls from Python, and has not named the directory `temporary`."""
+    return spelled(line if temporary is None else line.replace(temporary, "a temporary directory"), _ALL)
 
 
 def _configuration(presets: Mapping[str, Any], dataset: str | Arrays, preset: str, options: dict[str, Any]) -> Any:

@@ -73,21 +73,20 @@ def shows(options: Mapping[str, object]) -> Callable[[F], F]:
 
 
 @contextmanager
-def in_terms_of_python(flags: Mapping[str, object]) -> Iterator[None]:
-    """Within it, errors that name flags name options instead: `--batch-size` is batch_size, `--resume` resume=True.
-
-    Args:
-        flags: the options with their defaults; those that are bool are switches.
-    """
+def errors_worded(wording: Callable[[str], str]) -> Iterator[None]:
+    """Within it, `wording` is applied to the message of an error that a user sees."""
     try:
         yield
     except (UsageError, GenotypeError, NonFiniteLossError) as error:
-        error.args = (spelled(str(error), flags),)
-        raise error from None  # its cause says the same, of flags
+        error.args = (wording(str(error)),)
+        raise error from None  # its cause says the same in other words
 
 
 def spelled(text: str, flags: Mapping[str, object]) -> str:
-    """A line with options in the place of flags."""
+    """A line with options in the place of flags: `--batch-size` is batch_size, `--no-augment` is augment=False.
+
+    `flags` are the options with their defaults; those that are bool are switches.
+    """
 
     def option(match: re.Match[str]) -> str:
         name = match[1].replace("-", "_")

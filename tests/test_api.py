@@ -132,18 +132,19 @@ def test_flags_are_spelled_as_options() -> None:
     )
 
 
-@pytest.mark.parametrize("ending", [Stopped(signal.SIGINT), NonFiniteLossError("take --precision fp32")])
-def test_what_ends_a_search_ends_the_call(ending: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    def search(*args: object, **options: object) -> None:
-        raise ending
+def test_ctrl_c_and_a_spoiled_loss_are_the_exceptions_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(config: nas.search.SearchConfig, **options: object) -> None:
+        raise Stopped(signal.SIGINT)
 
-    monkeypatch.setattr(nas.search, "search", search)
-    if isinstance(ending, Stopped):
-        with pytest.raises(KeyboardInterrupt):
-            optinas.search()
-    else:
-        with pytest.raises(RuntimeError, match="take precision fp32"):
-            optinas.search()
+    def spoiled(config: nas.search.SearchConfig, **options: object) -> None:
+        raise NonFiniteLossError(f"it is in {config.run.run_dir}; try --precision fp32")
+
+    monkeypatch.setattr(nas.search, "search", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        optinas.search()
+    monkeypatch.setattr(nas.search, "search", spoiled)
+    with pytest.raises(RuntimeError, match="^it is in a temporary directory; try precision fp32$"):
+        optinas.search()
 
 
 def test_arrays_and_tensors_of_one_content_are_one_data_set() -> None:

@@ -63,6 +63,8 @@ SHORTER = {
     "--image-size 8 16 --rounds 1",
     "simulate --quick": "simulate --depths 2 --samples 40 --dimension 3 --batch-size 20 --epochs 1",
 }
+#: Likewise for Python.
+SHORTER_PYTHON = ('preset="smoke"', 'preset="smoke", epochs=1, layers=2, init_channels=2, batch_size=359')
 #: This one has the edited checkout of "Add an operation or a data set" around it.
 NEEDS_EDITS = "--space ladder"
 #: What this prints is quoted.
@@ -86,7 +88,7 @@ def blocks(language: str, text: str) -> list[str]:
 
 COMMANDS = [line for path in DOCUMENTS for block in blocks("bash", path.read_text()) for line in block.splitlines()]
 PROGRAMS = [c for c in COMMANDS if re.match(r"python |optinas-", c)]
-PYTHON = [block for path in DOCUMENTS for block in blocks("python", path.read_text())]
+PYTHON = list(dict.fromkeys(block for path in DOCUMENTS for block in blocks("python", path.read_text())))
 FILES = {block.splitlines()[0].removeprefix("# "): block for block in PYTHON if block.startswith("# ")}
 SNIPPETS = [block for block in PYTHON if not block.startswith("# ")]
 
@@ -213,7 +215,7 @@ def test_programs_do_what_the_documents_say(story: list[str], tmp_path: Path) ->
     folder = make_workplace(tmp_path / "workplace")
     for item in story:
         if item in SNIPPETS:
-            outcome = start([sys.executable, "-c", item], folder)
+            outcome = start([sys.executable, "-c", item.replace(*SHORTER_PYTHON)], folder)
         else:
             checkout = edited_checkout(tmp_path / "checkout") if NEEDS_EDITS in item else ROOT
             outcome = start(arguments(item, checkout), folder)
