@@ -390,7 +390,9 @@ def _configuration(presets: Mapping[str, Any], dataset: str | Arrays, preset: st
 
 
 def _name(dataset: str | Arrays) -> str:
-    return NAME if isinstance(dataset, Arrays) else dataset
+    if isinstance(dataset, str | Arrays):
+        return NAME if isinstance(dataset, Arrays) else dataset
+    raise TypeError(f"dataset is of the type {type(dataset).__name__}; give a name, or optinas.Arrays(images, labels)")
 
 
 def _in_memory(dataset: str | Arrays, config: DataConfig) -> ImageData | None:

@@ -98,6 +98,11 @@ def test_every_flag_is_an_option_that_help_shows() -> None:
 MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "name": (lambda: optinas.search(epoch=1), TypeError, r"argument 'epoch'; did you mean 'epochs'\?"),
     "name of an evaluation": (lambda: optinas.evaluate("run", epochs=1), TypeError, "argument 'epochs'"),
+    "data set of another type": (
+        lambda: optinas.search(dataset=(PIXELS, LABELS)),
+        TypeError,
+        "type tuple; give a name",
+    ),
     "type": (lambda: optinas.search(epochs="1"), ValueError, "epochs is '1'; it must be int"),
     "choice": (lambda: optinas.train("DARTS_V2", schedule="x"), ValueError, "must be 'cosine' or 'exponential' or"),
     "value": (lambda: optinas.search(epochs=0), ValueError, "^epochs is 0; it must be"),
