@@ -127,7 +127,7 @@ def test_cells_that_are_computed_again_can_be_differentiated_twice(name: str) ->
     found = []
     for checkpoint_cells in (False, True):
         pair.ours.checkpoint_cells = checkpoint_cells
-        found.append(Bilevel(pair.ours, space, config, CRITERION).second_order_gradient(batch, batch)[2])
+        found.append(Bilevel(pair.ours, space, config, CRITERION).second_order_gradient(batch, batch, {})[2])
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
 
 
