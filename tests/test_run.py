@@ -212,7 +212,9 @@ def test_where_looking_costs_losses_are_looked_at_now_and_then(every: int, told:
 
 
 def test_a_second_process_is_kept_out_until_the_first_has_ended(tmp_path: Path) -> None:
-    with run_of(tmp_path):
+    first = run_of(tmp_path)
+    assert not list(tmp_path.iterdir())  # nothing happens before it is entered
+    with first:
         for resume, told in ((True, rf"is in use by process {os.getpid()} on \S+; wait"), (False, "is not empty")):
             with pytest.raises(UsageError, match=told):
                 finish(run_of(tmp_path, resume=resume))
