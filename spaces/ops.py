@@ -273,7 +273,7 @@ class Zero(nn.Module):
 
 
 class Round(NamedTuple):
-    """The names of the modules of a round, in the order in which they are computed."""
+    """The names of the modules of a round of `Separable`, in the order in which they are computed."""
 
     relu: str
     depthwise: str
