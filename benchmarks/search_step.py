@@ -167,8 +167,10 @@ def _limits(config: Config, machine: Machine) -> dict[str, float]:
         space = build_space(config)
         supernet = build_supernet(PlainSupernet, space, config)
         images = torch.empty(config.batch_size, 3, config.image_size, config.image_size)
-        mixing = Relaxation().expected(space)
-        work = least_work(supernet, lambda: supernet(images, mixing), 2 if config.precision == "bf16" else 4)
+        relaxed = Relaxation()  # within the pass: what is counted takes no gradient
+        work = least_work(
+            supernet, lambda: supernet(images, relaxed.expected(space)), 2 if config.precision == "bf16" else 4
+        )
     weights, architecture = work.limit(machine, WEIGHT_PASS), work.limit(machine, ARCHITECTURE_PASS)
     return {
         WEIGHTS: weights,
