@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import configparser
+import importlib
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +36,8 @@ README = DOCUMENTS[0].read_text()
 
 FAKE = "--dataset fake --fake-train 24 --fake-test 10 --image-size 8 --batch-size 12"
 TINY = "--epochs 1 --layers 2 --init-channels 2"
+#: What stands for the hand-made networks.
+SMALLER = {"hbnet56": "hbnet8", "resnet56": "resnet8", "agdnet40": "agdnet10"}
 
 #: How a command that trains is made short: every one must hold one of these texts. The longest counts.
 SHORTER = {
@@ -43,12 +51,12 @@ SHORTER = {
     "--dataset npz --data arrays.npz": f"--dataset npz --data arrays.npz --batch-size 6 {TINY}",
     "--evaluate runs/hb-eval": "--evaluate runs/hb-eval",
     **{
-        f"--arch {arch} --dataset cifar10 --data data": f"--arch {arch} {FAKE} --epochs 1"
-        for arch in ("hbnet56", "resnet56", "agdnet40")
+        f"--arch {arch} --dataset cifar10 --data data": f"--arch {smaller} {FAKE} --epochs 1"
+        for arch, smaller in SMALLER.items()
     },
     "--arch hbnet20 --dataset digits --preset smoke": "--arch hbnet20 --dataset digits --preset smoke --epochs 1",
     "benchmarks.search_step --space darts --batch-size 64": "benchmarks.search_step --space darts --batch-size 2 "
-    "--layers 2 --init-channels 2 --image-size 8 --rounds 1",
+    "--layers 2 --init-channels 2 --nodes 1 --image-size 8 --rounds 1",
     "benchmarks.evaluation_step --batch-size 96": "benchmarks.evaluation_step --batch-size 2 --layers 2 "
     "--init-channels 2 --image-size 8 --rounds 1",
     "benchmarks.train_step --archs densenet40": "benchmarks.train_step --batch-size 2 --image-size 8 --rounds 1 "
@@ -111,19 +119,50 @@ def shorter(command: str) -> str:
     return command.replace(rule, SHORTER[rule]).replace("--device cuda", "--device cpu")
 
 
-def arguments(command: str, checkout: Path) -> list[str]:
-    """How the command is started: a script of the checkout, or what setup.cfg says of an installed command."""
-    program, *rest = shlex.split(shorter(command))
-    if program == "python":
-        script = rest[:2] if rest[0] == "-m" else [str(checkout / rest[0])]
-        return [sys.executable, *script, *rest[len(script) :]]
-    module, function = entry_points()[program].split(":")
-    return [sys.executable, "-c", f"import {module}; {module}.{function}()", *rest]
+def main_of(item: str) -> Callable[[], object]:
+    """What an installed command, a script of the checkout, a module or a snippet of Python does when it is started."""
+    if item in SNIPPETS:
+        return partial(exec, item.replace(*SHORTER_PYTHON), {"__name__": "__main__"})
+    program, *rest = shlex.split(shorter(item))
+    if program != "python":
+        module, function = entry_points()[program].split(":")
+        sys.argv = [program, *rest]
+        return getattr(importlib.import_module(module), function)
+    if rest[0] == "-m":
+        sys.argv = ["", *rest[2:]]
+        return partial(runpy.run_module, rest[1], run_name="__main__", alter_sys=True)
+    sys.argv = [str(ROOT / rest[0]), *rest[1:]]
+    return partial(runpy.run_path, sys.argv[0], run_name="__main__")
 
 
-def start(argv: list[str], folder: Path) -> Outcome:
-    # A warning must not reach a user either. The path is that of an installed copy; a script's own folder wins.
-    environment = os.environ | {"PYTHONWARNINGS": "error", "PYTHONPATH": str(ROOT)}
+def _run(item: str, folder: Path) -> None:
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr")):
+        with (folder.parent / name).open("w") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    warnings.simplefilter("error")  # one must not reach a user either
+    main_of(item)()
+
+
+#: It imports everything once, and forks a process for each program, which is done sooner than it would have started.
+STARTER = get_context("forkserver")
+STARTER.set_forkserver_preload(["train_search", "train_eval", "genotype_tool", "nas.optimization.simulation"])
+
+
+def start(item: str, folder: Path) -> Outcome:
+    process = STARTER.Process(target=_run, args=(item, folder))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return Outcome(process.exitcode, *((folder.parent / name).read_text() for name in ("stdout", "stderr")))
+
+
+def start_in_checkout(command: str, checkout: Path, folder: Path) -> Outcome:
+    """Runs a script of an edited checkout."""
+    script, *flags = shlex.split(shorter(command))[1:]
+    environment = os.environ | {"PYTHONWARNINGS": "error", "PYTHONPATH": str(checkout)}
+    argv = [sys.executable, str(checkout / script), *flags]
     done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
@@ -214,11 +253,10 @@ def stories() -> list[list[str]]:
 def test_programs_do_what_the_documents_say(story: list[str], tmp_path: Path) -> None:
     folder = make_workplace(tmp_path / "workplace")
     for item in story:
-        if item in SNIPPETS:
-            outcome = start([sys.executable, "-c", item.replace(*SHORTER_PYTHON)], folder)
+        if NEEDS_EDITS in item:
+            outcome = start_in_checkout(item, edited_checkout(tmp_path / "checkout"), folder)
         else:
-            checkout = edited_checkout(tmp_path / "checkout") if NEEDS_EDITS in item else ROOT
-            outcome = start(arguments(item, checkout), folder)
+            outcome = start(item, folder)
         assert outcome.code == 0, f"{item}\n{outcome.stderr}"
         assert not outcome.stderr
         assert outcome.stdout.strip()

@@ -39,16 +39,25 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]
 }
 
 
+class Job:
+    """A command, and what it leaves and returns where nothing interrupts it."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self._command, self._flags = COMMANDS[name]
+        self.directory = directory
+        self.result = self(directory)
+        self.state = final_state(directory)
+
+    def __call__(self, directory: Path, *more: str) -> dict[str, Any]:
+        return self._command([*self._flags, "--run-dir", str(directory), *more])
+
+
 @pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.slow if name == "search-unrolled" else ()) for name in COMMANDS]
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name == "search-unrolled" else ()) for name in COMMANDS],
 )
-def job(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
-    command, flags = COMMANDS[request.param]
-
-    def run(directory: Path, *more: str) -> dict[str, Any]:
-        return command([*flags, "--run-dir", str(directory), *more])
-
-    return run
+def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return Job(request.param, tmp_path_factory.mktemp(request.param) / "whole")
 
 
 class Killed(Exception):
@@ -73,27 +82,25 @@ def kill() -> None:
     raise Killed
 
 
+def lasting(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key not in ("run_dir", "seconds")}
+
+
 @pytest.mark.parametrize("step", [2, 4, 7])
-def test_killed_and_resumed(
-    job: Callable[..., dict[str, Any]], step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = job(tmp_path / "whole")
+def test_killed_and_resumed(job: Job, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt_at(patch, step, kill)
         with pytest.raises(Killed):
             job(tmp_path / "parts")
     resumed = job(tmp_path / "parts", "--resume")
-    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
-    for volatile in ("run_dir", "seconds"):
-        del whole[volatile], resumed[volatile]
-    assert resumed == whole
+    assert_same(final_state(tmp_path / "parts"), job.state)
+    assert lasting(resumed) == lasting(job.result)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signalled_in_the_middle_of_an_epoch_and_resumed(
-    job: Callable[..., dict[str, Any]], number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job(tmp_path / "whole")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 5, lambda: os.kill(os.getpid(), number))
         with pytest.raises(Stopped) as stopped:
@@ -103,13 +110,10 @@ def test_signalled_in_the_middle_of_an_epoch_and_resumed(
     assert state is not None
     assert state["step"] > 0  # saved where it stood, not at the last epoch's end
     job(tmp_path / "parts", "--resume")
-    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+    assert_same(final_state(tmp_path / "parts"), job.state)
 
 
-def test_signalled_in_an_evaluation_and_resumed(
-    job: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job(tmp_path / "whole")
+def test_signalled_in_an_evaluation_and_resumed(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interruptible = Run.interruptible
 
@@ -122,23 +126,19 @@ def test_signalled_in_an_evaluation_and_resumed(
         with pytest.raises(Stopped):
             job(tmp_path / "parts")
     job(tmp_path / "parts", "--resume")
-    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+    assert_same(final_state(tmp_path / "parts"), job.state)
 
 
-def test_resuming_a_finished_run_changes_nothing(job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    first = job(tmp_path / "run")
-    before = final_state(tmp_path / "run")
-    again = job(tmp_path / "run", "--resume")
-    assert_same(final_state(tmp_path / "run"), before)
-    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in first.items() if k != "seconds"}
+def test_resuming_a_finished_run_changes_nothing(job: Job) -> None:
+    assert lasting(job(job.directory, "--resume")) == lasting(job.result)
+    assert_same(final_state(job.directory), job.state)
 
 
 @pytest.mark.parametrize("loss_of_the_epoch", [1, 2, -1])
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(
-    job: Callable[..., dict[str, Any]], loss_of_the_epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, loss_of_the_epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a step of the second epoch, or (-1) in the evaluation that follows its last step."""
-    job(tmp_path / "whole")
     check = Run.check_finite
     seen: list[int] = []
 
@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(
     assert state is not None
     assert (state["epoch"], state["step"]) == (1, 0)
     job(tmp_path / "parts", "--resume")
-    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+    assert_same(final_state(tmp_path / "parts"), job.state)
 
 
 def test_a_signal_saves_nothing_that_the_last_step_has_spoiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,27 +210,28 @@ def test_a_run_is_not_resumed_in_another_precision(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "flags"),
-    [("train_search.py", (*SEARCH, *OPERATIONS)), ("train_eval.py", TRAIN)],
+    ("script", "command", "flags"),
+    [
+        ("train_search.py", train_search.command, (*SEARCH, *OPERATIONS)),
+        ("train_eval.py", train_eval.command, TRAIN),
+    ],
 )
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_process_that_gets_a_signal(
-    script: str, flags: tuple[str, ...], number: signal.Signals, tmp_path: Path
+def test_a_process_that_gets_one_signal_after_another(
+    script: str, command: Callable[[list[str]], dict[str, Any]], flags: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """The whole command, killed when its first epoch is told: it is then in the middle of a later one."""
-
-    def command(directory: str, *more: str) -> list[str]:
-        epochs = ("--epochs", "6", "--run-dir", str(tmp_path / directory))
-        return [sys.executable, str(ROOT / script), *flags, *epochs, *more]
-
-    subprocess.run(command("whole"), check=True, capture_output=True, cwd=tmp_path)
-    with subprocess.Popen(command("parts"), stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("epoch   1"):
-                process.send_signal(number)
-                break
-        process.communicate()
-    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
-    subprocess.run(command("parts", "--resume"), check=True, capture_output=True, cwd=tmp_path)
+    """The whole program, each time when the first epoch that it does is told: it is then in the middle of another."""
+    flags = (*flags, "--epochs", "8", "--run-dir")
+    program = [sys.executable, str(ROOT / script), *flags, str(tmp_path / "parts")]
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("epoch "):
+                    process.send_signal(number)
+                    break
+            process.communicate()
+        assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+        program = [*program[:2], *flags, str(tmp_path / "parts"), "--resume"]
+    command([*flags, str(tmp_path / "parts"), "--resume"])
+    command([*flags, str(tmp_path / "whole")])
     assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))

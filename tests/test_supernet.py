@@ -38,11 +38,12 @@ def build(
     name: str,
     operations: Sequence[str] = (),
     *,
+    nodes: int = 4,
     in_channels: int = 3,
     image_size: tuple[int, int] = (32, 32),
     **fields: Any,
 ) -> tuple[spaces.SearchSpace, Supernet]:
-    space = spaces.build(SpaceConfig(space=name, operations=tuple(operations)))
+    space = spaces.build(SpaceConfig(space=name, operations=tuple(operations), nodes=nodes))
     config = SupernetConfig(**fields)
     return space, Supernet(space, config, in_channels=in_channels, image_size=image_size, num_classes=10)
 
@@ -368,7 +369,7 @@ def test_less_is_kept_for_the_gradient() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of the compiler itself
 @pytest.mark.parametrize("training", [True, False])
 def test_it_is_one_graph_for_the_compiler(training: bool) -> None:
-    space, supernet = build("hb", init_channels=4, layers=3, image_size=(8, 8))
+    space, supernet = build("hb", nodes=2, init_channels=4, layers=3, image_size=(8, 8))
     supernet.train(training)
     twin, x = copy.deepcopy(supernet), torch.randn(4, 3, 8, 8)
     torch.compiler.reset()
