@@ -47,6 +47,7 @@ lint: $(INSTALLED)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	git ls-files | grep -vE '\.(svg|json|ipynb)$$' | xargs $(PY) -m codespell_lib
 
 format: $(INSTALLED)
 	$(PY) -m ruff check --fix .
