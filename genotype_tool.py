@@ -16,7 +16,7 @@ import tyro
 
 import genotypes
 from genotypes import CELL_NAMES, ZOO, CellGenotype, Genotype
-from genotypes.files import write_atomically
+from genotypes.atomic import write_atomically
 from nas import cli
 from nas.errors import UsageError, users_mistakes
 
@@ -155,7 +155,7 @@ class Check(_OfOneGenotype):
 
 def _cost(genotype: Genotype, form: Literal["cifar", "imagenet"], classes: int | None) -> dict[str, int]:
     # Here, because it needs torch, and nothing else in this script does.
-    from nas.cost import network_cost
+    from nas.networks.cost import network_cost
     from nas.train import PRESETS
 
     config = PRESETS["paper"]("imagenet" if form == "imagenet" else "cifar10").network

@@ -10,7 +10,7 @@ import nas.interrupts  # noqa: F401 - before all that takes long
 from typing import Any
 
 from nas import cli
-from nas.record import as_json
+from nas.runs.record import as_json
 from nas.search import PRESETS, SearchConfig, search
 
 

@@ -21,8 +21,8 @@ from PIL import Image
 from benchmarks.command import run_benchmark
 from benchmarks.timing import Step, spread, time_rounds, write_result
 from nas.data import DataConfig, Loader, load
-from nas.device import resolve_device
-from nas.report import table
+from nas.engine.device import resolve_device
+from nas.screen import table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ import nas.search
 import nas.train
 from benchmarks.command import run_benchmark
 from benchmarks.timing import write_result
-from nas.device import Precision, resolve_device
-from nas.report import table
+from nas.engine.device import Precision, resolve_device
+from nas.screen import table
 
 _ROOT = Path(__file__).resolve().parent.parent
 

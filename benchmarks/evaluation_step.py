@@ -23,10 +23,10 @@ from benchmarks.counting import measure_pass
 from benchmarks.roofline import WEIGHT_PASS, Work, least_work, measure_machine
 from benchmarks.timing import Step, spread, time_rounds, write_result
 from nas.data import Batch
-from nas.device import Precision, algorithms, autocast, resolve_device
-from nas.graphs import captured
-from nas.network import Network, NetworkConfig
-from nas.report import table
+from nas.engine.device import Precision, algorithms, autocast, resolve_device
+from nas.engine.graphs import captured
+from nas.networks.cells import Network, NetworkConfig
+from nas.screen import table
 from nas.train import TrainConfig, Training
 from reference.network import PlainNetwork
 

@@ -25,12 +25,13 @@ import spaces
 from benchmarks.command import run_benchmark
 from benchmarks.timing import write_result
 from genotypes import CELL_NAMES, Genotype
-from nas import checkpoint, record, search
-from nas.bilevel import BilevelConfig
+from nas import search
 from nas.data import DataConfig, load
-from nas.record import SearchRecord
-from nas.report import table
-from nas.run import RunConfig
+from nas.methods.bilevel import BilevelConfig
+from nas.runs import checkpoint, record
+from nas.runs.record import SearchRecord
+from nas.runs.run import RunConfig
+from nas.screen import table
 from nas.supernet import SupernetConfig
 from spaces import KINDS, SpaceConfig
 

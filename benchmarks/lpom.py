@@ -29,10 +29,10 @@ from torch import Tensor
 from benchmarks.command import run_benchmark
 from benchmarks.timing import peak_bytes, write_result
 from nas.data import DataConfig, load
-from nas.device import resolve_device
-from nas.optimization.lpom import LOSSES, LPOM, MLP, LPOMConfig
-from nas.optimization.lpom.machine import LossName
-from nas.report import table
+from nas.engine.device import resolve_device
+from nas.screen import table
+from nas.theory.lpom import LOSSES, LPOM, MLP, LPOMConfig
+from nas.theory.lpom.machine import LossName
 
 Batch = tuple[Tensor, Tensor]
 Step = Callable[[Tensor, Tensor], object]

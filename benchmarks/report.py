@@ -16,7 +16,7 @@ from typing import Any
 
 import tyro
 
-from genotypes.files import write_atomically
+from genotypes.atomic import write_atomically
 
 _ROOT = Path(__file__).resolve().parent.parent
 RESULTS = _ROOT / "benchmarks" / "results"

@@ -32,7 +32,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import timed
-from nas.device import Precision
+from nas.engine.device import Precision
 
 #: Written and read; read again in the backward pass; the gradient written and read.
 TRANSFERS = 5

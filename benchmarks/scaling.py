@@ -17,8 +17,8 @@ from benchmarks import search_step
 from benchmarks.command import run_benchmark
 from benchmarks.counting import measure_pass
 from benchmarks.timing import spread, time_rounds, write_result
-from nas.device import Precision, resolve_device
-from nas.report import table
+from nas.engine.device import Precision, resolve_device
+from nas.screen import table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,12 @@ from benchmarks.command import run_benchmark
 from benchmarks.counting import measure_pass
 from benchmarks.roofline import ARCHITECTURE_PASS, WEIGHT_PASS, Machine, least_work, measure_machine
 from benchmarks.timing import Step, spread, time_rounds, write_result
-from nas.bilevel import Bilevel, BilevelConfig
 from nas.data import Batch
-from nas.device import Precision, algorithms, autocast, resolve_device
-from nas.graphs import captured
+from nas.engine.device import Precision, algorithms, autocast, resolve_device
+from nas.engine.graphs import captured
+from nas.methods.bilevel import Bilevel, BilevelConfig
 from nas.methods.relaxation import Relaxation
-from nas.report import table
+from nas.screen import table
 from nas.supernet import Supernet, SupernetConfig
 from reference.bilevel import PlainBilevel
 from reference.supernet import PlainSupernet

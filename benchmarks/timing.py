@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nas.environment import describe
-from nas.graphs import WARM_UP
+from nas.engine.graphs import WARM_UP
+from nas.runs.environment import describe
 
 Step = Callable[[], object]
 K = TypeVar("K", bound=Hashable)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from benchmarks.command import run_benchmark
 from benchmarks.timing import Step, peak_bytes, spread, time_rounds, write_result
-from nas import manual
-from nas.device import Precision, autocast, resolve_device
-from nas.report import table
+from nas.engine.device import Precision, autocast, resolve_device
+from nas.networks import handmade
+from nas.screen import table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def twice(build: Callable[[], Step]) -> None:
 
 def _step(config: Config, arch: str, device: torch.device, batch: tuple[Tensor, Tensor]) -> Step:
     side = config.image_size
-    network: nn.Module = manual.build(arch, image_size=(side, side), num_classes=config.classes).to(device)
+    network: nn.Module = handmade.build(arch, image_size=(side, side), num_classes=config.classes).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True)
     forward = torch.compile(network) if config.compile else network
 

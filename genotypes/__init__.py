@@ -7,7 +7,8 @@ from genotypes.files import load, save
 from genotypes.genotype import CELL_NAMES, CellGenotype, Edge, Genotype, GenotypeError, from_json, to_json, validate
 from genotypes.notation import from_text, to_text
 from genotypes.operations import OPERATIONS, declare_operation
-from genotypes.zoo import ZOO, ZooEntry, get, names, resolve
+from genotypes.resolve import resolve
+from genotypes.zoo import ZOO, ZooEntry, get, names
 
 __all__ = [
     "CELL_NAMES",

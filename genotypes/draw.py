@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import graphviz
 
-from genotypes.files import write_atomically
+from genotypes.atomic import write_atomically
 from genotypes.genotype import CellGenotype, Genotype, GenotypeError, validate
 from genotypes.layout import GENEROUS, LEAST_LABEL, Item, Layout, Link, Sizes, compact, fit, place
 from genotypes.operations import OPERATIONS

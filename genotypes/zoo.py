@@ -4,12 +4,10 @@ The genotypes were read from the authors' own repositories (`source`). They are 
 notation, which is what one compares them with.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from genotypes.files import load
 from genotypes.genotype import MAX_NAME, Genotype, GenotypeError, unknown_name
 from genotypes.notation import from_text
 
@@ -49,29 +47,9 @@ def get(name: str) -> ZooEntry:
     return ZOO[name]
 
 
-def resolve(name_or_path: str | os.PathLike[str]) -> Genotype:
-    """The genotype of a published architecture, of a file (see `load`), or of the directory of a run.
-
-    FILE:NAME is one of several in a file. Names may be spelled as in the authors' code, and in any case.
-
-    Raises GenotypeError if it is none of them, or if the file is faulty.
-    """
-    text = os.fspath(name_or_path)
-    if text in ZOO:
-        return ZOO[text].genotype
-    file, _, chosen = text.rpartition(":")
-    if os.path.isdir(text):
-        path = os.path.join(text, "genotype.json")
-        if not os.path.isfile(path):
-            raise GenotypeError(f"{text}: holds no genotype.json; name the directory of a run that has ended")
-        return load(path)
-    if os.path.exists(text):
-        return load(text)
-    if chosen.isidentifier() and os.path.isfile(file):
-        return load(file, choose=chosen)
-    if _spelling(text) in _SPELLINGS:
-        return ZOO[_SPELLINGS[_spelling(text)]].genotype
-    raise GenotypeError(f"no such file, and {unknown_name('architecture', text, ZOO)}")
+def find(name: str) -> ZooEntry | None:
+    """The published architecture of that name, in any case and as the authors' code spells it; None for no such."""
+    return ZOO.get(_SPELLINGS.get(_spelling(name), ""))
 
 
 def _spelling(name: str) -> str:

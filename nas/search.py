@@ -13,19 +13,20 @@ from torch import nn
 
 import genotypes
 import spaces
-from nas import data, record, report
-from nas.bilevel import Bilevel, BilevelConfig
+from nas import data
 from nas.data import Batch, DataConfig, ImageData, Loader
-from nas.device import Precision, PrecisionChoice, resolve_device, resolve_precision
-from nas.diagnostics import diagnose
+from nas.engine.device import Precision, PrecisionChoice, resolve_device, resolve_precision
+from nas.engine.graphs import Step, captured
+from nas.engine.meter import Meter, measure
+from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.errors import MAX_EPOCHS, SEEDS, check_ranges, users_mistakes
-from nas.graphs import Step, captured
-from nas.meter import Meter, measure
+from nas.methods.bilevel import Bilevel, BilevelConfig
+from nas.methods.diagnostics import diagnose
 from nas.methods.relaxation import Relaxation
-from nas.optimizers import OptimizerState, ScheduleState, learning_rate
-from nas.record import SearchRecord, SearchResult
-from nas.run import Run, RunConfig, directory_of
-from nas.same_data import SameData
+from nas.runs import record, tensorboard
+from nas.runs.record import SearchRecord, SearchResult
+from nas.runs.run import Run, RunConfig, directory_of
+from nas.runs.same_data import SameData
 from nas.supernet import Supernet, SupernetConfig
 from spaces import KINDS, SearchSpace, SpaceConfig
 
@@ -257,10 +258,10 @@ def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters, derived: Derived, 
         }
     )
     with run.directory.auxiliary("tb"):
-        report.add_mixing(run.tensorboard, space, mixing, number)
+        tensorboard.add_mixing(run.tensorboard, space, mixing, number)
         if log_logits:
-            report.add_logits(run.tensorboard, space, number)
-        report.add_genotype(run.tensorboard, genotype, number)
+            tensorboard.add_logits(run.tensorboard, space, number)
+        tensorboard.add_genotype(run.tensorboard, genotype, number)
     left, slots = sum(space.left_start(mixing).values()), len(KINDS) * len(space.peaked)
     note = f", {left} of {slots} slots have left the start" if slots else ""
     run.log_epoch("valid", meters.weights, meters.held_out, note)
@@ -270,7 +271,7 @@ def _finish(run: Run, config: SearchConfig, derived: Derived, held_out: Meter, s
     genotype = genotypes.from_json(derived.genotype, "the checkpoint")
     directory = run.directory
     genotypes.save(genotype, directory.path / "genotype.json")
-    report.draw_cells(directory, genotype, f"{config.space.space}, ")
+    tensorboard.draw_cells(directory, genotype, f"{config.space.space}, ")
     result = SearchResult(
         run_dir=str(directory.path),
         space=config.space.space,

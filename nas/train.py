@@ -21,24 +21,26 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import spaces
-from nas import architecture, data, manual, record, weights
-from nas.architecture import Architecture, Resolved
-from nas.cost import count_macs, count_parameters
+from nas import data
 from nas.data import Batch, DataConfig, ImageData
-from nas.device import Precision, PrecisionChoice, algorithms, autocast, resolve_device, resolve_precision
-from nas.directory import RunDirectory, read_config
+from nas.engine.device import Precision, PrecisionChoice, algorithms, autocast, resolve_device, resolve_precision
+from nas.engine.graphs import captured
+from nas.engine.meter import Meter, measure
+from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate, sgd
 from nas.errors import MAX_EPOCHS, SEEDS, UsageError, check_ranges, users_mistakes
-from nas.export import to_onnx
-from nas.graphs import captured
-from nas.manual import ManualConfig
-from nas.meter import Meter, measure
-from nas.network import Network, NetworkConfig
-from nas.optimizers import OptimizerState, ScheduleState, learning_rate, sgd
-from nas.record import EvaluationResult, TrainRecord, TrainResult
-from nas.report import table
-from nas.run import Run, RunConfig, directory_of
-from nas.same_data import SameData, report_test_images
-from nas.weights import TrainedNetwork
+from nas.networks import architecture, handmade, weights
+from nas.networks.architecture import Architecture, Resolved
+from nas.networks.cells import Network, NetworkConfig
+from nas.networks.cost import count_macs, count_parameters
+from nas.networks.export import to_onnx
+from nas.networks.handmade import HandmadeConfig
+from nas.networks.weights import TrainedNetwork
+from nas.runs import record
+from nas.runs.directory import RunDirectory, read_config
+from nas.runs.record import EvaluationResult, TrainRecord, TrainResult
+from nas.runs.run import Run, RunConfig, directory_of
+from nas.runs.same_data import SameData, report_test_images
+from nas.screen import table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=lambda: DataConfig(batch_size=96))
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    manual: ManualConfig = field(default_factory=ManualConfig)
+    handmade: HandmadeConfig = field(default_factory=HandmadeConfig)
 
     def __post_init__(self) -> None:
         if self.onnx and not self.evaluate:
@@ -154,7 +156,7 @@ def smoke(dataset: str) -> TrainConfig:
     )
 
 
-def manual_paper(dataset: str) -> TrainConfig:
+def handmade_paper(dataset: str) -> TrainConfig:
     """Sec. 8.1 of the paper of HB-Net and AGD-Net.
 
     On ImageNet its initial learning rate is not stated, and images are augmented as in DARTS, colours included.
@@ -173,19 +175,20 @@ def manual_paper(dataset: str) -> TrainConfig:
     )
 
 
-def manual_smoke(dataset: str) -> TrainConfig:
-    """The protocol of `manual_paper` for CIFAR, on any images, in 20 epochs."""
-    return replace(manual_paper("cifar10"), preset="smoke", epochs=20, data=DataConfig(dataset=dataset, batch_size=64))
+def handmade_smoke(dataset: str) -> TrainConfig:
+    """The protocol of `handmade_paper` for CIFAR, on any images, in 20 epochs."""
+    config = handmade_paper("cifar10")
+    return replace(config, preset="smoke", epochs=20, data=DataConfig(dataset=dataset, batch_size=64))
 
 
 #: By the value of --preset.
 PRESETS = {"paper": paper, "smoke": smoke}
-MANUAL_PRESETS = {"paper": manual_paper, "smoke": manual_smoke}
+HANDMADE_PRESETS = {"paper": handmade_paper, "smoke": handmade_smoke}
 
 
 def presets_for(arch: str) -> Mapping[str, Callable[[str], TrainConfig]]:
     """The presets of an architecture: each kind of network has its own published protocol."""
-    return MANUAL_PRESETS if manual.is_manual(arch) else PRESETS
+    return HANDMADE_PRESETS if handmade.is_handmade(arch) else PRESETS
 
 
 def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Resolved | None = None) -> TrainResult:
@@ -197,7 +200,7 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
     """
     with users_mistakes():
         spaces.import_modules(config.operations_from)
-        resolved = resolved or architecture.resolve(config.arch, config.network, config.manual)
+        resolved = resolved or architecture.resolve(config.arch, config.network, config.handmade)
         device = resolve_device(config.run.device)
         precision = resolve_precision(config.precision, device)
         config = replace(config, precision=precision)  # for config.json, which a resumed run must have too
@@ -509,7 +512,7 @@ def _refuse_training_flags(config: TrainConfig, trained: TrainConfig) -> None:
         if name not in ("run", "data", "precision", "evaluate", "onnx", "operations_from") and getattr(
             config, name
         ) != getattr(trained, name):
-            flag = "a flag of the network" if name in ("network", "manual") else f"--{name.replace('_', '-')}"
+            flag = "a flag of the network" if name in ("network", "handmade") else f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is for training; with --evaluate it is as the run had it, leave it out")
     if config.data.split_seed != trained.data.split_seed:
         raise UsageError("--split-seed must be that of the run: with another, training images would be tested on")

@@ -23,15 +23,17 @@ import nas.train
 import spaces
 from genotypes import CellGenotype, Genotype
 from genotypes.draw import picture
-from nas import architecture, data, record, screen, weights
+from nas import data, screen
 from nas.data import DataConfig, ImageData, manifest
 from nas.data.manifest import Manifest
 from nas.errors import Stopped, users_mistakes
-from nas.record import EvaluationResult, SearchRecord, TrainRecord
-from nas.run import RunConfig
+from nas.networks import architecture, weights
+from nas.networks.weights import TrainedNetwork
+from nas.runs import record
+from nas.runs.record import EvaluationResult, SearchRecord, TrainRecord
+from nas.runs.run import RunConfig
 from nas.search import SearchConfig
 from nas.train import TrainConfig
-from nas.weights import TrainedNetwork
 from optinas.arrays import NAME, Arrays
 from optinas.options import check_names, configured, errors_worded, leaves, shows, spelled
 
@@ -229,7 +231,7 @@ def train(
         resolved = None
         if isinstance(given, Genotype):
             with users_mistakes():
-                resolved = architecture.resolve(given, config.network, config.manual)
+                resolved = architecture.resolve(given, config.network, config.handmade)
         if isinstance(arch, Found):
             assert resolved is not None
             resolved = resolved._replace(search=arch.record)

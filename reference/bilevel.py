@@ -1,4 +1,4 @@
-"""The two levels of the search as the literature runs them: the reference of `nas.bilevel`.
+"""The two levels of the search as the literature runs them: the reference of `nas.methods.bilevel`.
 
 A search looks for the architecture alpha whose trained weights do best on other images (DARTS, Liu et al., ICLR 2019):
 
@@ -31,9 +31,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from nas.bilevel import BilevelConfig
 from nas.data import Batch
-from nas.device import Precision, autocast
+from nas.engine.device import Precision, autocast
+from nas.methods.bilevel import BilevelConfig
 from nas.methods.relaxation import Relaxation
 from spaces import SearchSpace
 
@@ -42,7 +42,7 @@ class PlainBilevel:
     """The steps of DARTS's code, for any supernet that is called with images and mixing weights.
 
     `config.unrolled` decides whether the architecture's step is of second order; its Hessian product is the finite
-    difference. The other arguments are those of `nas.bilevel.Bilevel`.
+    difference. The other arguments are those of `nas.methods.bilevel.Bilevel`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The evaluation network as the literature runs it: the reference of `nas.network`.
+"""The evaluation network as the literature runs it: the reference of `nas.networks.cells`.
 
 The order of the work is that of DARTS's `model.py` (Liu et al., ICLR 2019): one edge after another, in NCHW, and every
 operation begins with a ReLU of its own. In a cell of the genotype, node j adds up the few edges that were kept,
@@ -19,7 +19,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from nas.network import Cell, Network
+from nas.networks.cells import Cell, Network
 from reference.supernet import without_relu_in_place
 
 

@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from nas.macro import (
+from nas.networks.macro import (
     CellPlan,
     build_preprocessing,
     build_stem,

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from genotypes.files import write_atomically
-from nas import cli, environment
+from genotypes.atomic import write_atomically
+from nas import cli
+from nas.runs import environment
 from soak import damage, disk, fuzz, kills, processes, runs
 from soak.cases import Case, Reference, Result, generator, killed_before
 

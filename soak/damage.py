@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from nas import checkpoint, weights
+from nas.networks import weights
+from nas.runs import checkpoint
 from soak import processes, runs
 from soak.cases import Case, Reference, Result, compare, copied, generator, message_fault, one_line
 

@@ -21,15 +21,17 @@ import torch
 from PIL import Image, features
 
 import genotypes
-import nas.environment
-from nas import architecture, checkpoint, record, results, weights
+import nas.runs.environment
 from nas.data import DataError
 from nas.data.pixels import read_image
-from nas.directory import read_config
 from nas.errors import UsageError
-from nas.manual import ManualConfig
-from nas.network import NetworkConfig
-from nas.run import Run, RunConfig, directory_of
+from nas.networks import architecture, weights
+from nas.networks.cells import NetworkConfig
+from nas.networks.handmade import HandmadeConfig
+from nas.runs import checkpoint, record
+from nas.runs.directory import read_config
+from nas.runs.run import Run, RunConfig, directory_of
+from nas.study import compare
 from nas.train import read_run
 from soak import processes
 from soak.cases import Case, Reference, Result, generator, message_fault
@@ -108,7 +110,7 @@ def readers(references: list[Reference]) -> list[Reader]:
         _of_run("config-json", read_configuration, train, "config.json"),
         _of_run("env-json", resume, nothing, "env.json"),
         _of_run("metrics-csv", resume, nothing, "metrics.csv"),
-        _of_run("record-json", results.read_training_run, train, record.NAME, of_folder=True),
+        _of_run("record-json", compare.read_training_run, train, record.NAME, of_folder=True),
         replace(_of_run("search-record-json", read_architecture, search, record.NAME), refusal=ValueError),
         Reader(
             "checkpoint",
@@ -194,7 +196,7 @@ def resume(path: Path) -> None:
 
 def read_architecture(path: Path) -> None:
     """Resolves the directory of the search as that of an architecture to train."""
-    architecture.resolve(str(path.parent), NetworkConfig(), ManualConfig())
+    architecture.resolve(str(path.parent), NetworkConfig(), HandmadeConfig())
 
 
 def image_seeds() -> dict[str, tuple[bytes, ...]]:
@@ -278,8 +280,8 @@ def shown(content: bytes) -> str:
 def _read_all(reader: Reader, seed: int, numbers: range, scratch: Path, journal: Path) -> None:
     processes.limit_memory(MEMORY + MEMORY // 4)
     # What is asked of git is not read here.
-    described = nas.environment.describe(torch.device("cpu"))
-    nas.environment.describe = lambda device: dict(described)
+    described = nas.runs.environment.describe(torch.device("cpu"))
+    nas.runs.environment.describe = lambda device: dict(described)
     folder = scratch / "input"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(reader.folder, folder) if reader.folder else folder.mkdir()

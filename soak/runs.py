@@ -19,11 +19,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-import nas.report
+import nas.runs.tensorboard
 import spaces
 import train_eval
 import train_search
-from nas import checkpoint, cli, record, weights
+from nas import cli
+from nas.networks import weights
+from nas.runs import checkpoint, record
 from soak import faults, processes
 from soak.processes import Ended
 
@@ -102,7 +104,7 @@ def warm_up(scratch: Path) -> None:
     # Drawing takes longer than all else in these runs, and goes into TensorBoard's files, which are not compared.
     still = io.BytesIO()
     Image.new("RGB", (4, 4)).save(still, "png")
-    nas.report.picture = lambda *_: still.getvalue()  # type: ignore[attr-defined]
+    nas.runs.tensorboard.picture = lambda *_: still.getvalue()  # type: ignore[attr-defined]
 
 
 def _imported(job: Job, directory: Path) -> None:

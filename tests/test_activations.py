@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from torch import Tensor
 
-from nas.optimization import activations
-from nas.optimization.activations import ACTIVATIONS, Activation
+from nas.theory import activations
+from nas.theory.activations import ACTIVATIONS, Activation
 
 #: With other parameters than the table's too.
 ALL = [*ACTIVATIONS.values(), activations.leaky_relu(0.3), activations.leaky_relu(1.5), activations.elu(1.7)]

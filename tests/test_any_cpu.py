@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 import spaces
-from nas import manual
-from nas.manual import ManualConfig
-from nas.manual.registry import FAMILIES, Family
-from nas.manual.units import bottleneck_unit, build_shortcut
 from nas.methods.relaxation import Relaxation
-from nas.network import Network, NetworkConfig
+from nas.networks import handmade
+from nas.networks.cells import Network, NetworkConfig
+from nas.networks.handmade import HandmadeConfig
+from nas.networks.handmade.registry import FAMILIES, Family
+from nas.networks.handmade.units import bottleneck_unit, build_shortcut
 from nas.supernet import Supernet, SupernetConfig
 from spaces import OPERATIONS, SpaceConfig, build_operation
 from spaces.ops import ReLUConvBN, convolution
@@ -94,7 +94,7 @@ def test_a_step_of_the_evaluation_network(stem: str, channels: int) -> None:
     check_step(network, lambda module, x: module(x), torch.randn(6, 3, side, side))
 
 
-def smallest_of(family: Family, config: ManualConfig) -> nn.Module:
+def smallest_of(family: Family, config: HandmadeConfig) -> nn.Module:
     for depth in count(1):
         try:
             return family.build(depth, config, 3, 3)
@@ -102,18 +102,18 @@ def smallest_of(family: Family, config: ManualConfig) -> nn.Module:
             assert depth < 200
 
 
-def variants() -> Iterator[tuple[str, ManualConfig]]:
+def variants() -> Iterator[tuple[str, HandmadeConfig]]:
     """Each family as it is, and with the options that change its convolutions."""
     for name, family in FAMILIES.items():
-        yield name, ManualConfig()
+        yield name, HandmadeConfig()
         if "shortcut" in family.options:
-            yield name, ManualConfig(shortcut="projection")
+            yield name, HandmadeConfig(shortcut="projection")
         if "growth" in family.options:
-            yield name, ManualConfig(growth=3)
+            yield name, HandmadeConfig(growth=3)
 
 
 @pytest.mark.parametrize(("name", "config"), list(variants()))
-def test_a_step_of_every_hand_made_family(name: str, config: ManualConfig) -> None:
+def test_a_step_of_every_hand_made_family(name: str, config: HandmadeConfig) -> None:
     network = smallest_of(FAMILIES[name], config).to(memory_format=torch.channels_last)
     check_step(network, lambda module, x: module(x), torch.randn(6, 3, 16, 16))
 
@@ -122,7 +122,7 @@ def test_a_step_of_every_hand_made_family(name: str, config: ManualConfig) -> No
 def test_no_strided_1x1_convolution_reaches_the_library(name: str) -> None:
     """Too large to be run here: those that would, by their shapes."""
     with torch.device("meta"):
-        network = manual.build(name, image_size=(224, 224), num_classes=10)
+        network = handmade.build(name, image_size=(224, 224), num_classes=10)
     plain = [m for m in network.modules() if type(m) is nn.Conv2d]
     assert plain
     assert not [m for m in plain if m.kernel_size == (1, 1) and m.stride != (1, 1)]

@@ -28,7 +28,7 @@ from benchmarks import (
 )
 from benchmarks.command import run_benchmark
 from benchmarks.counting import OperatorCounter, computes
-from nas.bilevel import Bilevel, BilevelConfig
+from nas.methods.bilevel import Bilevel, BilevelConfig
 from nas.supernet import SupernetConfig
 from reference.bilevel import PlainBilevel
 from reference.supernet import PlainSupernet

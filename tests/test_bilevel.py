@@ -13,10 +13,10 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 import spaces
-from nas.bilevel import Bilevel, BilevelConfig, HessianProduct
 from nas.data import Batch
+from nas.methods.bilevel import Bilevel, BilevelConfig, HessianProduct
 from nas.methods.relaxation import Noise, Relaxation
-from nas.report import add_logits
+from nas.runs.tensorboard import add_logits
 from nas.supernet import Supernet, SupernetConfig
 from reference.supernet import PlainSupernet
 from spaces import SpaceConfig, registry

@@ -15,11 +15,11 @@ from PIL import Image
 
 import train_eval
 import train_search
-from nas import weights
 from nas.data import DataConfig, DataError, load, manifest
 from nas.data import datasets as registry
 from nas.errors import UsageError
-from nas.same_data import report_test_images
+from nas.networks import weights
+from nas.runs.same_data import report_test_images
 
 TINY = ("--layers", "1", "--init-channels", "2", "--epochs", "1", "--batch-size", "4", "--device", "cpu")
 TRAIN = (*TINY, "--arch", "DARTS_V2", "--dataset", "folder", "--workers", "0")

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from nas.device import algorithms, resolve_precision
+from nas.engine.device import algorithms, resolve_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

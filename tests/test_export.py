@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import train_eval
-from nas import weights
-from nas.export import Classifier, to_onnx
+from nas.networks import weights
+from nas.networks.export import Classifier, to_onnx
 from tests.tiny import TRAIN
 
 

@@ -25,10 +25,10 @@ from torch import nn
 
 import genotypes
 import spaces
-from nas import manual
-from nas.bilevel import Bilevel, BilevelConfig
 from nas.data import Batch
-from nas.network import Network, NetworkConfig
+from nas.methods.bilevel import Bilevel, BilevelConfig
+from nas.networks import handmade
+from nas.networks.cells import Network, NetworkConfig
 from nas.supernet import Supernet, SupernetConfig
 from nas.train import TrainConfig, Training
 from spaces import SpaceConfig
@@ -105,7 +105,7 @@ def evaluation_network() -> nn.Module:
 
 
 def hand_made_network() -> nn.Module:
-    return manual.build("hbnet20", image_size=(SIDE, SIDE), num_classes=CLASSES)
+    return handmade.build("hbnet20", image_size=(SIDE, SIDE), num_classes=CLASSES)
 
 
 CASES: dict[str, Callable[[], list[float]]] = {

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 import spaces
 import train_eval
 import train_search
-from nas import graphs
-from nas.bilevel import Bilevel, BilevelConfig
 from nas.data import Batch
+from nas.engine import graphs
+from nas.engine.graphs import CapturedStep, CudaGraph, GraphMemory, Outputs, captured
+from nas.engine.meter import Meter
 from nas.errors import Stopped, UsageError
-from nas.graphs import CapturedStep, CudaGraph, GraphMemory, Outputs, captured
-from nas.meter import Meter
-from nas.run import Run
+from nas.methods.bilevel import Bilevel, BilevelConfig
+from nas.runs.run import Run
 from nas.supernet import Supernet, SupernetConfig
 from spaces import SpaceConfig
 from tests.tiny import OPERATIONS, SEARCH, TRAIN, assert_same, final_state, gumbel_search

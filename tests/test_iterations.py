@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nas.optimization import iterations
+from nas.theory import iterations
 
 A = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.5, 0.05], [0.0, 0.05, 0.1]], dtype=torch.float64)
 B = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)

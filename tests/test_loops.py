@@ -14,10 +14,11 @@ import spaces
 import train_eval
 import train_search
 from genotypes import ZOO
-from nas import checkpoint, data
-from nas.bilevel import Bilevel, BilevelConfig
+from nas import data
 from nas.data import DataConfig
-from nas.network import Network, NetworkConfig
+from nas.methods.bilevel import Bilevel, BilevelConfig
+from nas.networks.cells import Network, NetworkConfig
+from nas.runs import checkpoint
 from nas.supernet import Supernet, SupernetConfig
 from spaces import SpaceConfig
 from tests.tiny import DATA, assert_same

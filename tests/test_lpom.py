@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.autograd.functional import hessian
 
 from nas.errors import NonFiniteLossError
-from nas.optimization.activations import ACTIVATIONS, Activation, elu, get, leaky_relu
-from nas.optimization.lpom import LIFTABLE, LOSSES, LPOM, MLP, LPOMConfig, f, g, gap
-from nas.optimization.lpom.machine import squared_spectral_norm, update_weight
-from nas.optimization.monotone import from_function
+from nas.theory.activations import ACTIVATIONS, Activation, elu, get, leaky_relu
+from nas.theory.lpom import LIFTABLE, LOSSES, LPOM, MLP, LPOMConfig, f, g, gap
+from nas.theory.lpom.machine import squared_spectral_norm, update_weight
+from nas.theory.monotone import from_function
 
 #: Of a user: from the function alone, and with an inverse but without f. The names of built-in ones must not matter.
 OF_A_USER = [

@@ -17,10 +17,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nas.errors import NonFiniteLossError
-from nas.optimization.activations import elu
-from nas.optimization.lpom import LOSSES, LPOMClassifier
-from nas.optimization.lpom.classifier import _nearest_distribution
-from nas.optimization.monotone import from_function
+from nas.theory.activations import elu
+from nas.theory.lpom import LOSSES, LPOMClassifier
+from nas.theory.lpom.classifier import _nearest_distribution
+from nas.theory.monotone import from_function
 
 
 def classifier(**given) -> LPOMClassifier:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nas.meter import Meter
+from nas.engine.meter import Meter
 
 
 @pytest.mark.parametrize("classes", [3, 10])

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import genotypes
 from genotypes import ZOO, CellGenotype, Edge, Genotype, GenotypeError
-from nas.cost import count_parameters, network_cost
-from nas.network import Network, NetworkConfig, _pool_to_2x2, drop_path_mask, from_darts_state_dict
+from nas.networks.cells import Network, NetworkConfig, _pool_to_2x2, drop_path_mask, from_darts_state_dict
+from nas.networks.cost import count_parameters, network_cost
 from reference.network import PlainNetwork
 from spaces.ops import OPERATIONS, TABLE_6, FactorizedReduce
 from tests.architectures import random_genotype, sep_conv_with_gelu

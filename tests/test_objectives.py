@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nas.optimization import equivalence
-from nas.optimization.activations import ACTIVATIONS, Activation
-from nas.optimization.objectives import LayerObjective
+from nas.theory import equivalence
+from nas.theory.activations import ACTIVATIONS, Activation
+from nas.theory.objectives import LayerObjective
 
 every = pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=lambda a: a.name)
 W = torch.tensor([[0.6, 0.2, 0.1], [0.2, 0.5, -0.1], [0.1, -0.1, 0.4]], dtype=torch.float64)

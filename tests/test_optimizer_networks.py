@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nas import cli
-from nas.optimization import __main__, equivalence, iterations, networks
-from nas.optimization.activations import ACTIVATIONS, Activation
-from nas.optimization.networks import NETWORKS, Layers
+from nas.theory import __main__, equivalence, iterations, networks
+from nas.theory.activations import ACTIVATIONS, Activation
+from nas.theory.networks import NETWORKS, Layers
 
 every = pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=lambda a: a.name)
 

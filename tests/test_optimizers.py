@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler, MultiStepLR
 
-from nas import checkpoint
-from nas.optimizers import OptimizerState, ScheduleState, adam, learning_rate, sgd
+from nas.engine.optimizers import OptimizerState, ScheduleState, adam, learning_rate, sgd
+from nas.runs import checkpoint
 from tests.tiny import assert_same
 
 SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nas import cli
-from nas.optimization import __main__, iterations, rates
-from nas.optimization.rates import RatesConfig, iterations_needed
+from nas.theory import __main__, iterations, rates
+from nas.theory.rates import RatesConfig, iterations_needed
 
 #: Counts of an independent program, in the order of the methods.
 COUNTS = {10.0: [115, 62, 39, 24, 39, 127, 72], 100.0: [1185, 612, 140, 85, 139, 1007, 823]}

@@ -27,8 +27,8 @@ from PIL import Image
 import nas.search
 import nas.train
 import spaces
-from nas import manual
-from nas.cost import count_macs, count_parameters
+from nas.networks import handmade
+from nas.networks.cost import count_macs, count_parameters
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -147,7 +147,7 @@ def _run(item: str, folder: Path) -> None:
 
 #: It imports everything once, and forks a process for each program, which is done sooner than it would have started.
 STARTER = get_context("forkserver")
-STARTER.set_forkserver_preload(["train_search", "train_eval", "genotype_tool", "nas.optimization.simulation"])
+STARTER.set_forkserver_preload(["train_search", "train_eval", "genotype_tool", "nas.theory.simulation"])
 
 
 def start(item: str, folder: Path) -> Outcome:
@@ -322,12 +322,12 @@ def test_the_table_has_the_spaces_of_this_package() -> None:
 def test_the_table_of_hand_made_networks_is_right() -> None:
     rows = re.findall(r"^\| (`\w+\d+`.*?) \| ([\d,]+) \| ([\d.,]+) M \|$", README, re.MULTILINE)
     told = {name: (parameters, macs) for cell, parameters, macs in rows for name in re.findall(r"`(\w+)`", cell)}
-    assert set(told) == set(manual.names())
+    assert set(told) == set(handmade.names())
     for name, (parameters, macs) in told.items():
-        imagenet = manual.is_imagenet(name)
+        imagenet = handmade.is_imagenet(name)
         side = 224 if imagenet else 32
         with torch.device("meta"):
-            network = manual.build(name, image_size=(side, side), num_classes=1000 if imagenet else 10)
+            network = handmade.build(name, image_size=(side, side), num_classes=1000 if imagenet else 10)
         assert f"{count_parameters(network):,}" == parameters
         assert f"{count_macs(network, 3, (side, side)) / 1e6:,.1f}" == macs
 
@@ -345,9 +345,9 @@ def test_the_protocols_are_those_of_the_presets() -> None:
             f"{trained.network.layers} cells, {trained.network.init_channels} channels, {trained.epochs} epochs, "
             f"batch {trained.data.batch_size}, {more}" in one_line
         )
-    made = nas.train.MANUAL_PRESETS["paper"]("cifar10")
+    made = nas.train.HANDMADE_PRESETS["paper"]("cifar10")
     assert f"{made.epochs} epochs, batch {made.data.batch_size}, SGD with Nesterov's momentum" in one_line
-    made = nas.train.MANUAL_PRESETS["paper"]("imagenet")
+    made = nas.train.HANDMADE_PRESETS["paper"]("imagenet")
     assert f"{made.epochs} epochs of batch {made.data.batch_size} there" in one_line
 
 

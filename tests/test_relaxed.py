@@ -9,10 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.manual.dense import DenseBlock
-from nas.manual.relaxed import AcceleratedBlock, AcceleratedSumBlock, ADMMBlock, FirstUnit, HeavyBallBlock, weighted_sum
-from nas.optimization.iterations import h_table, nesterov_momentum
-from nas.optimization.networks import agd, agd2, hb
+from nas.networks.handmade.dense import DenseBlock
+from nas.networks.handmade.relaxed import (
+    AcceleratedBlock,
+    AcceleratedSumBlock,
+    ADMMBlock,
+    FirstUnit,
+    HeavyBallBlock,
+    weighted_sum,
+)
+from nas.theory.iterations import h_table, nesterov_momentum
+from nas.theory.networks import agd, agd2, hb
 
 W = torch.tensor([[0.6, 0.2, 0.1], [0.2, 0.5, -0.1], [0.1, -0.1, 0.4]], dtype=torch.float64)
 X0 = torch.tensor([1.0, -0.5, 0.25], dtype=torch.float64)

@@ -11,10 +11,10 @@ import torch
 
 import spaces
 from genotypes import CellGenotype, Edge, Genotype
-from nas.diagnostics import diagnose, mean_entropy
-from nas.heat_map import heat_map
+from nas.methods.diagnostics import diagnose, mean_entropy
 from nas.methods.relaxation import Relaxation
-from nas.report import add_mixing
+from nas.runs.heat_map import heat_map
+from nas.runs.tensorboard import add_mixing
 
 softmax = Relaxation().expected
 

@@ -14,8 +14,10 @@ import genotypes
 import train_eval
 import train_search
 from genotypes import ZOO
-from nas import cli, record, results
+from nas import cli
 from nas.errors import UsageError
+from nas.runs import record
+from nas.study import compare
 from tests.tiny import DATA, OPERATIONS, SEARCH
 
 
@@ -26,7 +28,7 @@ def train(folder: Path, name: str, *flags: str) -> dict[str, Any]:
 def table_of(capsys: pytest.CaptureFixture[str], *directories: Path) -> tuple[list[dict[str, Any]], str]:
     """The rows, and what was said of directories left out."""
     capsys.readouterr()
-    rows = results.command([str(directory) for directory in directories])["rows"]
+    rows = compare.command([str(directory) for directory in directories])["rows"]
     return rows, capsys.readouterr().err
 
 
@@ -80,7 +82,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     train(tmp_path, "run", "--arch", "resnet8")
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
-        cli.run(results.command, [str(tmp_path / "run")])
+        cli.run(compare.command, [str(tmp_path / "run")])
     assert end.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert "resnet8" in lines[2]
@@ -114,4 +116,4 @@ def test_what_is_no_ended_run_is_left_out_and_named(tmp_path: Path, capsys: pyte
     for text in ("truncated", "got `null`", "has no record.json, which a run writes when it ends"):
         assert text in said
     with pytest.raises(UsageError, match="there is no ended training run among these"):
-        results.command([str(tmp_path / "nothing")])
+        compare.command([str(tmp_path / "nothing")])

@@ -17,11 +17,11 @@ import torch
 import genotypes
 import train_eval
 import train_search
-from nas import checkpoint
 from nas.data import Batch
+from nas.engine.meter import Meter
 from nas.errors import NonFiniteLossError, Stopped
-from nas.meter import Meter
-from nas.run import Run
+from nas.runs import checkpoint
+from nas.runs.run import Run
 from nas.train import Training
 from tests.tiny import OPERATIONS, SEARCH, TRAIN, add_loss, assert_same, final_state, gumbel_search
 

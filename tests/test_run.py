@@ -24,10 +24,11 @@ from tqdm import tqdm
 import train_eval
 import train_search
 from genotypes import files
-from nas import checkpoint, cli
+from nas import cli
+from nas.engine.meter import Meter
 from nas.errors import NonFiniteLossError, Stopped, UsageError
-from nas.meter import Meter
-from nas.run import Run, RunConfig, directory_of
+from nas.runs import checkpoint
+from nas.runs.run import Run, RunConfig, directory_of
 from tests.tiny import OPERATIONS, SEARCH, TRAIN, add_loss, assert_same, final_state
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
@@ -64,7 +65,7 @@ def finish(run: Run, step: Callable[[int], object] = lambda step: None) -> None:
 def test_the_progress_bar_shows_the_running_loss_and_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, meter = io.StringIO(), Meter()
     always = {"disable": False, "file": terminal, "mininterval": 0, "ncols": 120}
-    monkeypatch.setattr("nas.run.tqdm", lambda **options: tqdm(**{**options, **always}))
+    monkeypatch.setattr("nas.runs.run.tqdm", lambda **options: tqdm(**{**options, **always}))
     with run_of(tmp_path, meter=meter, epochs=1) as run:
         for _ in run.epochs():
             for number in run.steps(range(10), meter):

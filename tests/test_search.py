@@ -15,9 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import genotypes
 import spaces
 import train_search
-from nas import checkpoint, data
+from nas import data
 from nas.data import DataConfig
 from nas.methods.relaxation import Relaxation
+from nas.runs import checkpoint
 from nas.search import PRESETS, SearchConfig, endless, search
 from spaces import SpaceConfig
 from tests.tiny import OPERATIONS, SEARCH, gumbel_search

@@ -23,10 +23,13 @@ import spaces
 import train_eval
 import train_search
 from genotypes import GenotypeError
-from nas import checkpoint, cli, record, results, weights
-from nas.directory import Directory
+from nas import cli
 from nas.errors import UsageError
-from nas.record import SearchRecord, SearchResult
+from nas.networks import weights
+from nas.runs import checkpoint, record
+from nas.runs.directory import Directory
+from nas.runs.record import SearchRecord, SearchResult
+from nas.study import compare
 from tests.tiny import SEARCH, TRAIN
 
 EVIL = "downloaded_module"
@@ -213,7 +216,7 @@ def test_no_table_steers_the_terminal(folder: Path, training: Path, capsys: pyte
     rewritten(run / record.NAME, result=json.loads((run / record.RESULT).read_text()) | {"arch": "\x1b]0;title\x07"})
     capsys.readouterr()
     train_eval.command(["--evaluate", str(run), "--device", "cpu"])
-    results.command([str(run)])
+    compare.command([str(run)])
     assert capsys.readouterr().out.replace("\n", "").isprintable()
 
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from nas import cli
 from nas.errors import NonFiniteLossError, UsageError
-from nas.optimization import __main__, networks, simulation
-from nas.optimization.networks import NETWORKS
-from nas.optimization.simulation import Ensemble, SimulationConfig
+from nas.theory import __main__, networks, simulation
+from nas.theory.networks import NETWORKS
+from nas.theory.simulation import Ensemble, SimulationConfig
 
 CPU = torch.device("cpu")
 

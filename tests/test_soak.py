@@ -55,7 +55,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> list[Reference]:
 def test_every_reader_takes_or_refuses_mutated_files(
     references: list[Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.environment.describe", lambda device: {})  # which would ask git each time
+    monkeypatch.setattr("nas.runs.environment.describe", lambda device: {})  # which would ask git each time
     for reader in fuzz.readers(references):
         folder = tmp_path / reader.name
         shutil.copytree(reader.folder, folder) if reader.folder else folder.mkdir()

@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {"genotypes": 0, "spaces": 1, "nas": 2, "optinas": 3, "train_search": 3, "train_eval": 3, "genotype_tool": 3}
 FLOORS |= {"reference": 4, "benchmarks": 5, "soak": 5, "tests": 6}
 ROOMS = [name for name in FLOORS if name != "tests"]
+#: The floors inside `nas`; only its doors, search and train, may import everything.
+FLOORS_OF_NAS = {"errors": 0, "interrupts": 0, "screen": 0, "cli": 1, "data": 1, "engine": 2, "runs": 3, "theory": 4}
+FLOORS_OF_NAS |= {"networks": 5, "supernet": 6, "methods": 7, "study": 8, "search": 9, "train": 9}
 FILES = [p for name in ROOMS for p in [*(ROOT / name).rglob("*.py"), ROOT / f"{name}.py"] if p.is_file()]
 
 
@@ -43,6 +46,15 @@ def test_imports_run_downwards(path: Path) -> None:
     floor = FLOORS[module_name(path).split(".")[0]]
     for name in imported(path):
         assert FLOORS.get(name.split(".")[0], 0) <= floor, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nas").rglob("*.py")), ids=module_name)
+def test_imports_run_downwards_inside_nas(path: Path) -> None:
+    own = module_name(path).split(".")
+    for name in imported(path):
+        package, *room = name.split(".")[:2]
+        if package == "nas" and room and own[1:2] != room:
+            assert FLOORS_OF_NAS[room[0]] < FLOORS_OF_NAS[own[1]], f"{path} imports {name}"
 
 
 def test_no_test_imports_from_another() -> None:
@@ -83,7 +95,7 @@ def entry_points() -> dict[str, str]:
 
 def test_every_console_command_is_installed() -> None:
     assert entry_points().keys() == {
-        f"optinas-{name}" for name in ("search", "eval", "genotype", "results", "manual", "optimization")
+        f"optinas-{name}" for name in ("search", "eval", "genotype", "results", "handmade", "theory")
     }
     for target in entry_points().values():
         module, function = target.split(":")

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import spaces
-from nas.bilevel import Bilevel, BilevelConfig
-from nas.macro import resolve_stem
+from nas.methods.bilevel import Bilevel, BilevelConfig
 from nas.methods.relaxation import Relaxation
+from nas.networks.macro import resolve_stem
 from nas.supernet import LeavingEdges, SearchCell, Supernet, SupernetConfig, from_per_edge_state_dict, stacked
 from nas.supernet.stacked import SeparateOperations
 from reference.supernet import PlainMixedOperation, PlainSearchCell, PlainSupernet

@@ -16,13 +16,15 @@ import torch
 import train_eval
 import train_search
 from genotypes import ZOO
-from nas import data, record, weights
-from nas.cost import network_cost
+from nas import data
 from nas.data import DataConfig
+from nas.engine.meter import Meter
 from nas.errors import UsageError
-from nas.meter import Meter
-from nas.network import Network, NetworkConfig
-from nas.record import TrainRecord
+from nas.networks import weights
+from nas.networks.cells import Network, NetworkConfig
+from nas.networks.cost import network_cost
+from nas.runs import record
+from nas.runs.record import TrainRecord
 from nas.train import PRESETS, TrainConfig
 from tests.tiny import OPERATIONS, SEARCH, TRAIN
 
@@ -54,7 +56,7 @@ def test_the_algorithms_are_as_the_flag_says(flag: str, tmp_path: Path, monkeypa
         seen.append((device.type, deterministic))
         return nullcontext()
 
-    monkeypatch.setattr("nas.run.algorithms", algorithms)
+    monkeypatch.setattr("nas.runs.run.algorithms", algorithms)
     monkeypatch.setattr("nas.train.algorithms", algorithms)
     run(tmp_path, "--epochs", "1", flag)
     train_eval.command(["--evaluate", str(tmp_path), "--device", "cpu", flag])

@@ -18,11 +18,11 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 
 import genotypes
-from nas import manual, weights
-from nas.architecture import CellArchitecture, ManualArchitecture
 from nas.data import View
-from nas.manual import ManualConfig
-from nas.network import NetworkConfig
+from nas.networks import handmade, weights
+from nas.networks.architecture import CellArchitecture, HandmadeArchitecture
+from nas.networks.cells import NetworkConfig
+from nas.networks.handmade import HandmadeConfig
 
 IMAGES: Any = SimpleNamespace(
     channels=1,
@@ -121,8 +121,8 @@ def test_a_truncated_file_is_refused(share: int, content: bytes, tmp_path: Path)
         ({"colour": "red"}, "unknown field"),
         ({"col\x7four": "red"}, r"unknown field `col\\x7four`"),
         ({"architecture": {"type": "shell", "command": "true"}}, "Invalid value 'shell'"),
-        ({"architecture": {"type": "manual", "name": "agdnet3004", "config": {}}}, "too few for"),
-        ({"architecture": {"type": "manual", "name": "x" * 5000, "config": {}}}, "unknown hand-made network"),
+        ({"architecture": {"type": "handmade", "name": "agdnet3004", "config": {}}}, "too few for"),
+        ({"architecture": {"type": "handmade", "name": "x" * 5000, "config": {}}}, "unknown hand-made network"),
     ],
 )
 def test_a_faulty_header_is_refused(changed: dict[str, Any], message: str, content: bytes, tmp_path: Path) -> None:
@@ -223,10 +223,10 @@ def test_no_gigabyte_of_values_is_read(content: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["hbnet20", "agdnet40", "densenet121", "resnet50", "dmrnet20"])
 def test_the_lower_bound_of_the_tensors_is_one(name: str) -> None:
-    config = ManualConfig()
+    config = HandmadeConfig()
     with torch.device("meta"):
-        network = manual.build(name, config, image_size=(224, 224))
-    assert ManualArchitecture(name=name, config=config).fewest_tensors <= len(network.state_dict())
+        network = handmade.build(name, config, image_size=(224, 224))
+    assert HandmadeArchitecture(name=name, config=config).fewest_tensors <= len(network.state_dict())
 
 
 @pytest.mark.parametrize("layers", [1, 8])
@@ -243,7 +243,7 @@ def test_the_lower_bound_of_the_tensors_of_cells_is_close(name: str, layers: int
 
 def test_networks_that_nobody_trains_are_refused_before_they_are_built() -> None:
     with pytest.raises(ValueError, match="agdnet3004: a depth of 3004 is more than 2000"):
-        manual.build("agdnet3004")
+        handmade.build("agdnet3004")
     architecture = CellArchitecture(genotype_json=ARCHITECTURE.genotype_json, config=NetworkConfig(layers=100_000))
     with pytest.raises(ValueError, match="--layers is 100000, which makes 800000 operations; at most 20000"):
         architecture.build(in_channels=1, image_size=(8, 8), num_classes=2)

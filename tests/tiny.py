@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from nas import checkpoint, cli
-from nas.meter import Meter
+from nas import cli
+from nas.engine.meter import Meter
 from nas.methods.relaxation import Noise, Relaxation
-from nas.record import as_json
+from nas.runs import checkpoint
+from nas.runs.record import as_json
 from nas.search import PRESETS, SearchConfig, search
 from spaces import KINDS, Mixing, SearchSpace
 

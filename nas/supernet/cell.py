@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nas.macro import CellPlan, build_preprocessing, edge_stride
+from nas.networks.macro import CellPlan, build_preprocessing, edge_stride
 from nas.supernet.stacked import SharedOperations, Source, StackedOperations, stack
 from spaces import Kind, Topology, build_operation
 from spaces.ops import traits

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
 from nas.errors import UsageError
-from nas.macro import StemName, build_stem, plan_cells, resolve_stem
+from nas.networks.macro import StemName, build_stem, plan_cells, resolve_stem
 from nas.supernet.cell import SearchCell
 from nas.supernet.stacked import concatenated
 from spaces import Kind, SearchSpace

@@ -1,0 +1,96 @@
+"""The optimizers of both loops on any device, and their state in a checkpoint that any device can go on with.
+
+On a GPU they are the fused ones, and the learning rate that a schedule changes is a tensor there, so that a captured
+step (`nas.engine.graphs`) reads the current one. On a CPU it is a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+def sgd(parameters: Iterable[nn.Parameter], *, learning_rate: float, **constants: Any) -> SGD:
+    """SGD with a learning rate that may be scheduled; `constants` are those of torch's."""
+    weights = list(parameters)
+    device = weights[0].device
+    if device.type != "cuda":
+        return SGD(weights, lr=learning_rate, **constants)
+    # float32 is what the fused kernel reads.
+    return SGD(weights, lr=torch.tensor(learning_rate, dtype=torch.float32, device=device), fused=True, **constants)
+
+
+def adam(parameters: Iterable[nn.Parameter], *, learning_rate: float, **constants: Any) -> Adam:
+    """Adam with a constant learning rate; `constants` are those of torch's."""
+    weights = list(parameters)
+    on_gpu = weights[0].device.type == "cuda"
+    return Adam(weights, lr=learning_rate, fused=on_gpu or None, capturable=on_gpu, **constants)
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """The present one, as a number."""
+    return float(optimizer.param_groups[0]["lr"])
+
+
+class OptimizerState:
+    """What of an optimizer is saved and restored: its buffers and its learning rate.
+
+    All else is made of the configuration, and partly of the device, and must not come from another one's checkpoint.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": self._optimizer.state_dict()["state"], "learning_rate": learning_rate(self._optimizer)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for buffers that are not those of the optimizer's parameters."""
+        self._check_buffers(state["state"])
+        constants = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state["state"], "param_groups": constants})
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(state["learning_rate"])
+            else:
+                group["lr"] = state["learning_rate"]
+
+    def _check_buffers(self, saved: Mapping[object, Any]) -> None:
+        parameters = dict(enumerate(p for group in self._optimizer.param_groups for p in group["params"]))
+        for number, buffers in saved.items():
+            parameter = parameters.get(number)  # type: ignore[call-overload]
+            if parameter is None or not isinstance(buffers, dict):
+                raise ValueError("its optimizer does not fit this run")
+            for value in buffers.values():
+                # A parameter's momentum, and counts of steps.
+                if isinstance(value, Tensor) and value.shape not in (parameter.shape, ()):
+                    raise ValueError("its optimizer does not fit this run")
+
+
+#: What changes in a schedule; all else is made of the configuration, and other versions of PyTorch call it otherwise.
+_VARYING = ("last_epoch", "_step_count", "_last_lr")
+
+
+class ScheduleState:
+    """What of a schedule is saved and restored, with its learning rates as numbers."""
+
+    def __init__(self, schedule: LRScheduler) -> None:
+        self._schedule = schedule
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self._schedule.state_dict()
+        return {name: _plain(state[name]) for name in _VARYING}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._schedule.load_state_dict(state)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, Tensor) else value

@@ -1,0 +1,273 @@
+"""The bilevel problem of the search: weights on one half of the training data, architecture on the other.
+
+    min over alpha of  L_valid(w*(alpha), alpha)   where   w*(alpha) = argmin over w of  L_train(w, alpha)
+
+(DARTS, Liu et al., ICLR 2019, eq. (3)-(4)). `Bilevel` holds both levels; a search alternates
+`architecture_step` and `weight_step`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nas.data import Batch
+from nas.engine.device import Precision, autocast, full_fp32
+from nas.engine.optimizers import adam, sgd
+from nas.errors import UsageError, check_ranges
+from nas.methods.relaxation import Noise, Relaxation
+from nas.supernet import Supernet
+from spaces import Mixing, SearchSpace
+from spaces.kernels.norm import frozen_statistics
+
+Tensors = tuple[Tensor, ...]
+HessianProduct = Literal["finite-difference", "exact"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BilevelConfig:
+    """Both optimizers of the search; the defaults are DARTS's (Liu et al., ICLR 2019, sec. 3.1 and code)."""
+
+    learning_rate: float = 0.025
+    """Initial learning rate of the weights, SGD (DARTS sec. A.1)."""
+    learning_rate_min: float = 0.0
+    """Learning rate of the weights at the end of the cosine (DARTS sec. A.1)."""
+    momentum: float = 0.9
+    """Momentum of the weights' SGD (DARTS sec. A.1)."""
+    weight_decay: float = 3e-4
+    """Weight decay of the weights (DARTS sec. A.1)."""
+    grad_clip: float = 5.0
+    """Largest norm of the weights' gradient (DARTS's code)."""
+    arch_learning_rate: float = 3e-4
+    """Learning rate of the architecture, Adam with betas (0.5, 0.999) (DARTS sec. A.1)."""
+    arch_weight_decay: float = 1e-3
+    """Weight decay of the architecture (DARTS sec. A.1)."""
+    unrolled: bool = False
+    """Second-order architecture step: differentiate through one step of the weights (DARTS eq. (6))."""
+    hessian_product: HessianProduct = "finite-difference"
+    """How --unrolled multiplies by the Hessian: DARTS eq. (8), or exactly by double backward (more memory)."""
+
+    def __post_init__(self) -> None:
+        anything = (0, math.inf)
+        check_ranges(
+            self,
+            {
+                **dict.fromkeys(("learning_rate", "learning_rate_min", "weight_decay"), anything),
+                **dict.fromkeys(("arch_learning_rate", "arch_weight_decay"), anything),
+                "momentum": (0, 1),
+            },
+        )
+        if not 0 < self.grad_clip < math.inf:
+            raise ValueError(f"--grad-clip is {self.grad_clip:g}; it must be more than 0")
+        if self.hessian_product == "exact" and not self.unrolled:
+            raise ValueError("--hessian-product exact does nothing without --unrolled; add that, or leave it out")
+
+
+class Bilevel:
+    """A supernet, a search space and the optimizers of both levels.
+
+    Args:
+        supernet: its parameters are the weights w.
+        space: its parameters are the architecture alpha (and beta).
+        config: constants of both optimizers.
+        criterion: loss of (logits, labels).
+        precision: of the forward passes.
+        relaxation: from the space's logits to mixing weights (default: DARTS's softmax).
+
+    Raises ValueError for the finite-difference product under bf16, where it is about 30 % off.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        space: SearchSpace,
+        config: BilevelConfig,
+        criterion: nn.Module,
+        precision: Precision = "fp32",
+        relaxation: Relaxation | None = None,
+    ) -> None:
+        if config.unrolled and config.hessian_product == "finite-difference" and precision != "fp32":
+            raise UsageError(
+                f"the finite-difference Hessian product is about 30 % off in {precision}; "
+                "use --hessian-product exact or --precision fp32"
+            )
+        self.supernet, self.space, self.config = supernet, space, config
+        self.criterion, self.precision = criterion, precision
+        self.relaxation = relaxation or Relaxation()
+        self.weights = dict(supernet.named_parameters())
+        self.architecture = list(space.parameters())
+        self.weight_optimizer = sgd(
+            self.weights.values(),
+            learning_rate=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self.architecture_optimizer = adam(
+            self.architecture,
+            learning_rate=config.arch_learning_rate,
+            betas=(0.5, 0.999),
+            weight_decay=config.arch_weight_decay,
+        )
+
+    def loss(self, batch: Batch, mixing: Mixing) -> tuple[Tensor, Tensor]:
+        """The loss and the logits (N, classes) of a batch with the mixing weights (E, O)."""
+        images, labels = batch
+        with autocast(images.device, self.precision):
+            logits = self.supernet(images, mixing)
+            return self.criterion(logits, labels), logits
+
+    def weight_step(self, train: Batch) -> tuple[Tensor, Tensor]:
+        """One clipped SGD step of the weights on a training batch; gives its loss and logits."""
+        noise = self.relaxation.draw(self.space)
+        self.weight_optimizer.zero_grad()
+        loss, logits = self.loss(train, self._constant_mixing(noise))
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.weights.values(), self.config.grad_clip)
+        self.weight_optimizer.step()
+        return loss.detach(), logits.detach()
+
+    def architecture_step(self, train: Batch, valid: Batch) -> tuple[Tensor, Tensor]:
+        """One Adam step of the architecture on a validation batch; gives its loss and logits.
+
+        Weights, their gradients and the BatchNorms' running statistics stay as they are. The training batch
+        serves the virtual step of `unrolled`.
+        """
+        noise = self.relaxation.draw(self.space)
+        with frozen_statistics(self.supernet):
+            if self.config.unrolled:
+                loss, logits, gradient = self.second_order_gradient(train, valid, noise)
+            else:
+                loss, logits, gradient = self.first_order_gradient(valid, noise)
+        for parameter, g in zip(self.architecture, gradient, strict=True):
+            parameter.grad = g.contiguous()  # as fused optimizers want it
+        self.architecture_optimizer.step()
+        return loss.detach(), logits.detach()
+
+    @torch.no_grad()
+    def evaluation_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss and the logits of a batch with the expected mixing weights; changes nothing."""
+        return self.loss(batch, self.relaxation.expected(self.space))
+
+    def first_order_gradient(self, valid: Batch, noise: Noise) -> tuple[Tensor, Tensor, Tensors]:
+        """Loss, logits and the gradient of L_valid(w, alpha) in alpha (DARTS sec. 2.3, xi = 0)."""
+        with constant(self.weights.values()):
+            loss, logits = self.loss(valid, self._mixing(noise))
+            return loss, logits, self._gradient(loss)
+
+    def second_order_gradient(self, train: Batch, valid: Batch, noise: Noise) -> tuple[Tensor, Tensor, Tensors]:
+        """Loss, logits and the gradient of L_valid(w', alpha) in alpha (DARTS eq. (6)-(8)).
+
+        w' = w - xi (m buf + dL_train/dw + d w) is one virtual step with the weights' own learning rate xi,
+        momentum m and decay d. Its derivative adds -xi times d2L_train/(dalpha dw) times
+        v = dL_valid/dw'(w', alpha), by finite differences or exactly. All of it is of one draw, `noise`.
+
+        The supernet itself is evaluated at w', and has w again, to the bit, when this returns or raises.
+        """
+        rate = self.weight_optimizer.param_groups[0]["lr"]
+        with self._moved(self._virtual_step(train, noise, rate)):
+            loss, logits = self.loss(valid, self._mixing(noise))
+            gradient = self._gradient(loss, *self.weights.values())
+        direct, v = gradient[: len(self.architecture)], gradient[len(self.architecture) :]
+        exact = self.config.hessian_product == "exact"
+        product = self._exact_product if exact else self._finite_difference_product
+        implicit = product(train, noise, v)
+        return loss, logits, tuple(d - rate * i for d, i in zip(direct, implicit, strict=True))
+
+    def _mixing(self, noise: Noise) -> Mixing:
+        """The mixing weights of a draw, made anew: each gradient needs a graph of its own to the architecture."""
+        mixing: Mixing = self.relaxation(self.space, noise)
+        return mixing
+
+    def _constant_mixing(self, noise: Noise) -> Mixing:
+        """The mixing weights of a draw, through which no gradient reaches the architecture."""
+        with torch.no_grad():
+            return self._mixing(noise)
+
+    def _gradient(self, loss: Tensor, *others: Tensor) -> Tensors:
+        """The gradient in the architecture, and in other tensors behind it.
+
+        A supernet of one or two cells has no normal cell; its parameters then have the gradient zero.
+        """
+        return torch.autograd.grad(loss, [*self.architecture, *others], materialize_grads=True)
+
+    @contextmanager
+    def _moved(self, steps: Tensors) -> Iterator[None]:
+        """Within it every weight is moved by its step.
+
+        A graph recorded outside cannot be differentiated within, nor the other way round: autograd would notice that
+        the weights have changed.
+        """
+        weights: list[Tensor] = list(self.weights.values())
+        # Copies, because rounding would not bring the weights back from w + step.
+        before = [weight.detach().clone() for weight in weights]
+        with torch.no_grad():
+            torch._foreach_add_(weights, steps)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, before)
+
+    def _virtual_step(self, train: Batch, noise: Noise, rate: float | Tensor) -> Tensors:
+        """w' - w of every weight; a constant, since alpha's way through it is the product's part."""
+        weights: list[Tensor] = list(self.weights.values())
+        loss, _ = self.loss(train, self._constant_mixing(noise))
+        gradient = torch.autograd.grad(loss, weights, materialize_grads=True)
+        momenta = [self.weight_optimizer.state.get(weight, {}).get("momentum_buffer") for weight in weights]
+        with torch.no_grad():
+            steps = torch._foreach_add(gradient, weights, alpha=self.config.weight_decay)
+            # There is none before the first step, and never any where the gradient is always zero.
+            kept = [i for i, momentum in enumerate(momenta) if momentum is not None]
+            if kept:
+                torch._foreach_add_([steps[i] for i in kept], [momenta[i] for i in kept], alpha=self.config.momentum)
+            torch._foreach_mul_(steps, -rate)
+        return steps
+
+    def _exact_product(self, train: Batch, noise: Noise, v: Tensors) -> Tensors:
+        """d2L_train/(dalpha dw) v by double backward.
+
+        L_train is computed again: the graph that the virtual step could have left would take its memory during the
+        pass at w', and could not be differentiated any more, since the weights have been elsewhere.
+        """
+        loss, _ = self.loss(train, self._mixing(noise))
+        gradient = torch.autograd.grad(loss, list(self.weights.values()), create_graph=True, materialize_grads=True)
+        # Weights behind an input that no edge of the space reads have the constant gradient zero.
+        used = [(g, part) for g, part in zip(gradient, v, strict=True) if g.requires_grad]
+        outputs, directions = zip(*used, strict=True)
+        return torch.autograd.grad(outputs, self.architecture, grad_outputs=directions, materialize_grads=True)
+
+    def _finite_difference_product(self, train: Batch, noise: Noise, v: Tensors) -> Tensors:
+        """d2L_train/(dalpha dw) v by a central difference, eps = 0.01 / |v| (DARTS eq. (8), footnote 2).
+
+        It approximates the derivative only as far as the loss is smooth: where ReLUs and max pooling switch
+        within +-eps v it measures their jumps too, which can be larger than the derivative (LOG.md). It is
+        DARTS's method; the exact product is the gradient. Both sides differ by little, so that they are computed in
+        full float32 on a GPU too.
+        """
+        eps = 0.01 / torch.linalg.vector_norm(torch.stack(torch._foreach_norm(v)))
+        sides = []
+        for sign in (1, -1):
+            moved = self._moved(torch._foreach_mul(v, sign * eps))
+            with moved, constant(self.weights.values()), full_fp32():
+                loss, _ = self.loss(train, self._mixing(noise))
+                sides.append(self._gradient(loss))
+        return tuple((plus - minus) / (2 * eps) for plus, minus in zip(*sides, strict=True))
+
+
+@contextmanager
+def constant(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Within it the parameters require no gradient, so that none is computed for them and nothing kept for it."""
+    learnt = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in learnt:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learnt:
+            parameter.requires_grad_(True)

@@ -1,0 +1,184 @@
+"""What can be trained: a network of cells, as a genotype says, or a hand-made one.
+
+An architecture is data: it builds its network, says what it is, and is kept in the header of a weights file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from torch import nn
+
+import genotypes
+import spaces
+from genotypes import CellGenotype, Genotype, GenotypeError
+from nas.errors import UsageError
+from nas.networks import handmade
+from nas.networks.cells import Network, NetworkConfig
+from nas.networks.handmade import HandmadeConfig
+from nas.runs import record
+from nas.runs.directory import Directory
+from nas.runs.record import SearchRecord
+from nas.runs.tensorboard import draw_cells
+from spaces import build_operation
+
+#: In all cells together. It bounds what a stranger's file can have built; 20 cells of Space-HB have 240.
+MAX_OPERATIONS = 20_000
+_PREPROCESSING_TENSORS = 12  # of a cell: two convolutions, and two BatchNorms of five tensors
+
+
+class CellArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cells"):
+    """The evaluation network of a genotype."""
+
+    genotype_json: str
+    """The genotype as versioned JSON."""
+    config: NetworkConfig
+
+    @property
+    def genotype(self) -> Genotype:
+        """Raises GenotypeError where the JSON is not that of a genotype."""
+        spaces.load_installed()  # whose operations the genotype may have
+        return genotypes.from_json(self.genotype_json, where="the saved genotype")
+
+    @property
+    def identity(self) -> str:
+        """What a resumed run must share, for messages."""
+        return genotypes.to_text(self.genotype)
+
+    @property
+    def summary(self) -> str:
+        return f"{self.config.layers} cells of {self.config.init_channels} channels"
+
+    @property
+    def fewest_tensors(self) -> int:
+        """A lower bound of the length of the network's `state_dict`, found without building it."""
+        genotype = self.genotype
+        operations = [_operations(cell) for cell in (genotype.normal, genotype.reduce)]
+        with torch.device("meta"):
+            tensors = {
+                name: len(build_operation(name, self.config.init_channels, 1).state_dict())
+                for name in {*operations[0], *operations[1]}
+            }
+        normal, reduction = (_PREPROCESSING_TENSORS + sum(map(tensors.__getitem__, names)) for names in operations)
+        reductions = min(2, self.config.layers)
+        return reductions * min(normal, reduction) + (self.config.layers - reductions) * normal
+
+    def build(self, *, in_channels: int, image_size: tuple[int, int], num_classes: int) -> Network:
+        """The network for images (N, in_channels, *image_size), with new weights.
+
+        Raises ValueError for one of more operations than anybody trains.
+        """
+        genotype = self.genotype
+        operations = self.config.layers * max(len(_operations(cell)) for cell in (genotype.normal, genotype.reduce))
+        if operations > MAX_OPERATIONS:
+            raise ValueError(
+                f"--layers is {self.config.layers}, which makes {operations} operations; at most "
+                f"{MAX_OPERATIONS} are possible"
+            )
+        return Network(genotype, self.config, in_channels=in_channels, image_size=image_size, num_classes=num_classes)
+
+    def write(self, directory: Directory) -> None:
+        """Leaves `genotype.json` and the cells' pictures in a run's directory."""
+        genotype = self.genotype
+        genotypes.save(genotype, directory.path / "genotype.json")
+        draw_cells(directory, genotype, "")
+
+
+def _operations(cell: CellGenotype) -> list[str]:
+    return [edge.operation for node in cell.nodes for edge in node]
+
+
+class HandmadeArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="handmade"):
+    """A hand-made network, see `nas.networks.handmade`."""
+
+    name: str
+    config: HandmadeConfig
+
+    @property
+    def identity(self) -> str:
+        return self.name
+
+    @property
+    def summary(self) -> str:
+        return ", ".join(["a hand-made network", *(f"{name} {value}" for name, value in _given(self.config).items())])
+
+    @property
+    def fewest_tensors(self) -> int:
+        """A lower bound of the length of the network's `state_dict`: a layer is a convolution and a BatchNorm."""
+        return 5 * handmade.depth(self.name)
+
+    def build(self, *, in_channels: int, image_size: tuple[int, int], num_classes: int) -> nn.Module:
+        """The network for images (N, in_channels, *image_size), with new weights.
+
+        Raises ValueError for a name or an option that is not there, or images too small for it.
+        """
+        return handmade.build(
+            self.name, self.config, in_channels=in_channels, image_size=image_size, num_classes=num_classes
+        )
+
+    def write(self, directory: Directory) -> None:
+        """Leaves nothing: the name says it all."""
+
+
+Architecture = CellArchitecture | HandmadeArchitecture
+
+
+class Resolved(NamedTuple):
+    """What `--arch` names, and the search that found it where a record tells of one."""
+
+    architecture: Architecture
+    search: SearchRecord | None
+
+
+def resolve(arch: str | Genotype, network: NetworkConfig, hand_made: HandmadeConfig) -> Resolved:
+    """The architecture of a genotype, a hand-made network's name, a published genotype, a file or a run's directory.
+
+    Nothing that the files name is imported: a module that declares operations of the genotype must have been imported
+    before.
+
+    Raises ValueError for anything else, and for flags that belong to the other kind of network.
+    """
+    if isinstance(arch, Genotype):
+        _refuse(hand_made, "for hand-made networks", "a genotype")
+        return Resolved(CellArchitecture(genotype_json=genotypes.to_json(arch), config=network), None)
+    if not arch:
+        raise ValueError(
+            "--arch is missing; name a published genotype (optinas-genotype list), a hand-made network such as "
+            "hbnet56, a genotype file, or the directory of a search run"
+        )
+    if handmade.is_handmade(arch):
+        _refuse(network, "for networks of cells", arch)
+        return Resolved(HandmadeArchitecture(name=arch, config=hand_made), None)
+    _refuse(hand_made, "for hand-made networks", arch)
+    search = _search_behind(Path(arch))
+    # The genotype may have operations that an installed space declares. A module that a file names is not imported.
+    spaces.load_installed()
+    try:
+        genotype = genotypes.resolve(arch)
+    except GenotypeError as error:
+        if Path(arch).exists():
+            raise
+        raise ValueError(f"{error}; hand-made networks: {handmade.describe()}") from error
+    return Resolved(CellArchitecture(genotype_json=genotypes.to_json(genotype), config=network), search)
+
+
+def _search_behind(directory: Path) -> SearchRecord | None:
+    try:
+        return record.search_behind(directory)
+    except UsageError as error:
+        raise UsageError(f"{error}; to train without it, pass --arch {directory / 'genotype.json'}") from error
+
+
+def _refuse(config: NetworkConfig | HandmadeConfig, whose: str, arch: str) -> None:
+    for name in _given(config):
+        raise ValueError(f"--{name.replace('_', '-')} is {whose}, which {arch} is not; leave it out")
+
+
+def _given(config: NetworkConfig | HandmadeConfig) -> dict[str, Any]:
+    """The fields that have another value than their default."""
+    values = ((field.name, getattr(config, field.name), field.default) for field in fields(config))
+    return {name: value for name, value, default in values if value != default}

@@ -1,0 +1,17 @@
+"""Networks made by hand from the optimization algorithms: HB-Net, AGD-Net, and ResNet, DenseNet, DMRNet beside them.
+
+`relaxed` has the recurrences as blocks for any layers, `residual` and `dense` the networks, `registry` their names.
+"""
+
+from nas.networks.handmade.registry import (
+    FAMILIES,
+    HandmadeConfig,
+    build,
+    depth,
+    describe,
+    is_handmade,
+    is_imagenet,
+    names,
+)
+
+__all__ = ["FAMILIES", "HandmadeConfig", "build", "depth", "describe", "is_handmade", "is_imagenet", "names"]

@@ -1,0 +1,252 @@
+"""The relaxed forms of the optimization-inspired networks, eq. (16), (17), (18) and (20), for any layers T.
+
+Each is an optimization algorithm whose step -grad f has become a layer T, and whose constants have become free:
+fixed numbers or parameters that are learned. ResNet, DenseNet and DMRNet are special cases. x_0 is the input of a
+block, n layers give x_1 to x_n, and states of an earlier block are never used (every recurrence starts anew). A layer
+must not change its input in place: the states are needed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from nas.theory.iterations import per_step
+
+#: What stands in for x_{-1}, see `HeavyBallBlock`.
+FirstUnit = Literal["plain", "hb"]
+
+
+class Coefficients(nn.Module):
+    """Rows of numbers, of any lengths: fixed, or one parameter `values`, (sum of the lengths,), that holds them all.
+
+    Args:
+        rows: row k belongs to layer k.
+        learnable: whether they are learned, starting from `rows`.
+    """
+
+    def __init__(self, rows: Iterable[Sequence[float]], *, learnable: bool) -> None:
+        super().__init__()
+        self._fixed = [tuple(float(value) for value in row) for row in rows]
+        self._ends = list(accumulate(len(row) for row in self._fixed))
+        self.values = nn.Parameter(torch.tensor([value for row in self._fixed for value in row])) if learnable else None
+
+    def row(self, k: int) -> Sequence[float | Tensor]:
+        """The coefficients of layer k: numbers where they are fixed, otherwise tensors without dimensions."""
+        if self.values is None:
+            return self._fixed[k]
+        return self.values[self._ends[k] - len(self._fixed[k]) : self._ends[k]].unbind()
+
+
+def weighted_sum(coefficients: Sequence[float | Tensor], states: Sequence[Tensor]) -> Tensor:
+    """sum_j c_j x_j; a fixed 0 costs nothing and a fixed 1 no multiplication, so that special cases are exact."""
+    total: Tensor | None = None
+    for c, x in zip(coefficients, states, strict=True):
+        if isinstance(c, Tensor):
+            total = c * x if total is None else torch.addcmul(total, c, x)
+        elif total is None:
+            total = None if c == 0 else x if c == 1 else c * x
+        elif c != 0:
+            total = torch.add(total, x, alpha=c)
+    return torch.zeros_like(states[0]) if total is None else total
+
+
+class HeavyBallBlock(nn.Module):
+    """Eq. (16): x_{k+1} = T_k(x_k) + beta1 x_k + beta2 x_{k-1}.
+
+    HB-Net has beta1 = 1 and beta2 = -1, ResNet beta1 = 1 and beta2 = 0; eq. (11) is beta1 = beta, beta2 = -beta with
+    first = "hb".
+
+    Args:
+        layers: T_0, ..., T_{n-1}; T_0 may change the shape of its input u, as `shortcut` then does too.
+        beta1, beta2: the coefficients: one number for all layers, or one for each.
+        learnable: learn those of every layer, starting from these numbers.
+        first: there is no x_{-1} before the first layer: "plain" leaves its term out, which makes the first unit
+            one of a ResNet; "hb" takes x_{-1} = x_0, as eq. (2) does.
+        shortcut: x_0 = shortcut(u); default: the identity.
+        activation: applied to every sum; default: none, as the formula has none.
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[nn.Module],
+        *,
+        beta1: float | Sequence[float] = 1.0,
+        beta2: float | Sequence[float] = -1.0,
+        learnable: bool = False,
+        first: FirstUnit = "plain",
+        shortcut: nn.Module | None = None,
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if first not in get_args(FirstUnit):
+            raise ValueError(f"first is {first!r}; it must be 'plain' or 'hb'")
+        self.layers = nn.ModuleList(layers)
+        length = len(self.layers)
+        pairs = [per_step(name, value, length) for name, value in (("beta1", beta1), ("beta2", beta2))]
+        rows: list[tuple[float, ...]] = list(zip(*pairs, strict=True))
+        if first == "plain":
+            rows[:1] = [row[:1] for row in rows[:1]]  # x_{-1} is left out: nothing to learn there
+        self.coefficients = Coefficients(rows, learnable=learnable)
+        self.first = first
+        self.shortcut = shortcut or nn.Identity()
+        self.activation = activation or nn.Identity()
+
+    def states(self, u: Tensor) -> list[Tensor]:
+        """x_0, ..., x_n for the input u."""
+        states = [self.shortcut(u)]
+        before = states[:1] if self.first == "hb" else []  # x_{-1}
+        for k, layer in enumerate(self.layers):
+            terms = [layer(u if k == 0 else states[k]), states[k], *before]
+            states.append(self.activation(weighted_sum([1.0, *self.coefficients.row(k)], terms)))
+            before = [states[k]]
+        return states
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.states(u)[-1]
+
+
+class AcceleratedBlock(nn.Module):
+    """Eq. (17): x_{k+1} = T_k(beta1_k x_k + beta2_k x_{k-1}), with x_{-1} = x_0.
+
+    Eq. (12) is beta1_k = 1 + b_k, beta2_k = -b_k with the momentum sequence b of Nesterov's method.
+
+    Args:
+        layers: T_0, ..., T_{n-1}.
+        coefficients: (beta1_k, beta2_k) for each layer.
+        learnable: learn them, starting from those.
+    """
+
+    def __init__(
+        self, layers: Iterable[nn.Module], coefficients: Iterable[tuple[float, float]], *, learnable: bool = False
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        rows = list(coefficients)
+        _check_lengths("coefficients", rows, [2] * len(self.layers))
+        self.coefficients = Coefficients(rows, learnable=learnable)
+
+    def states(self, x: Tensor) -> list[Tensor]:
+        """x_0, ..., x_n for the input x_0."""
+        states = [x]
+        for k, layer in enumerate(self.layers):
+            pair = (states[k], states[max(k - 1, 0)])
+            states.append(layer(weighted_sum(self.coefficients.row(k), pair)))
+        return states
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.states(x)[-1]
+
+
+class AcceleratedSumBlock(nn.Module):
+    """Eq. (18): x_{k+1} = sum_{j<=k} alpha_{k+1,j} T_{k+1,j}(x_j) + sum_{j<=k} beta_{k+1,j} x_j.
+
+    Eq. (13) is alpha = h, beta_{k+1,j} = [j = k] - h_{k+1,j} and T_{k+1,j} = T_j; DenseNet, eq. (19), is alpha = 1,
+    beta = 0 (see `nas.networks.handmade.dense`, which computes it with one convolution a layer).
+
+    Args:
+        layers: row k holds T_{k+1,0}, ..., T_{k+1,k}. A module that stands in several rows
+            is computed once for each source x_j.
+        alpha, beta: rows of the same lengths.
+        learnable: learn alpha and beta, starting from those.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Sequence[nn.Module]],
+        alpha: Sequence[Sequence[float]],
+        beta: Sequence[Sequence[float]],
+        *,
+        learnable: bool = False,
+    ) -> None:
+        super().__init__()
+        lengths = list(range(1, len(layers) + 1))
+        for name, rows in (("layers", layers), ("alpha", alpha), ("beta", beta)):
+            _check_lengths(name, rows, lengths)
+        self.layers = nn.ModuleList(nn.ModuleList(row) for row in layers)
+        self.alpha = Coefficients(alpha, learnable=learnable)
+        self.beta = Coefficients(beta, learnable=learnable)
+
+    def states(self, x: Tensor) -> list[Tensor]:
+        """x_0, ..., x_n for the input x_0."""
+        states = [x]
+        computed: dict[tuple[nn.Module, int], Tensor] = {}
+        for k, row in enumerate(self.layers):
+            assert isinstance(row, nn.ModuleList)
+            for j, layer in enumerate(row):
+                if (layer, j) not in computed:
+                    computed[layer, j] = layer(states[j])
+            images = [computed[layer, j] for j, layer in enumerate(row)]
+            coefficients = [*self.alpha.row(k), *self.beta.row(k)]
+            states.append(weighted_sum(coefficients, [*images, *states]))
+        return states
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.states(x)[-1]
+
+
+class ADMMBlock(nn.Module):
+    """Eq. (20), two paths that exchange their states.
+
+    x'_{k+1} = T'_k(x'_k) + sum_{t<=k} (alpha_{k+1,t} x'_t + beta_{k+1,t} x_t), and x_{k+1} = T_k(x_k) + the same sum.
+    The sum is over t = 0, ..., k; eq. (20) as printed begins at t = 1 and would leave the first layer without any.
+    DMRNet has alpha_{k+1,k} = beta_{k+1,k} = 1/2 and zero otherwise.
+
+    Args:
+        layers_prime, layers: T' and T. They must not be the same: with equal inputs both paths would be.
+        alpha, beta: row k holds the coefficients for t = 0, ..., k; default: DMRNet's.
+        learnable: learn them, starting from those.
+        shortcut_prime, shortcut: of the inputs; x'_0 = shortcut_prime(u'), x_0 = shortcut(u).
+        activation: applied to every sum; default: none.
+    """
+
+    def __init__(
+        self,
+        layers_prime: Iterable[nn.Module],
+        layers: Iterable[nn.Module],
+        *,
+        alpha: Sequence[Sequence[float]] | None = None,
+        beta: Sequence[Sequence[float]] | None = None,
+        learnable: bool = False,
+        shortcut_prime: nn.Module | None = None,
+        shortcut: nn.Module | None = None,
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.layers_prime, self.layers = nn.ModuleList(layers_prime), nn.ModuleList(layers)
+        lengths = list(range(1, len(self.layers) + 1))
+        merge = [[0.0] * (length - 1) + [0.5] for length in lengths]
+        alpha, beta = alpha or merge, beta or merge
+        for name, rows in (("alpha", alpha), ("beta", beta)):
+            _check_lengths(name, rows, lengths)
+        if len(self.layers_prime) != len(self.layers):
+            raise ValueError(
+                f"the paths have {len(self.layers_prime)} and {len(self.layers)} layers; give them as many"
+            )
+        self.alpha = Coefficients(alpha, learnable=learnable)
+        self.beta = Coefficients(beta, learnable=learnable)
+        self.shortcut_prime, self.shortcut = shortcut_prime or nn.Identity(), shortcut or nn.Identity()
+        self.activation = activation or nn.Identity()
+
+    def states(self, u_prime: Tensor, u: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(x'_0, x_0), ..., (x'_n, x_n) for the inputs u' and u."""
+        primes, states = [self.shortcut_prime(u_prime)], [self.shortcut(u)]
+        for k, (layer_prime, layer) in enumerate(zip(self.layers_prime, self.layers, strict=True)):
+            inputs = (u_prime, u) if k == 0 else (primes[k], states[k])
+            merged = weighted_sum([*self.alpha.row(k), *self.beta.row(k)], [*primes, *states])
+            primes.append(self.activation(layer_prime(inputs[0]) + merged))
+            states.append(self.activation(layer(inputs[1]) + merged))
+        return list(zip(primes, states, strict=True))
+
+    def forward(self, u_prime: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        return self.states(u_prime, u)[-1]
+
+
+def _check_lengths(name: str, rows: Sequence[Sequence[object]], lengths: Sequence[int]) -> None:
+    found = [len(row) for row in rows]
+    if found != list(lengths):
+        raise ValueError(f"{name} has rows of {found} entries; {list(lengths)} are needed")

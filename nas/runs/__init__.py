@@ -1,0 +1,1 @@
+"""A run and its directory: position, checkpoints, records, and what it shows."""

@@ -1,0 +1,146 @@
+"""Checkpoints: tensors and primitives behind a digest, written whole or not at all, the last two of them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickletools
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genotypes.atomic import write_atomically
+from nas.errors import UsageError
+
+NAME = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+NEW = "checkpoint.new.pt"
+DAMAGED = "checkpoint.damaged.pt"
+
+#: The first line of a file; what follows is what `torch.save` writes, of which it holds the SHA-256.
+_HEADER = re.compile(rb"optinas checkpoint 1 sha256 ([0-9a-f]{64})\n")
+
+#: What `torch.save` names in a file of tensors and primitives. `weights_only` would take some more, with which a file
+#: of a hundred bytes could ask for any amount of memory.
+_GLOBALS = re.compile(r"collections (OrderedDict|Counter)|torch Size|torch \w+Storage|torch\._utils _rebuild_tensor_v2")
+
+
+def save(directory: Path, state: dict[str, Any]) -> None:
+    """Writes `state` (tensors and primitives) as the directory's checkpoint; keeps the one before it.
+
+    Raises OSError; both older ones stay then, as on a full disk.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    current, new = directory / NAME, directory / NEW
+    write_atomically(new, sealed(buffer.getvalue()))
+    if current.exists():
+        # Between this and the next line only the previous one has its name, which `load` falls back on.
+        os.replace(current, directory / PREVIOUS)
+    os.replace(new, current)
+
+
+def sealed(payload: bytes) -> bytes:
+    """`payload` behind a line with its digest."""
+    return f"optinas checkpoint 1 sha256 {hashlib.sha256(payload).hexdigest()}\n".encode() + payload
+
+
+def exists(directory: Path) -> bool:
+    """Whether there is a checkpoint, be it damaged."""
+    return (directory / NAME).exists() or (directory / PREVIOUS).exists()
+
+
+def load(
+    directory: Path,
+    restore: Callable[[dict[str, Any]], None] = lambda state: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read and that `restore` takes; None where there is none.
+
+    Args:
+        restore: raises ValueError for a state that it cannot take, and UsageError to have no other one tried.
+        warn: is told of a newest one that was passed over. That is renamed then, so that the next `save` does not put
+            it in the place of the good one.
+
+    Raises UsageError where checkpoints are there but none can be taken.
+    """
+    failures = []
+    for path in (directory / NAME, directory / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            state = read(path)
+            restore(state)
+        except UsageError:
+            raise
+        except ValueError as error:
+            failures.append(f"{path}: {error}")
+            continue
+        if failures:
+            os.replace(directory / NAME, directory / DAMAGED)
+            warn(f"{failures[0]}; it is kept as {DAMAGED}, and the run continues from {path}, the one before")
+        return state
+    if failures:
+        raise UsageError(f"no checkpoint can be read ({'; '.join(failures)}); start a run in another --run-dir")
+    return None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state in a file. Raises ValueError for a file that is not exactly as `save` wrote it, OSError."""
+    content = memoryview(path.read_bytes())
+    header = _HEADER.match(content[:200])
+    if header is None or hashlib.sha256(content[header.end() :]).hexdigest().encode() != header[1]:
+        raise ValueError("it is damaged (its content does not match its digest)")
+    payload = io.BytesIO(content[header.end() :])
+    try:
+        _check_archive(payload)
+        state = torch.load(payload, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        raise ValueError(f"it is not a checkpoint of tensors and numbers ({type(error).__name__})") from error
+    if not isinstance(state, dict):
+        raise ValueError("it is not a checkpoint of a run")
+    return state
+
+
+def _check_archive(payload: io.BytesIO) -> None:
+    """Raises ValueError where reading would take more memory than the file, or would call what `save` does not."""
+    with zipfile.ZipFile(payload) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("it is compressed")
+        for entry in entries:
+            if not entry.filename.endswith("data.pkl"):
+                continue
+            for code, argument, _ in pickletools.genops(archive.read(entry)):
+                if "GLOBAL" in code.name and not _GLOBALS.fullmatch(str(argument)):
+                    raise ValueError(f"it names {argument}")
+    payload.seek(0)
+
+
+def check_like(saved: object, own: object, where: str) -> None:
+    """Raises ValueError where a saved state is not built like the present one: keys, types, shapes.
+
+    An empty mapping of `own` takes any, because the buffers of an optimizer come with its first step; it checks them.
+    """
+    if isinstance(own, Tensor):
+        fits = isinstance(saved, Tensor) and (saved.shape, saved.dtype) == (own.shape, own.dtype)
+    elif isinstance(own, Mapping):
+        fits = isinstance(saved, Mapping) and (not own or saved.keys() == own.keys())
+    elif isinstance(own, list | tuple):
+        fits = isinstance(saved, list | tuple) and len(saved) == len(own)
+    else:
+        fits = type(saved) is type(own)
+    if not fits:
+        raise ValueError(f"its {where} does not fit this run")
+    if isinstance(own, Mapping) and isinstance(saved, Mapping):
+        for key in own:
+            check_like(saved[key], own[key], f"{where}.{key}")
+    elif isinstance(own, list | tuple) and isinstance(saved, list | tuple):
+        for i, (item, own_item) in enumerate(zip(saved, own, strict=True)):
+            check_like(item, own_item, f"{where}[{i}]")

@@ -1,0 +1,123 @@
+"""What a run leaves for others when it has ended: its record, written and read here and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from nas.data.manifest import Manifest
+from nas.errors import UsageError
+from nas.runs.directory import Directory, read_json
+
+NAME = "record.json"
+#: The result alone, for scripts: what the last line of the screen says.
+RESULT = "result.json"
+
+_Count = Annotated[int, Meta(ge=0, le=2**62)]
+_Percent = Annotated[float, Meta(ge=0, le=100)]
+_Seconds = Annotated[float, Meta(ge=0)]
+_Value = bool | int | float | str | None
+
+Settings = dict[str, _Value | list[_Value]]
+"""A configuration, flat, with dotted names."""
+
+
+class SearchResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The result of a search; the names of the fields are the keys that the README promises."""
+
+    run_dir: str
+    space: str
+    dataset: str
+    genotype: str
+    """In the text notation of the literature."""
+    valid_accuracy: _Percent
+    """The supernet's, on the architecture's half of the training images."""
+    epochs: _Count
+    seconds: _Seconds
+
+
+class EvaluationResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The figures of a trained network; the names of the fields are the keys that the README promises."""
+
+    run_dir: str
+    arch: str
+    dataset: str
+    test_accuracy: _Percent
+    test_error: _Percent
+    test_top5_error: _Percent | UnsetType = UNSET
+    """Of more than 5 classes."""
+    params: _Count
+    macs: _Count
+    """Multiply-adds of one image."""
+    seconds: _Seconds
+    """Of the training, or of the measurement where nothing was trained."""
+    epochs: _Count
+
+
+class TrainResult(EvaluationResult, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The result of a training."""
+
+    space: str | None
+    """Of the search that found the genotype; None where no search is known."""
+    search_seconds: _Seconds | None
+    best_test_accuracy_chosen_on_test: _Percent | UnsetType = UNSET
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    seed: int
+    settings: Settings
+    """All else that decides the result, but for the architecture and the images."""
+    data: Manifest
+    """The images, without what tells single files apart."""
+
+
+class SearchRecord(_Record, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="search"):
+    """A search that has ended."""
+
+    result: SearchResult
+
+
+class TrainRecord(_Record, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="training"):
+    """A training that has ended."""
+
+    result: TrainResult
+    architecture: str
+    """What was trained: the genotype in the text notation of the literature, or a hand-made network's name."""
+    search: SearchRecord | None
+    """The search that found the genotype. It goes from training to training, wherever their directories are moved."""
+
+
+def write(directory: Directory, record: SearchRecord | TrainRecord) -> None:
+    """Leaves the record, and the result for scripts, in the run's directory. Raises OSError."""
+    directory.write_json(NAME, msgspec.to_builtins(record))
+    directory.write_json(RESULT, as_json(record.result))
+
+
+def as_json(result: SearchResult | EvaluationResult) -> dict[str, Any]:
+    """A result as JSON data."""
+    return msgspec.to_builtins(result)
+
+
+def read(directory: Path) -> SearchRecord | TrainRecord:
+    """The record of the run in a directory. Raises UsageError where there is none, or a faulty one."""
+    try:
+        return read_json(directory / NAME, SearchRecord | TrainRecord)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{directory} has no {NAME}, which a run writes when it ends; name the directory of a run, and continue "
+            "one that has not ended with --resume"
+        ) from None
+
+
+def search_behind(directory: Path) -> SearchRecord | None:
+    """The search that found the genotype in a run's directory; None where no record tells of one.
+
+    Raises UsageError for a faulty record.
+    """
+    if not (directory / NAME).is_file():
+        return None
+    record = read(directory)
+    return record if isinstance(record, SearchRecord) else record.search

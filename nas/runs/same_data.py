@@ -1,0 +1,53 @@
+"""A run and its data: what it says of them, and whether they are still the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from genotypes.messages import one_line
+from nas.data import ImageData, manifest
+from nas.data.manifest import Manifest
+from nas.errors import UsageError
+from nas.runs.directory import Directory
+
+
+class SameData:
+    """Refuses to resume on other images than those that a run began with. Track it before what is made for them."""
+
+    def __init__(self, images: ImageData) -> None:
+        self._images = images
+        self._manifest = images.manifest()
+
+    def state_dict(self) -> dict[str, str]:
+        return {"manifest": manifest.to_text(self._manifest)}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        if told := manifest.changes(manifest.from_text(state["manifest"]), self._manifest):
+            raise UsageError(
+                f"the images are not those that the run began with: {'; '.join(told)}; put them back, or start a run "
+                "in another --run-dir"
+            )
+
+    @property
+    def summary(self) -> Manifest:
+        """What the run's record says of them."""
+        return manifest.without_files(self._manifest)
+
+    def report(self, directory: Directory) -> None:
+        """Says what was found, and leaves the manifest in the run's directory."""
+        for line in self._images.found:
+            directory.log(one_line(line))
+        directory.write_json(manifest.NAME, json.loads(manifest.to_text(self._manifest)))
+
+
+def report_test_images(images: ImageData, trained: Path) -> None:
+    """Prints what was found, and how the test images differ from those of the run in the directory `trained`."""
+    for line in images.found:
+        print(one_line(line))
+    try:
+        told = manifest.compare_tests(manifest.read(trained), images.manifest())
+    except ValueError as error:
+        told = f"whether the test images are those of the training is not known: {error}"
+    if told:
+        print(one_line(f"note: {told}"))

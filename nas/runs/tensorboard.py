@@ -1,0 +1,118 @@
+"""What a run shows: pictures and curves in TensorBoard, and the table at the end."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from genotypes import CELL_NAMES, OPERATIONS, Genotype, to_text
+from genotypes.draw import draw, picture
+from nas.runs.directory import Directory
+from nas.runs.heat_map import heat_map
+from spaces import KINDS, Kind, SearchSpace, Topology
+
+
+class Board:
+    """The curves, texts and pictures of a run for TensorBoard, none of which stops it.
+
+    Args:
+        directory: of the run; TensorBoard's files go into its folder tb.
+        purge_step: epochs from this one on, of an earlier part of the run, are no longer shown.
+    """
+
+    def __init__(self, directory: Directory, purge_step: int | None) -> None:
+        self._directory = directory
+        self._writer: SummaryWriter | None = None
+        self._hook, threading.excepthook = threading.excepthook, self._on_error_in_thread
+        with directory.auxiliary("tb"):
+            self._writer = SummaryWriter(str(directory.path / "tb"), purge_step=purge_step)
+
+    def add_scalar(self, tag: str, value: float, epoch: int) -> None:
+        self._call("add_scalar", tag, value, epoch)
+
+    def add_text(self, tag: str, text: str, epoch: int) -> None:
+        self._call("add_text", tag, text, epoch)
+
+    def add_picture(self, tag: str, pixels_HWC: np.ndarray, epoch: int) -> None:
+        self._call("add_image", tag, pixels_HWC, epoch, dataformats="HWC")
+
+    def close(self) -> None:
+        self._call("close")
+        threading.excepthook = self._hook
+
+    def _call(self, method: str, *arguments: Any, **options: Any) -> None:
+        """Calls the writer, until that fails for the first time."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with self._directory.auxiliary("tb"):
+                getattr(writer, method)(*arguments, **options)
+                self._writer = writer
+
+    def _on_error_in_thread(self, failed: threading.ExceptHookArgs) -> None:
+        # The writer's thread raises, and so does the next call of the writer.
+        if not isinstance(failed.exc_value, OSError):
+            self._hook(failed)
+
+
+def draw_cells(directory: Directory, genotype: Genotype, title: str) -> None:
+    """Leaves pictures of both cells in a run's directory, as normal.svg and reduce.svg."""
+    for kind in KINDS:
+        with directory.auxiliary(f"{kind}.svg"):
+            draw(getattr(genotype, kind), directory.path / f"{kind}.svg", f"{title}{CELL_NAMES[kind]} cell")
+
+
+def add_mixing(board: Board, space: SearchSpace, mixing: Mapping[Kind, Tensor], epoch: int) -> None:
+    """Draws the mixing weights, (E, O) for each kind of cell, and the weights of the edges where they have any.
+
+    An edge weighs what its operations add up to. Where that is 1 on all edges, they are not weighted.
+    """
+    edges = _edge_names(space.topology)
+    operations = [OPERATIONS[name] for name in space.operations]
+    for kind in KINDS:
+        name = CELL_NAMES[kind]
+        title = f"{name} cell, epoch {epoch}"
+        weights_EO = mixing[kind].detach().double().cpu().numpy()
+        board.add_picture(f"mixing/{name}", heat_map(weights_EO, edges, operations, f"Mixing weights, {title}"), epoch)
+        sums_E1 = weights_EO.sum(axis=1, keepdims=True)
+        if not np.allclose(sums_E1, 1, atol=1e-3):
+            board.add_picture(f"edges/{name}", heat_map(sums_E1, edges, ["edge"], f"Edge weights, {title}"), epoch)
+
+
+def _edge_names(topology: Topology) -> list[str]:
+    """Source and target of every edge, called as in the pictures of cells; parallel edges are numbered."""
+    nodes = ["c_k-2", "c_k-1", *map(str, range(topology.nodes))]
+    names = [f"{nodes[source]} \u2192 {nodes[target]}" for source, target in topology.edges]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: e + 1].count(name)})" for e, name in enumerate(names)
+    ]
+
+
+def add_logits(board: Board, space: SearchSpace, epoch: int) -> None:
+    """Writes every architecture parameter: alpha per edge and operation, others (beta) per edge."""
+    for name, parameter in space.named_parameters():
+        if parameter.shape not in ((len(space.topology.edges),), (len(space.topology.edges), len(space.operations))):
+            for i, value in enumerate(parameter.flatten().tolist()):  # of a space's own kind
+                board.add_scalar(f"{name.replace('.', '/')}/{i}", value, epoch)
+            continue
+        for e, (source, target) in enumerate(space.topology.edges):
+            tag = f"{name.replace('.', '/')}/{e:02d}_{source}-{target}"
+            if parameter.dim() == 1:
+                board.add_scalar(tag, parameter[e].item(), epoch)
+                continue
+            for operation, value in zip(space.operations, parameter[e].tolist(), strict=True):
+                board.add_scalar(f"{tag}/{operation}", value, epoch)
+
+
+def add_genotype(board: Board, genotype: Genotype, epoch: int) -> None:
+    """Writes the genotype as text and the pictures of both cells."""
+    board.add_text("genotype", f"    {to_text(genotype)}", epoch)
+    for kind in KINDS:
+        png = picture(getattr(genotype, kind), "png", f"{CELL_NAMES[kind]} cell, epoch {epoch}")
+        board.add_picture(f"cell/{CELL_NAMES[kind]}", np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), epoch)

@@ -1,0 +1,141 @@
+"""One table of many training runs: `python -m nas.study.compare runs/*`.
+
+Runs that differ in nothing but the seed are one row, with mean and standard deviation. Trainings of genotypes that
+searches found with the same configuration are one row too, as every seed of a search has a genotype of its own. A run
+that repeats another, with the same configuration and seed, is left out and named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import tyro
+
+from genotypes.messages import one_line
+from nas import cli
+from nas.errors import UsageError
+from nas.runs import record
+from nas.runs.record import SearchRecord, TrainRecord, TrainResult
+from nas.screen import table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsConfig:
+    """Training runs side by side; runs that differ only in their seed are one row."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Directories of training runs that have ended; others are left out, and named."""
+
+
+class TrainingRun(NamedTuple):
+    """A training run that has ended: its result, and what decided it, flat (of the search too where there was one).
+
+    Two runs with the same settings and the same seeds, such as "0", or "1/0" with that of the search first, are one.
+    """
+
+    directory: Path
+    result: TrainResult
+    settings: dict[str, Any]
+    seeds: str
+
+
+def read_training_run(directory: Path) -> TrainingRun:
+    """Raises UsageError for a directory that holds none, or one that has not ended."""
+    found = record.read(directory)
+    if not isinstance(found, TrainRecord):
+        raise UsageError(f"{directory} is not a training run")
+    settings = {**found.settings, "images": _images(found)}
+    if found.search is None:
+        settings["architecture"] = _digest(found.architecture.encode())
+        return TrainingRun(directory, found.result, settings, str(found.seed))
+    # Every seed of a search has a genotype of its own.
+    searched = {**found.search.settings, "images": _images(found.search)}
+    settings |= {f"search.{name}": value for name, value in searched.items()}
+    return TrainingRun(directory, found.result, settings, f"{found.search.seed}/{found.seed}")
+
+
+def _images(found: SearchRecord | TrainRecord) -> str:
+    return _digest(msgspec.json.encode(found.data))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
+
+
+def compare(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
+    """A row for every architecture and configuration, in the order in which they come."""
+    groups: dict[bytes, list[TrainingRun]] = {}
+    for run in runs:
+        groups.setdefault(_key(run), []).append(run)
+    return [_row(group, list(groups.values())) for group in groups.values()]
+
+
+def _key(run: TrainingRun) -> bytes:
+    return msgspec.json.encode(run.settings, order="sorted")
+
+
+def _row(group: list[TrainingRun], groups: list[list[TrainingRun]]) -> dict[str, Any]:
+    results = [run.result for run in group]
+    accuracies = [result.test_accuracy for result in results]
+    first = results[0]
+    return {
+        "architecture": _name(group[0]),
+        "setting": _distinction(group[0], [other[0] for other in groups if _name(other[0]) == _name(group[0])]),
+        "dataset": first.dataset,
+        "epochs": first.epochs,
+        "parameters": round(statistics.mean(result.params for result in results)),
+        "multiply-adds": round(statistics.mean(result.macs for result in results)),
+        "runs": len(results),
+        "seeds": ", ".join(run.seeds for run in group),
+        "test accuracy %": statistics.mean(accuracies),
+        "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "training s": statistics.mean(result.seconds for result in results),
+    }
+
+
+def _name(run: TrainingRun) -> str:
+    return f"searched, {run.result.space}" if run.result.space else run.result.arch
+
+
+def _distinction(run: TrainingRun, rivals: Sequence[TrainingRun]) -> str:
+    """The settings that tell a row from others of the same architecture."""
+    names = sorted({name for rival in rivals for name in rival.settings})
+    differing = [n for n in names if any(rival.settings.get(n) != run.settings.get(n) for rival in rivals)]
+    return ", ".join(f"{name.split('.')[-1]} {run.settings.get(name)}" for name in differing)
+
+
+def command(argv: list[str]) -> dict[str, Any]:
+    """Parses, prints the table, returns its rows."""
+    config = cli.parse(ResultsConfig, argv, description=__doc__ or "")
+    runs: dict[tuple[bytes, str], TrainingRun] = {}
+    # A directory named twice is one run.
+    for directory in dict.fromkeys(Path(os.path.realpath(name)) for name in config.runs):
+        try:
+            run = read_training_run(directory)
+            first = runs.setdefault((_key(run), run.seeds), run)
+            if first is not run:
+                raise UsageError(f"{directory} repeats {first.directory} with the same configuration and seed")
+        except UsageError as error:
+            print(f"left out: {one_line(str(error))}", file=sys.stderr)
+    if not runs:
+        raise UsageError("there is no ended training run among these directories; name those of train_eval.py")
+    rows = compare(list(runs.values()))
+    print(table(rows))
+    return {"rows": rows}
+
+
+def main() -> None:
+    """The console command `optinas-results`."""
+    cli.run(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Algorithms as networks, measured: `python -m nas.theory simulate --quick`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nas import cli
+from nas.errors import check_ranges
+from nas.screen import table
+from nas.theory import equivalence, rates, simulation
+from nas.theory.activations import ACTIVATIONS
+from nas.theory.rates import RatesConfig
+from nas.theory.simulation import SimulationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulate(SimulationConfig):
+    """Regression of random pairs by every network and depth (Table 2)."""
+
+    def run(self) -> dict[str, Any]:
+        result = simulation.simulate(self)
+        print(table(simulation.rows(result)))
+        return {"out": self.out, "baselines": result["baselines"], "rows": result["rows"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates(RatesConfig):
+    """Iterations of the algorithms against the condition number of a quadratic."""
+
+    def run(self) -> dict[str, Any]:
+        result = rates.measure(self)
+        print(table(rates.rows(result)))
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Compare each network with its algorithm, layer by layer, for a random weight matrix."""
+
+    size: int = 8
+    """Width of the layers."""
+    depth: int = 10
+    """Number of layers."""
+    seed: int = 0
+    """Seed of the weight matrix."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"size": (1, 1000), "depth": (1, 1000), "seed": (0, 2**32)})
+
+    def run(self) -> dict[str, Any]:
+        weight = equivalence.random_weight(self.size, self.seed)
+        errors = {a.name: equivalence.errors(weight, a, depth=self.depth) for a in ACTIVATIONS.values()}
+        lines = [
+            {"activation": name, **{network: f"{error:.1e}" for network, error in row.items()}}
+            for name, row in errors.items()
+        ]
+        print(table(lines))
+        return {"largest_error": max(max(row.values()) for row in errors.values()), "errors": errors}
+
+
+def command(argv: list[str]) -> dict[str, Any]:
+    """Parses and runs one of the subcommands."""
+    return cli.parse(Simulate | Rates | Check, argv, description=__doc__ or "").run()
+
+
+def main() -> None:
+    """The console command `optinas-theory`."""
+    cli.run(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,400 @@
+"""Regression of random pairs by each network: Table 2 of H. Li, Y. Yang, D. Chen, Z. Lin (Table B1 of its supplement).
+
+Inputs and targets are independent, N(0, I); every layer is a linear map with bias and a sigmoid, with weights of its
+own; the loss is the mean square over samples and coordinates, so that zero as the output has the loss 1. The paper
+names no optimizer. SGD without momentum whose learning rate times steps is 100 gives its losses of GD and HB, and
+--quick keeps that product in a fiftieth of the steps.
+
+There is nothing to learn here but the mean of the targets, and the table alone does not show what a network has
+learned. So the spread of its outputs over the inputs is given too, and the losses of the best constant and of linear
+least squares on the same data. How far a loss is from that of the best constant can be compared between data sets;
+the loss itself has the mean square of the targets in it, which varies by 1.4e-3 (standard deviation) from one draw
+of Table 2's size to another.
+
+Shape letters: S seeds, N samples, B batch, C dimension.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nas.engine.device import resolve_device
+from nas.errors import NonFiniteLossError, check_ranges, users_mistakes
+from nas.runs.directory import RunDirectory, described, read_json
+from nas.theory import output
+from nas.theory.networks import NETWORKS, Layers, admm_paths
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: The losses of Table 2 by network and depth.
+TABLE_2 = {
+    "gd": {10: 1.00644, 20: 1.00679, 30: 1.00652, 40: 1.00653},
+    "hb": {10: 1.00443, 20: 1.00449, 30: 1.00455, 40: 1.00457},
+    "agd": {10: 1.00270, 20: 1.00215, 30: 1.00204, 40: 1.00213},
+    "agd2": {10: 1.00745, 20: 1.00227, 30: 1.00086, 40: 0.99964},
+    "admm": {10: 1.07576, 20: 1.07495, 30: 1.07665, 40: 1.07749},
+}
+#: (samples, dimension) of Table 2.
+_TABLE_2_SIZE = (10_000, 100)
+#: Samples that are evaluated at once, so that the states of deep networks need little memory.
+_CHUNK = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationConfig:
+    """Train every architecture at every depth on random pairs; one model for each seed."""
+
+    architectures: tuple[str, ...] = tuple(NETWORKS)
+    """Networks: gd, hb, agd, agd2, admm."""
+    depths: tuple[int, ...] = (10, 20, 30, 40)
+    """Numbers of layers."""
+    seeds: int = 1
+    """Models of each architecture and depth, trained side by side on the same data, with seeds from --seed on."""
+    seed: int = 0
+    """Seed of the data, and of the first model's weights and order of samples."""
+    samples: int = 10_000
+    """Number of pairs."""
+    dimension: int = 100
+    """Coordinates of inputs and targets."""
+    quick: bool = False
+    """Defaults of --learning-rate and --epochs that take minutes."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """SGD without momentum, or Adam with torch's defaults."""
+    learning_rate: float | None = None
+    """Learning rate (default: 1e-3; for SGD with --quick 0.05)."""
+    epochs: int | None = None
+    """Times the samples are gone through (default: 1000; with --quick 20)."""
+    batch_size: int = 100
+    """Pairs a step."""
+    admm_separate: bool = False
+    """Give the two paths of ADMM weights of their own and average their outputs; twice the parameters."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ... or auto: the GPU where there is one."""
+    out: str = "runs/simulation"
+    """Folder for the results and loss.svg; made where it is missing. The same command goes on in it."""
+
+    def __post_init__(self) -> None:
+        counts = ("seeds", "samples", "dimension", "batch_size", "epochs")
+        check_ranges(self, {**dict.fromkeys(counts, (1, math.inf)), "seed": (0, 2**32), "learning_rate": (0, math.inf)})
+        unknown = [name for name in self.architectures if name not in NETWORKS]
+        if unknown or not self.architectures:
+            raise ValueError(f"--architectures has {unknown[0] if unknown else 'none'}; known: {', '.join(NETWORKS)}")
+        for name in ("architectures", "depths"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"--{name} names something twice; name each once")
+        if not self.depths or min(self.depths) < 1:
+            raise ValueError(f"--depths is {' '.join(map(str, self.depths))}; it needs numbers of at least 1")
+
+    @property
+    def model_seeds(self) -> range:
+        """The seeds of the models."""
+        return range(self.seed, self.seed + self.seeds)
+
+    def schedule(self) -> tuple[float, int]:
+        """The learning rate and the number of epochs: those given, or their defaults."""
+        rate, epochs = (0.05 if self.quick and self.optimizer == "sgd" else 1e-3), (20 if self.quick else 1000)
+        return (
+            rate if self.learning_rate is None else self.learning_rate,
+            epochs if self.epochs is None else self.epochs,
+        )
+
+
+class Ensemble:
+    """One architecture with several seeds side by side: one batched matrix product a layer for all of them.
+
+    Args:
+        architecture: name in `NETWORKS`.
+        depth: number of layers.
+        dimension: C.
+        seeds: of the models; the weights of one do not depend on the others.
+        device: where the parameters live.
+        separate: give the two paths of ADMM weights of their own and average their outputs.
+
+    Attributes:
+        weights: one a layer, (S, C, C), from inputs to outputs; with `separate` those of x' come first.
+        biases: one a layer, (S, 1, C).
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        depth: int,
+        dimension: int,
+        seeds: range,
+        device: torch.device,
+        *,
+        separate: bool = False,
+    ) -> None:
+        self.architecture, self.depth = architecture, depth
+        self.separate = separate and architecture == "admm"
+        layers = 2 * depth if self.separate else depth
+        # The initialization of nn.Linear, weights and bias alike.
+        parameters = torch.stack([_draw_linear(seed, layers, dimension) for seed in seeds]).to(device)
+        self.weights = [p[:, :-1].clone().requires_grad_() for p in parameters.unbind(1)]
+        self.biases = [p[:, -1:].clone().requires_grad_() for p in parameters.unbind(1)]
+
+    def layers(self) -> Layers:
+        """x -> sigmoid(x W + b), (S, B, C) to (S, B, C), one for each of the weights."""
+        return [
+            lambda x, w=w, b=b: torch.sigmoid(torch.baddbmm(b, x, w))  # type: ignore[misc]
+            for w, b in zip(self.weights, self.biases, strict=True)
+        ]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The outputs (S, B, C) of inputs (S, B, C)."""
+        layers = self.layers()
+        if self.separate:
+            primed, plain = admm_paths(layers[: self.depth], layers[self.depth :], x)
+            return (primed[-1] + plain[-1]) / 2
+        return NETWORKS[self.architecture](layers, x)[-1]
+
+    def parameters(self) -> list[Tensor]:
+        """All weights and biases."""
+        return [*self.weights, *self.biases]
+
+
+def _draw_linear(seed: int, layers: int, dimension: int) -> Tensor:
+    """Weights and, in the last row, biases of linear layers, (layers, C + 1, C), uniform in +-1 / sqrt(C)."""
+    uniform = torch.rand(layers, dimension + 1, dimension, generator=_generator(seed, "weights"))
+    return (2 * uniform - 1) / math.sqrt(dimension)
+
+
+def _generator(seed: int, purpose: Literal["data", "weights", "order"], epoch: int = 0) -> torch.Generator:
+    """Random numbers that are independent between seeds, purposes and epochs."""
+    key = (seed, ("data", "weights", "order").index(purpose), epoch)
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+
+def draw_data(config: SimulationConfig) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, both (N, C)."""
+    pairs = torch.randn(2, config.samples, config.dimension, generator=_generator(config.seed, "data"))
+    return pairs[0], pairs[1]
+
+
+def baselines(inputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """The losses of the best constant and of linear least squares with intercept, (N, C) to (N, C)."""
+    x, y = inputs.double().cpu(), targets.double().cpu()
+    design = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
+    # gelsd: there may be fewer samples than coordinates.
+    fitted = design @ torch.linalg.lstsq(design, y, driver="gelsd").solution
+    return {
+        "constant": (y - y.mean(0)).square().mean().item(),
+        "linear": (y - fitted).square().mean().item(),
+    }
+
+
+def train(
+    ensemble: Ensemble,
+    inputs: Tensor,
+    targets: Tensor,
+    config: SimulationConfig,
+    after_epoch: Callable[[], object] = lambda: None,
+) -> None:
+    """Trains all models of an ensemble on inputs and targets, (N, C), each in an order of its own.
+
+    Raises NonFiniteLossError where a loss is inf or nan.
+    """
+    rate, epochs = config.schedule()
+    kind = torch.optim.SGD if config.optimizer == "sgd" else torch.optim.Adam
+    optimizer = kind(ensemble.parameters(), lr=rate, fused=True)
+    for epoch in range(epochs):
+        for batch in _order(config, epoch).to(inputs.device).split(config.batch_size, dim=1):
+            loss = (ensemble(inputs[batch]) - targets[batch]).square().mean(dim=(1, 2))
+            optimizer.zero_grad()
+            loss.sum().backward()
+            optimizer.step()
+        _check_finite(ensemble, loss.sum().item(), epoch)
+        after_epoch()
+
+
+def _check_finite(ensemble: Ensemble, loss: float, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(
+            f"the loss of {ensemble.architecture} at depth {ensemble.depth} is {loss} in epoch {epoch + 1}; "
+            "try a smaller --learning-rate"
+        )
+
+
+def _order(config: SimulationConfig, epoch: int) -> Tensor:
+    """The order of the samples in an epoch, (S, N)."""
+    generators = [_generator(seed, "order", epoch) for seed in config.model_seeds]
+    return torch.stack([torch.randperm(config.samples, generator=generator) for generator in generators])
+
+
+@torch.no_grad()
+def evaluate(ensemble: Ensemble, inputs: Tensor, targets: Tensor) -> tuple[list[float], list[float]]:
+    """Of each model the loss, and the standard deviation of its outputs over the inputs, mean over coordinates."""
+    seeds = len(ensemble.weights[0])
+    outputs = torch.cat([ensemble(x.expand(seeds, -1, -1)) for x in inputs.split(_CHUNK)], dim=1).double()
+    losses = (outputs - targets).square().mean(dim=(1, 2))
+    return losses.tolist(), outputs.std(dim=1, correction=0).mean(dim=1).tolist()
+
+
+class Row(TypedDict):
+    """The figures of one architecture and depth."""
+
+    architecture: str
+    depth: int
+    loss: float
+    """Mean over the seeds."""
+    loss_std: float | None
+    losses: list[float]
+    """One a seed."""
+    paper_loss: float | None
+    output_std: float
+    parameters: int
+    """Of one model."""
+    seconds: float
+
+
+class Result(TypedDict):
+    """The experiment, as result.json holds it."""
+
+    baselines: dict[str, float]
+    rows: list[Row]
+
+
+def simulate(config: SimulationConfig) -> Result:
+    """The experiment; writes result.json after each architecture and depth, and loss.svg at the end.
+
+    What a folder holds of the same experiment already is kept, so that the same command goes on where it was
+    interrupted. Raises UsageError for a device that is not there, and for a folder that holds something else or cannot
+    be written; NonFiniteLossError where a training diverges.
+    """
+    with users_mistakes():
+        device = resolve_device(config.device)
+    directory = _directory(config, device)
+    with directory.opened():
+        done = _saved_rows(directory)
+        directory.begin()
+        inputs, targets = (tensor.to(device) for tensor in draw_data(config))
+        result = Result(baselines=baselines(inputs, targets), rows=done)
+        _add_rows(config, directory, result, inputs, targets)
+        output.write_figure(figure(result), directory.path / "loss.svg")
+    return result
+
+
+def _add_rows(
+    config: SimulationConfig, directory: RunDirectory, result: Result, inputs: Tensor, targets: Tensor
+) -> None:
+    """Trains what the result has no row of yet."""
+    done = {(row["depth"], row["architecture"]) for row in result["rows"]}
+    models = [(depth, name) for depth in config.depths for name in config.architectures if (depth, name) not in done]
+    with tqdm(total=len(models) * config.schedule()[1], unit="epoch", disable=None, leave=False) as bar:
+        for depth, name in models:
+            bar.set_description(f"{name}, depth {depth}")
+            try:
+                result["rows"].append(_row(config, name, depth, inputs, targets, bar.update))
+            except KeyboardInterrupt:
+                tqdm.write(f"stopped; {directory.path} keeps what is done, and the same command goes on")
+                raise
+            directory.write_json("result.json", result)
+
+
+#: Settings that no row depends on: where it is computed and kept, which others there are, how defaults were chosen.
+_NEUTRAL = ("device", "out", "depths", "architectures", "quick")
+
+
+def _directory(config: SimulationConfig, device: torch.device) -> RunDirectory:
+    rate, epochs = config.schedule()
+    path = Path(config.out)
+    return RunDirectory(
+        path,
+        described({**asdict(config), "learning_rate": rate, "epochs": epochs}),
+        may_change=_NEUTRAL,
+        resume=(path / "config.json").exists(),
+        device=device,
+        flag="--out",
+    )
+
+
+def _saved_rows(directory: RunDirectory) -> list[Row]:
+    """The rows of an earlier part of the experiment. Raises UsageError where they cannot be read."""
+    try:
+        return read_json(directory.path / "result.json", Result)["rows"]
+    except FileNotFoundError:
+        return []
+
+
+def _row(
+    config: SimulationConfig,
+    name: str,
+    depth: int,
+    inputs: Tensor,
+    targets: Tensor,
+    after_epoch: Callable[[], object],
+) -> Row:
+    start = time.perf_counter()
+    ensemble = Ensemble(name, depth, config.dimension, config.model_seeds, inputs.device, separate=config.admm_separate)
+    train(ensemble, inputs, targets, config, after_epoch)
+    losses, spreads = evaluate(ensemble, inputs, targets)
+    _check_finite(ensemble, sum(losses), config.schedule()[1] - 1)
+    comparable = (config.samples, config.dimension) == _TABLE_2_SIZE
+    return Row(
+        architecture=name,
+        depth=depth,
+        loss=float(np.mean(losses)),
+        loss_std=float(np.std(losses, ddof=1)) if len(losses) > 1 else None,
+        losses=losses,
+        paper_loss=TABLE_2[name].get(depth) if comparable else None,
+        output_std=float(np.mean(spreads)),
+        parameters=sum(p[0].numel() for p in ensemble.parameters()),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    """The rows of the table of a result of `simulate`: losses of the networks, and below them the baselines."""
+    lines = [
+        {
+            "depth": str(row["depth"]),
+            "network": row["architecture"],
+            "loss": f"{row['loss']:.5f}",
+            "over best constant": f"{row['loss'] - result['baselines']['constant']:8.5f}",
+            "std over seeds": None if row["loss_std"] is None else f"{row['loss_std']:.5f}",
+            "loss in Table 2": None if row["paper_loss"] is None else f"{row['paper_loss']:.5f}",
+            "std of outputs": f"{row['output_std']:.1e}",
+            "seconds": f"{row['seconds']:.1f}",
+        }
+        for row in result["rows"]
+    ]
+    titles = {"constant": "best constant", "linear": "linear least squares"}
+    for name, loss in result["baselines"].items():
+        lines.append({**dict.fromkeys(lines[0]), "network": titles[name], "loss": f"{loss:.5f}"})
+    return lines
+
+
+def figure(result: Result) -> Figure:
+    """Losses over that of the best constant against depth, with those of Table 2 as empty markers."""
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = picture.add_subplot()
+    constant = result["baselines"]["constant"]
+    for i, name in enumerate(dict.fromkeys(row["architecture"] for row in result["rows"])):
+        own = sorted((row for row in result["rows"] if row["architecture"] == name), key=lambda row: row["depth"])
+        losses, spread = [row["loss"] - constant for row in own], [row["loss_std"] or 0.0 for row in own]
+        axes.errorbar([row["depth"] for row in own], losses, spread, color=f"C{i}", marker="o", capsize=3, label=name)
+        paper = [(row["depth"], row["paper_loss"] - constant) for row in own if row["paper_loss"] is not None]
+        if paper:
+            printed = zip(*paper, strict=True)
+            axes.plot(*printed, color=f"C{i}", ls=":", marker="o", mfc="none", label=f"{name}, Table 2")
+    axes.axhline(0, color="0.3", ls="--", lw=1, label="best constant")
+    axes.axhline(result["baselines"]["linear"] - constant, color="0.3", ls="-.", lw=1, label="linear least squares")
+    # ADMM is ten times as far off as the others, which would be one line on a linear axis.
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.set_xlabel("layers")
+    axes.set_ylabel(f"mean squared error, less {constant:.5f} of the best constant")
+    picture.legend(loc="outside right upper", fontsize="small")
+    return picture
