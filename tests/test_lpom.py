@@ -557,7 +557,7 @@ MISTAKES = {
     "order is 'random'; it must be backward or forward": {"order": "random"},
     "the last activation is 'relu'; cross_entropy takes the softmax": {"loss": "cross_entropy"},
     "unknown activation 'gelu'; known:": {"activations": ("gelu", "relu")},
-    "activation <built-in method tanh .*> is neither a name nor an Activation; nas.optim": {
+    "activation <built-in method tanh .*> is neither a name nor an Activation; nas.theory": {
         "activations": (torch.tanh, "relu")
     },
     "bias is 'no'; it must be True or False": {"bias": "no"},

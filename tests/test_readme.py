@@ -110,7 +110,7 @@ def entry_points() -> dict[str, str]:
 
 def shorter(command: str) -> str:
     if re.match(
-        r"python genotype_tool\.py |optinas-genotype |python -m nas\.(results|optimization (check|rates))", command
+        r"python genotype_tool\.py |optinas-genotype |python -m nas\.(study\.compare|theory (check|rates))", command
     ):
         return command
     rules = [text for text in SHORTER if text in command]
