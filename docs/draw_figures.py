@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Draws the pictures of the documents: `python docs/draw_figures.py` writes them into docs/pictures.
 
-They are the block diagrams of THEORY.md, and PERFORMANCE.md's plot of every benchmarks/results/scaling_*.json.
+They are the block diagrams of THEORY.md, PERFORMANCE.md's plot of every benchmarks/results/scaling_*.json, and the cell of
+the README.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from genotypes import from_text
+from genotypes.draw import draw as draw_cell
+
 STATE, LAYER, SUM = "state", "layer", "sum"
 FILL = {STATE: "#e8f0fb", LAYER: "#fdf0d9", SUM: "#ffffff"}
 LINE = "#333333"
@@ -26,6 +30,15 @@ RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 #: Of the plots of costs: the figures that are drawn, and colour and line of each engine.
 COSTS = {"median ms": "search step, ms", "kernels": "kernels of a pass", "peak MiB": "memory of a pass, MiB"}
 ENGINES = {"plain": ("#c0504d", "s--"), "ours": ("#1f5fa8", "o-")}
+
+
+#: The normal cell that `make demo` finds in Space-HB (seed 0, PyTorch 2.14.1).
+DEMO = """
+[[('sep_conv_5x5', 1), ('skip_connect', 1), ('neg_skip_connect', 0)],
+ [('max_pool_3x3', 2), ('skip_connect', 2), ('neg_skip_connect', 1)],
+ [('max_pool_3x3', 3), ('skip_connect', 3), ('neg_skip_connect', 2)],
+ [('max_pool_3x3', 4), ('skip_connect', 4), ('neg_skip_connect', 3)]]
+"""
 
 
 @dataclass(frozen=True)
@@ -258,6 +271,8 @@ def main(folder: Path) -> None:
     """Writes all pictures into a folder."""
     for name, diagram in DIAGRAMS.items():
         draw(diagram, folder / f"{name}.svg")
+    text = f"Genotype(normal={DEMO}, normal_concat=range(2, 6), reduce={DEMO}, reduce_concat=range(2, 6))"
+    draw_cell(from_text(text).normal, folder / "cell.svg")
     for result in sorted(RESULTS.glob("scaling_*.json")):
         plot_costs(json.loads(result.read_text())["rows"], folder / f"{result.stem}.svg")
 

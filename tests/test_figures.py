@@ -21,8 +21,8 @@ def test_every_picture_of_the_documents_is_drawn_and_every_drawing_is_shown(
     monkeypatch.setattr(sys, "argv", ["draw_figures.py", str(tmp_path)])
     runpy.run_path(str(DOCS / "draw_figures.py"), run_name="__main__")
     drawn = {path.name for path in tmp_path.iterdir()}
-    pages = "".join(page.read_text() for page in DOCS.glob("*.md"))
-    shown = set(re.findall(r"!\[.*?\]\(pictures/(.*?)\)", pages))
+    pages = "".join(page.read_text() for page in [DOCS.parent / "README.md", *DOCS.glob("*.md")])
+    shown = set(re.findall(r"!\[.*?\]\((?:docs/)?pictures/(.*?)\)", pages))
     assert drawn == shown == {path.name for path in (DOCS / "pictures").iterdir()}
     for path in tmp_path.iterdir():
         assert_same_picture(path.read_text(), (DOCS / "pictures" / path.name).read_text())

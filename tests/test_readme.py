@@ -32,7 +32,7 @@ from nas.networks.cost import count_macs, count_parameters
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
-README = DOCUMENTS[0].read_text()
+TEXT = {path.stem: path.read_text() for path in DOCUMENTS}
 
 FAKE = "--dataset fake --fake-train 24 --fake-test 10 --image-size 8 --batch-size 12"
 TINY = "--epochs 1 --layers 2 --init-channels 2"
@@ -109,9 +109,7 @@ def entry_points() -> dict[str, str]:
 
 
 def shorter(command: str) -> str:
-    if re.match(
-        r"python genotype_tool\.py |optinas-genotype |python -m nas\.(study\.compare|theory (check|rates))", command
-    ):
+    if re.match(r"python genotype_tool\.py |optinas-(genotype|results|handmade|theory (check|rates))", command):
         return command
     rules = [text for text in SHORTER if text in command]
     assert rules, f"no rule of SHORTER makes this command of a document short enough to be tested: {command}"
@@ -189,7 +187,7 @@ def make_workplace(folder: Path) -> Path:
 
 
 def edited_checkout(checkout: Path) -> Path:
-    """A checkout with the README's space, operation and data set in the files where it says they go."""
+    """A checkout with the space, operation and data set of EXTEND.md in the files where it says they go."""
     for package in ("genotypes", "spaces", "nas"):
         shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train_search.py", checkout)
@@ -197,7 +195,7 @@ def edited_checkout(checkout: Path) -> Path:
     for name in ("spaces/ops.py", "nas/data/datasets.py"):
         with (checkout / name).open("a") as file:
             file.write("\n\n" + FILES[name])
-    (label,) = re.findall(r"its label in pictures: `(.*)`", README)
+    (label,) = re.findall(r"its label in pictures: `(.*)`", TEXT["EXTEND"])
     vocabulary = checkout / "genotypes" / "operations.py"
     first = "OPERATIONS: dict[str, str] = {\n"
     assert first in vocabulary.read_text()
@@ -263,7 +261,7 @@ def test_programs_do_what_the_documents_say(story: list[str], tmp_path: Path) ->
         documented = documented_keys(item)
         assert not documented or set(outcome.result) == documented
         if item == COST:
-            assert "\n".join(outcome.stdout.splitlines()[1:]) + "\n" in blocks("text", README)
+            assert "\n".join(outcome.stdout.splitlines()[1:]) + "\n" in blocks("text", TEXT["README"])
     if (folder / "runs" / "hb-eval").exists():
         found = files_of(folder / "runs" / "hb") | files_of(folder / "runs" / "hb-eval")
         # After one epoch there is one checkpoint.
@@ -271,19 +269,19 @@ def test_programs_do_what_the_documents_say(story: list[str], tmp_path: Path) ->
 
 
 def documented_keys(command: str) -> set[str]:
-    """The keys that the README's table states for the result of a command; none where it states none."""
-    rows = re.findall(r"^\| `(.*?)` \| (.*) \|$", README, re.MULTILINE)
+    """The keys that the documents state for the result of a command; none where they state none."""
+    rows = re.findall(r"^\| `(.*?)` \| (.*) \|$", TEXT["USAGE"].split("## For scripts")[1], re.MULTILINE)
     keys = {name: set(re.findall(r"`(\w+)`", cells)) for row, cells in rows for name in row.split("`, `")}
-    if command in SNIPPETS or not command.startswith("python "):
+    if command in SNIPPETS or command.startswith("python -m benchmarks."):
         return set()
-    program, *flags = shlex.split(command)[1:]
-    if program == "-m" and flags[0].startswith("benchmarks."):
-        return set()
-    if program == "-m":
-        return keys.get(flags[0]) or keys[" ".join(flags[:2])]
+    program, *flags = shlex.split(command.removeprefix("python "))
     if program == "genotype_tool.py":
         return keys["genotype_tool.py show --json"] if "--json" in flags else set()
-    return keys[f"{program} --evaluate" if "--evaluate" in flags else program]
+    for name in (f"{program} --evaluate" if "--evaluate" in flags else program, f"{program} {flags[0]}"):
+        if name in keys:
+            return keys[name]
+    assert entry_points()[program].split(":")[0] in ("train_search", "train_eval", "genotype_tool")
+    return set()
 
 
 def files_of(run: Path) -> set[str]:
@@ -293,15 +291,17 @@ def files_of(run: Path) -> set[str]:
 
 
 def documented_files() -> set[str]:
-    """The files that the README says a run leaves."""
-    section = README.split("## What a run leaves")[1].split("\n## ")[0]
+    """The files that the documents say a run leaves."""
+    section = TEXT["USAGE"].split("## What a run leaves")[1].split("\n## ")[0]
     cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
     names = {name for cell in cells for name in re.findall(r"`(.*?)`", cell)}
     return {name.replace("NNN", "001").rstrip("/") for name in names}
 
 
 #: The row of each space of ours; a space that somebody adds needs none.
-SPACES = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README.split("| `--space` |")[1].split("\n\n")[0], re.MULTILINE))
+SPACES = dict(
+    re.findall(r"^\| `(\w+)` \| (.*) \|$", TEXT["README"].split("| `--space` |")[1].split("\n\n")[0], re.MULTILINE)
+)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -320,7 +320,7 @@ def test_the_table_has_the_spaces_of_this_package() -> None:
 
 
 def test_the_table_of_hand_made_networks_is_right() -> None:
-    rows = re.findall(r"^\| (`\w+\d+`.*?) \| ([\d,]+) \| ([\d.,]+) M \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| (`\w+\d+`.*?) \| ([\d,]+) \| ([\d.,]+) M \|$", TEXT["HANDMADE"], re.MULTILINE)
     told = {name: (parameters, macs) for cell, parameters, macs in rows for name in re.findall(r"`(\w+)`", cell)}
     assert set(told) == set(handmade.names())
     for name, (parameters, macs) in told.items():
@@ -333,7 +333,7 @@ def test_the_table_of_hand_made_networks_is_right() -> None:
 
 
 def test_the_protocols_are_those_of_the_presets() -> None:
-    one_line = " ".join(README.split())
+    one_line = " ".join((TEXT["README"] + TEXT["USAGE"]).split())
     searched = nas.search.PRESETS["paper"]("cifar10")
     assert (
         f"{searched.supernet.layers} cells, {searched.supernet.init_channels} channels, {searched.epochs} epochs, "

@@ -6,6 +6,7 @@ import ast
 import configparser
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,24 @@ def test_imports_run_downwards_inside_nas(path: Path) -> None:
         package, *room = name.split(".")[:2]
         if package == "nas" and room and own[1:2] != room:
             assert FLOORS_OF_NAS[room[0]] < FLOORS_OF_NAS[own[1]], f"{path} imports {name}"
+
+
+def defined(path: Path) -> set[str]:
+    """The functions and classes of a file, methods as Class.method."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{method.name}" for method in node.body if isinstance(method, ast.FunctionDef)}
+    return names
+
+
+def test_the_ways_through_the_house_exist() -> None:
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    steps = re.findall(r"`([\w/]+\.py):([\w.]+)`", page)
+    assert len(steps) > 20
+    assert [f"{path}:{name}" for path, name in steps if name not in defined(ROOT / path)] == []
 
 
 def test_no_test_imports_from_another() -> None:
