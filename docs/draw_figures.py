@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Draws the pictures of the documents: `python docs/draw_figures.py` writes them into docs/pictures.
 
-They are the block diagrams of THEORY.md, PERFORMANCE.md's plot of every benchmarks/results/scaling_*.json, and the cell of
-the README.
+They are the block diagrams of THEORY.md, PERFORMANCE.md's plot of every benchmarks/results/scaling_*.json, and the cell
+of the README.
 """
 
 from __future__ import annotations
