@@ -210,11 +210,13 @@ def draw_edge(axes: Axes, diagram: Diagram, edge: Edge, shapes: dict[str, Patch]
         # arc3 is a quadratic curve whose control point lies `bend` of the length beside the middle.
         t, dx, dy = edge.at, b.x - a.x, b.y - a.y
         control = ((a.x + b.x) / 2 - edge.bend * dy, (a.y + b.y) / 2 + edge.bend * dx)
-        at = [
+        x, y = (
             (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
             for start, middle, end in zip((a.x, a.y), control, (b.x, b.y), strict=True)
-        ]
-        axes.text(*at, edge.text, ha="center", va="center", fontsize=11, bbox={"fc": "white", "ec": "none", "pad": 1.0})
+        )
+        axes.text(
+            x, y, edge.text, ha="center", va="center", fontsize=11, bbox={"fc": "white", "ec": "none", "pad": 1.0}
+        )
 
 
 def draw(diagram: Diagram, path: Path) -> None:

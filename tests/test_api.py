@@ -24,6 +24,7 @@ import optinas
 import optinas.arrays
 from genotypes import Genotype
 from nas import cli
+from nas.data import DataConfig
 from nas.errors import NonFiniteLossError, Stopped
 from optinas.options import leaves, spelled
 
@@ -154,7 +155,7 @@ def test_ctrl_c_and_a_spoiled_loss_are_the_exceptions_of_python(monkeypatch: pyt
 
 def test_arrays_and_tensors_of_one_content_are_one_data_set() -> None:
     colour = np.random.default_rng(0).integers(256, size=(24, 6, 5, 3), dtype=np.uint8)
-    config = replace(nas.search.DataConfig(), image_size=None)
+    config = replace(DataConfig(), image_size=None)
     arrays = optinas.Arrays(colour, np.array(LABELS)).data(config)
     tensors = optinas.Arrays(torch.from_numpy(colour).permute(0, 3, 1, 2), LABELS).data(config)
     assert arrays.manifest() == tensors.manifest()

@@ -110,7 +110,7 @@ def test_the_plain_steps_are_the_same_mathematics(unrolled: bool) -> None:
         size = SupernetConfig(layers=3, init_channels=2)
         supernet = PlainSupernet(space, size, in_channels=3, image_size=(8, 8), num_classes=3).double()
         batches = [(torch.randn(6, 3, 8, 8).double(), torch.randint(3, (6,))) for _ in range(2)]
-        bilevel: Any = stepper(supernet, space, config, nn.CrossEntropyLoss())  # type: ignore[operator]
+        bilevel: Any = stepper(supernet, space, config, nn.CrossEntropyLoss())
         bilevel.weight_step(batches[0])  # so that there is momentum
         bilevel.architecture_step(*batches)
         gradient = [p.grad.clone() for p in space.parameters()]

@@ -46,7 +46,7 @@ def problem(
     supernet: Any = supernet_of(space, layers=3)
     if smooth:
         supernet = PlainSupernet(space, SupernetConfig(layers=3, init_channels=4), **SHAPE)
-    config = BilevelConfig(learning_rate=0.3, **fields)  # type: ignore[arg-type]
+    config = BilevelConfig(learning_rate=0.3, **fields)
     bilevel = Bilevel(supernet.double(), space.double(), config, nn.CrossEntropyLoss(), relaxation=relaxation)
     bilevel.weight_step(batch(9))
     return bilevel
@@ -153,10 +153,10 @@ def test_first_order_hypergradient_by_differences(name: str) -> None:
     for sign in (1, -1):
         with torch.no_grad():
             for p, d in zip(bilevel.architecture, direction, strict=True):
-                p += sign * 1e-5 * d
+                p.add_(d, alpha=sign * 1e-5)
             losses.append(bilevel.loss(batch(1), bilevel.relaxation.expected(bilevel.space))[0])
             for p, d in zip(bilevel.architecture, direction, strict=True):
-                p -= sign * 1e-5 * d
+                p.sub_(d, alpha=sign * 1e-5)
     slope = (losses[0] - losses[1]) / 2e-5
     torch.testing.assert_close(gradient @ flat(direction), slope, rtol=1e-6, atol=1e-9)
 
@@ -205,7 +205,7 @@ def test_a_space_that_leaves_an_input_unread(product: HessianProduct, monkeypatc
     tolerance = 1e-6 if product == "exact" else 1e-3
     assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1), {})[2]), expected) <= tolerance
     board = RecordingBoard()
-    add_logits(board, bilevel.space, 1)  # type: ignore[arg-type]
+    add_logits(board, bilevel.space, 1)
     assert {"temperature/0", "alpha/normal/00_1-2/sep_conv_3x3"} <= board.tags
 
 
@@ -372,7 +372,7 @@ def test_frozen_statistics_still_normalize_by_the_batch() -> None:
     x = torch.randn(4, 3, 2, 2) + 5
     with frozen_statistics(norm):
         y = norm(x)
-    assert torch.equal(norm.running_mean, torch.zeros(3))  # type: ignore[arg-type]
+    assert torch.equal(norm.running_mean, torch.zeros(3))
     assert norm.track_running_stats
     torch.testing.assert_close(y, norm(x))
 

@@ -35,7 +35,7 @@ def decode(paths: list[str], image_size: tuple[int, int], channels: int) -> torc
 
 
 def load_folder(root: Path, **fields: object) -> ImageData:
-    return load(DataConfig(dataset="folder", data=str(root), **fields))  # type: ignore[arg-type]
+    return load(DataConfig(dataset="folder", data=str(root), **fields))
 
 
 @pytest.mark.parametrize("test_name", ["test", "val"])
@@ -163,7 +163,7 @@ def test_channels(tmp_path: Path, modes: list[str], channels: int) -> None:
 
 
 def image_of(mode: str, color: object) -> Image.Image:
-    return Image.new(mode, (4, 4), color)  # type: ignore[arg-type]
+    return Image.new(mode, (4, 4), color)
 
 
 def palette_image(**info: object) -> Image.Image:
@@ -194,7 +194,7 @@ def test_every_kind_of_image_is_brought_to_eight_bits(
     tmp_path: Path, image: Image.Image, kind: str, expected: tuple[int, int, int]
 ) -> None:
     path = tmp_path / f"image.{kind}"
-    image.save(path, **image.info)  # type: ignore[arg-type]
+    image.save(path, **image.info)
     assert np.abs(np.array(read_image(str(path), 3)).astype(int) - expected).max() <= 1
     grey = np.array(read_image(str(path), 1))
     assert grey.shape == (4, 4)

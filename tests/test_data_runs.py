@@ -173,7 +173,7 @@ def test_an_evaluation_at_another_size_is_refused(place: Path) -> None:
 
 def test_the_manifest_tells_arrays_apart(tmp_path: Path) -> None:
     fake = {"dataset": "fake", "fake_train": 12, "fake_test": 4, "fake_classes": 2, "image_size": 4}
-    first, other = (load(DataConfig(**fake, split_seed=seed)).manifest() for seed in (0, 1))  # type: ignore[arg-type]
+    first, other = (load(DataConfig(**fake, split_seed=seed)).manifest() for seed in (0, 1))
     assert manifest.changes(first, first) == []
     assert manifest.changes(first, other) == [
         "training images: 12 then, 12 now, and others",
@@ -260,7 +260,7 @@ def test_a_prediction_sees_what_the_evaluation_sees(
     view, network = images.view, Seen()
     trained = weights.TrainedNetwork(
         network, None, view.channels, view.image_size, images.classes, mean, std, view.resize, view.depth
-    )  # type: ignore[arg-type]
+    )
     paths = [tmp_path / "test" / label / name for label in ("ant", "bee") for name in sorted(kinds)]
     predicted = trained.predict(paths, batch_size=7)
     seen = torch.cat(network.batches)

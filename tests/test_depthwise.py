@@ -69,9 +69,9 @@ def test_several_weights_of_one_image(
 
     inputs = [x, *(weight for weight in weights if weight.requires_grad)]
     losses = [sum(y.square().sum() for y in of) for of in (results, expected)]
-    firsts = [torch.autograd.grad(loss, inputs, create_graph=True) for loss in losses]  # type: ignore[arg-type]
+    firsts = [torch.autograd.grad(loss, inputs, create_graph=True) for loss in losses]
     torch.testing.assert_close(*firsts, rtol=1e-12, atol=1e-12)
-    seconds = [torch.autograd.grad(sum(g.square().sum() for g in first), inputs) for first in firsts]  # type: ignore[arg-type]
+    seconds = [torch.autograd.grad(sum(g.square().sum() for g in first), inputs) for first in firsts]
     torch.testing.assert_close(*seconds, rtol=1e-11, atol=1e-11)
 
 

@@ -140,11 +140,11 @@ def test_hostile_json(text: str) -> None:
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        (CellGenotype(nodes=[[Edge("none", 0)]], concat=(2,)), "nodes"),  # type: ignore[arg-type]
-        (CellGenotype(nodes=([Edge("none", 0)],), concat=(2,)), r"nodes\[0\]"),  # type: ignore[arg-type]
-        (CellGenotype(nodes=((("none", 0),),), concat=(2,)), "must be an Edge"),  # type: ignore[arg-type]
-        (CellGenotype(nodes=((Edge(["none"], 0),),), concat=(2,)), "operation"),  # type: ignore[arg-type]
-        (CellGenotype(nodes=((Edge("none", 0),),), concat=[2]), "concat"),  # type: ignore[arg-type]
+        (CellGenotype(nodes=[[Edge("none", 0)]], concat=(2,)), "nodes"),
+        (CellGenotype(nodes=([Edge("none", 0)],), concat=(2,)), r"nodes\[0\]"),
+        (CellGenotype(nodes=((("none", 0),),), concat=(2,)), "must be an Edge"),
+        (CellGenotype(nodes=((Edge(["none"], 0),),), concat=(2,)), "operation"),
+        (CellGenotype(nodes=((Edge("none", 0),),), concat=[2]), "concat"),
         (CellGenotype(nodes=((Edge("none", 2**70),),), concat=(2,)), "a huge number"),
         (CellGenotype(nodes=((Edge("none", 0),),) * 101, concat=(2,)), "1 to 100 nodes"),
         (None, "must be a CellGenotype"),

@@ -101,7 +101,7 @@ def test_every_shape_is_captured_once_and_every_batch_counts_once() -> None:
         return (total.clone(),)
 
     memory = FakeMemory(torch.device("cpu"))
-    captured_step = CapturedStep(step, memory)  # type: ignore[arg-type]
+    captured_step = CapturedStep(step, memory)
     expected = 0.0
     for epoch in range(graphs.WARM_UP + 3):
         for images in (4, 4, 3):
@@ -116,7 +116,7 @@ def test_every_shape_is_captured_once_and_every_batch_counts_once() -> None:
 
 def test_without_a_gpu_or_if_not_wanted_a_step_is_itself() -> None:
     for device, enabled in (("cpu", True), ("cuda", False)):
-        assert captured(abs, device=torch.device(device), enabled=enabled) == (abs,)  # type: ignore[arg-type]
+        assert captured(abs, device=torch.device(device), enabled=enabled) == (abs,)
 
 
 @pytest.mark.usefixtures("fakes")
@@ -228,7 +228,7 @@ def test_a_step_that_cannot_be_captured_is_refused_in_one_line() -> None:
 @pytest.mark.usefixtures("fakes")
 def test_the_shapes_of_all_batches_decide_the_graph() -> None:
     memory = FakeMemory(torch.device("cpu"))
-    step = CapturedStep(lambda a, b: (a[0].sum() + b[0].sum(),), memory)  # type: ignore[arg-type]
+    step = CapturedStep(lambda a, b: (a[0].sum() + b[0].sum(),), memory)
     for _ in range(graphs.WARM_UP + 2):
         for images in (4, 3):
             (output,) = step(batch(4, 1.0), batch(images, 1.0))

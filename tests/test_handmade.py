@@ -55,7 +55,7 @@ def form(name: str) -> dict[str, object]:
 
 def on_meta(name: str, config: HandmadeConfig | None = None, **changed: object) -> nn.Module:
     with torch.device("meta"):
-        return handmade.build(name, config, **{**form(name), **changed})  # type: ignore[arg-type]
+        return handmade.build(name, config, **{**form(name), **changed})
 
 
 def residual_parameters(units: int, *, paths: int, classes: int) -> int:
@@ -117,14 +117,14 @@ def small_images(name: str) -> tuple[HandmadeArchitecture, dict[str, object], Te
 def test_every_network_learns_and_comes_back(name: str) -> None:
     architecture, shape, x = small_images(name)
     torch.manual_seed(0)
-    network = architecture.build(**shape)  # type: ignore[arg-type]
+    network = architecture.build(**shape)
     logits = network(x)
     assert logits.shape == (2, 3)
     logits.square().sum().backward()
     for parameter_name, parameter in network.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
-    again = architecture.build(**shape)  # type: ignore[arg-type]
+    again = architecture.build(**shape)
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.eval()(x), network.eval()(x))
 
@@ -133,7 +133,7 @@ def test_every_network_learns_and_comes_back(name: str) -> None:
 @pytest.mark.parametrize("name", handmade.names())
 def test_every_network_compiles_whole(name: str) -> None:
     architecture, shape, x = small_images(name)
-    network = architecture.build(**shape).eval()  # type: ignore[arg-type]
+    network = architecture.build(**shape).eval()
     torch.compiler.reset()
     # The backend that runs the graph as it was traced: what can fail is the tracing.
     compiled = torch.compile(network, backend="eager", fullgraph=True)
@@ -264,7 +264,7 @@ def test_hbnets_of_other_coefficients(first: Any, learn: bool) -> None:
     beta1, beta2 = [0.5, 0.75, 1.0, 1.25, 1.5, 0.25], [-0.5, -1.0, 0.5, -0.25, 0.0, -0.75]
     config = HandmadeConfig(beta1=tuple(beta1), beta2=tuple(beta2), learn_betas=learn, first_unit=first)
     network = handmade.build("hbnet14", config, image_size=(8, 8)).double()
-    plain = GivenBetas(network, list(zip(beta1, beta2, strict=True)), first)  # type: ignore[arg-type]
+    plain = GivenBetas(network, list(zip(beta1, beta2, strict=True)), first)
     x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(network(x), plain(x), rtol=1e-10, atol=1e-10)
     added = count_parameters(network) - count_parameters(handmade.build("hbnet14"))
@@ -343,12 +343,12 @@ def test_one_convolution_is_the_plain_sum(bottleneck: int | None, dtype: torch.d
     m, beta = 5, 0.1
     block = DenseBlock(7, m, 3, bottleneck, beta=beta, learn_alpha=True).to(dtype)
     for layer in block.layers:
-        nn.init.normal_(layer.alpha)  # type: ignore[arg-type]
+        nn.init.normal_(layer.alpha)
     z = torch.randn(4, 7, 6, 6, dtype=dtype)
     h = h_table(nesterov_momentum(m + 1))
     states = [z]
     for k, layer in enumerate(block.layers):
-        z_next = plain_sum(layer, states)  # type: ignore[arg-type]
+        z_next = plain_sum(layer, states)
         if k > 0:
             # z_0 has h = 0 here; at k = 0 the bracket is z_0 - z_0.
             assert h[k + 1][0] == 0
@@ -367,8 +367,8 @@ def test_the_networks_of_torchvision(name: str) -> None:
     theirs = getattr(torchvision.models, name)().eval()
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):  # or a wrong name of a statistic would not show
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)  # type: ignore[arg-type]
-            nn.init.uniform_(module.running_var, 0.9, 1.1)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.9, 1.1)
     config = HandmadeConfig(bottleneck_stride="3x3" if name in ("resnet50", "resnet101") else None)
     ours = handmade.build(name, config, image_size=(64, 64), num_classes=1000).eval()
     ours.load_state_dict(from_torchvision_state_dict(theirs.state_dict()))
@@ -391,19 +391,19 @@ def test_names_that_are_not_torchvisions() -> None:
     [("densenet7", (0.0, False)), ("agdnet7", (0.1, True)), ("densenet121", (0.0, False)), ("agdnet121", (0.1, True))],
 )
 def test_agdnet_has_momentum_and_learned_alpha_in_every_block(name: str, expected: tuple[float, bool]) -> None:
-    for block in on_meta(name).blocks:  # type: ignore[union-attr]
+    for block in on_meta(name).blocks:
         assert all((block.beta, layer.alpha is not None) == expected for layer in block.layers)
 
 
 def test_variants_reach_every_stage() -> None:
     network = handmade.build("hbnet8", HandmadeConfig(first_unit="hb", relu_after_sum=True))
-    assert all((s.first, type(s.activation)) == ("hb", nn.ReLU) for s in network.stages)  # type: ignore[union-attr]
+    assert all((s.first, type(s.activation)) == ("hb", nn.ReLU) for s in network.stages)
     network = handmade.build("hbnet8")
-    assert all((s.first, type(s.activation)) == ("plain", nn.Identity) for s in network.stages)  # type: ignore[union-attr]
-    paths = handmade.build("dmrnet8", HandmadeConfig(shortcut="projection")).stages[1]  # type: ignore[index]
+    assert all((s.first, type(s.activation)) == ("plain", nn.Identity) for s in network.stages)
+    paths = handmade.build("dmrnet8", HandmadeConfig(shortcut="projection")).stages[1]
     assert isinstance(paths.shortcut, nn.Sequential)
     assert isinstance(paths.shortcut_prime, nn.Sequential)
-    assert isinstance(on_meta("resnet50", HandmadeConfig(shortcut="pad")).stages[1].shortcut, PadShortcut)  # type: ignore[index]
+    assert isinstance(on_meta("resnet50", HandmadeConfig(shortcut="pad")).stages[1].shortcut, PadShortcut)
 
 
 def test_the_shortcut_without_weights() -> None:
@@ -417,7 +417,7 @@ def test_the_shortcut_without_weights() -> None:
 def test_initialization() -> None:
     torch.manual_seed(0)
     network = handmade.build("resnet20", num_classes=100)
-    conv, classifier = network.stages[2].layers[0].conv1, network.classifier  # type: ignore[union-attr]
+    conv, classifier = network.stages[2].layers[0].conv1, network.classifier
     assert conv.weight.std().item() == pytest.approx((2 / (9 * conv.out_channels)) ** 0.5, rel=0.03)
     limit = (6 / (64 + 100)) ** 0.5
     assert classifier.weight.abs().max().item() == pytest.approx(limit, rel=0.01)

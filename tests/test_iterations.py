@@ -155,7 +155,7 @@ def test_admm_solves_the_minima_of_eq_6() -> None:
     "method", [iterations.gradient_descent, iterations.heavy_ball, iterations.accelerated_h], ids=lambda m: m.__name__
 )
 def test_all_converge_to_the_minimum(method: object) -> None:
-    close(method(gradient, Z0, 600)[-1], SOLUTION, 1e-6)  # type: ignore[operator]
+    close(method(gradient, Z0, 600)[-1], SOLUTION, 1e-6)
     close(iterations.accelerated(gradient, Z0, 600).z[-1], SOLUTION, 1e-6)
     close(iterations.linearized_admm(gradient, Z0, 600).y[-1], SOLUTION, 1e-6)
 
@@ -166,8 +166,8 @@ def test_shapes_dtype_and_zero_steps() -> None:
         lambda steps: iterations.gradient_descent(torch.sin, z0, steps),
         lambda steps: iterations.heavy_ball(torch.sin, z0, steps),
         lambda steps: iterations.accelerated_h(torch.sin, z0, steps),
-        *(lambda steps, i=i: iterations.accelerated(torch.sin, z0, steps)[i] for i in range(2)),  # type: ignore[misc]
-        *(lambda steps, i=i: iterations.linearized_admm(torch.sin, z0, steps)[i] for i in range(3)),  # type: ignore[misc]
+        *(lambda steps, i=i: iterations.accelerated(torch.sin, z0, steps)[i] for i in range(2)),
+        *(lambda steps, i=i: iterations.linearized_admm(torch.sin, z0, steps)[i] for i in range(3)),
     ]
     for steps in (0, 1, 4):
         for result in results:

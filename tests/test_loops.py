@@ -40,7 +40,7 @@ def test_the_training_loop(ema_decay: float | None, nesterov: bool, tmp_path: Pa
     images = data.load(dataclasses.replace(IMAGES, cutout=True))  # as --preset paper has it
     torch.manual_seed(5)
     config = NetworkConfig(layers=3, init_channels=4, auxiliary=True, drop_path_prob=0.4)
-    network = Network(ZOO["DARTS_V1"].genotype, config, **SHAPE)  # type: ignore[arg-type]
+    network = Network(ZOO["DARTS_V1"].genotype, config, **SHAPE)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.07, momentum=0.8, nesterov=nesterov, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS, eta_min=0.01)
     loader = images.train_loader(seed=5)
@@ -91,7 +91,7 @@ def test_the_search_loop(tmp_path: Path) -> None:
     assert (len(ours), len(theirs)) == (16, 8)
     torch.manual_seed(5)
     space = spaces.build(SpaceConfig(space="agd", nodes=2, init="random"), seed=5)
-    supernet = Supernet(space, SupernetConfig(layers=3, init_channels=4), **SHAPE)  # type: ignore[arg-type]
+    supernet = Supernet(space, SupernetConfig(layers=3, init_channels=4), **SHAPE)
     constants = BilevelConfig(
         learning_rate=0.07,
         momentum=0.8,

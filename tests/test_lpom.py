@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +43,7 @@ def machine(
     widths: tuple[int, ...] = (4, 5, 3, 2),
     gain: float = 1.0,
     bias: bool = True,
-    **config,
+    **config: Any,
 ) -> LPOM:
     """An LPOM in float64 with random biases."""
     network = MLP(widths, activations, init_gain=gain, bias=bias, dtype=torch.float64)
@@ -76,7 +78,7 @@ def objective(lpom: LPOM, x: list[Tensor], targets: Tensor, weights: list[Tensor
     return lpom.objective(x, preactivations(lpom, x, weights), targets)
 
 
-def differences(function, point: Tensor) -> Tensor:
+def differences(function: Callable[[Tensor], Any], point: Tensor) -> Tensor:
     """The gradient of a scalar function by central differences."""
     gradient, step = torch.empty_like(point), 1e-6
     for index in np.ndindex(*point.shape):
@@ -329,10 +331,10 @@ def step_in_columns(lpom: LPOM, inputs: Tensor, targets: Tensor) -> tuple[list[n
     weights = [weight.numpy() for weight in lpom.network.weights]
     labels, n = targets.numpy().T, len(weights)
 
-    def ones(state):
+    def ones(state: np.ndarray) -> np.ndarray:
         return np.vstack([state, np.ones((1, state.shape[1]))]) if lpom.network.bias else state
 
-    def loss_gradient(state):
+    def loss_gradient(state: np.ndarray) -> np.ndarray:
         if config.loss == "squared_error":
             return state - labels
         return np.exp(state) / np.exp(state).sum(0) - labels

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +26,7 @@ from nas.theory.lpom.classifier import _nearest_distribution
 from nas.theory.monotone import from_function
 
 
-def classifier(**given) -> LPOMClassifier:
+def classifier(**given: Any) -> LPOMClassifier:
     return LPOMClassifier(**{"hidden_layer_sizes": (12,), "max_iter": 20, "random_state": 0, "device": "cpu"} | given)
 
 
@@ -41,7 +44,7 @@ def points(classes: int, samples: int = 120) -> tuple[np.ndarray, np.ndarray]:
         LPOMClassifier((20,), "tanh", device="cpu", loss="cross_entropy", mu=1.0, max_iter=20),
     ]
 )
-def test_scikit_learns_checks(estimator: LPOMClassifier, check) -> None:
+def test_scikit_learns_checks(estimator: LPOMClassifier, check: Callable[[LPOMClassifier], None]) -> None:
     check(estimator)
 
 

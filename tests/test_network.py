@@ -26,7 +26,7 @@ SMALL = NetworkConfig(layers=3, init_channels=4)
 
 
 def small(genotype: Genotype, config: NetworkConfig = SMALL, **shape: object) -> Network:
-    return Network(genotype, config, **{**CIFAR, **shape})  # type: ignore[arg-type]
+    return Network(genotype, config, **{**CIFAR, **shape})
 
 
 # Counted by the authors' code (auxiliary head apart).
@@ -34,16 +34,16 @@ def small(genotype: Genotype, config: NetworkConfig = SMALL, **shape: object) ->
     ("name", "params"), [("DARTS_V1", 3_169_414), ("DARTS_V2", 3_349_342), ("PC_DARTS_CIFAR", 3_634_678)]
 )
 def test_published_sizes_on_cifar(name: str, params: int) -> None:
-    assert network_cost(ZOO[name].genotype, NetworkConfig(), **CIFAR).params == params  # type: ignore[arg-type]
+    assert network_cost(ZOO[name].genotype, NetworkConfig(), **CIFAR).params == params
 
 
 @pytest.mark.parametrize(("name", "params"), [("DARTS_V2", 4_718_752), ("PC_DARTS_IMAGENET", 5_342_464)])
 def test_published_sizes_on_imagenet(name: str, params: int) -> None:
-    assert network_cost(ZOO[name].genotype, IMAGENET_FORM, **IMAGENET).params == params  # type: ignore[arg-type]
+    assert network_cost(ZOO[name].genotype, IMAGENET_FORM, **IMAGENET).params == params
 
 
 def test_published_multiply_adds() -> None:
-    cost = network_cost(ZOO["DARTS_V2"].genotype, NetworkConfig(), **CIFAR)  # type: ignore[arg-type]
+    cost = network_cost(ZOO["DARTS_V2"].genotype, NetworkConfig(), **CIFAR)
     assert cost.macs == 528_359_040
     # 128 C + 2*128 + 4*128*768 + 2*768 + (768 + 1) * 10 with C = 4 * 144
     assert cost.params_with_auxiliary - cost.params == 476_426
@@ -53,9 +53,9 @@ def test_published_multiply_adds() -> None:
 def test_every_published_genotype_in_both_forms(name: str) -> None:
     entry = ZOO[name]
     if entry.dataset == "cifar10":
-        cost = network_cost(entry.genotype, NetworkConfig(), **CIFAR)  # type: ignore[arg-type]
+        cost = network_cost(entry.genotype, NetworkConfig(), **CIFAR)
     else:
-        cost = network_cost(entry.genotype, IMAGENET_FORM, **IMAGENET)  # type: ignore[arg-type]
+        cost = network_cost(entry.genotype, IMAGENET_FORM, **IMAGENET)
     assert cost.params == entry.params
 
 
@@ -80,8 +80,8 @@ def independent_macs(network: Network, x: torch.Tensor) -> int:
 def test_multiply_adds_against_hooks(seed: int) -> None:
     genotype = random_genotype(seed, edges=3)
     shape = {"in_channels": 1, "image_size": (9, 11), "num_classes": 7}
-    network = Network(genotype, SMALL, **shape)  # type: ignore[arg-type]
-    cost = network_cost(genotype, SMALL, **shape)  # type: ignore[arg-type]
+    network = Network(genotype, SMALL, **shape)
+    cost = network_cost(genotype, SMALL, **shape)
     assert cost.macs == independent_macs(network, torch.randn(1, 1, 9, 11))
     assert cost.params == sum(p.numel() for p in network.parameters())
 
@@ -126,7 +126,7 @@ def test_cell_against_the_sum_over_edges() -> None:
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 @pytest.mark.parametrize("seed", range(4))
 def test_network_against_its_plain_form(seed: int, stem: str, side: int) -> None:
-    config = NetworkConfig(layers=6, init_channels=4, stem=stem, auxiliary=True, drop_path_prob=0.4)  # type: ignore[arg-type]
+    config = NetworkConfig(layers=6, init_channels=4, stem=stem, auxiliary=True, drop_path_prob=0.4)
     torch.manual_seed(seed)
     network = small(random_genotype(seed, edges=3), config).double()
     network.schedule_drop_path(1.0)
@@ -318,13 +318,13 @@ def as_darts_names(network: Network) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("auxiliary", [True, False])
 def test_weights_of_darts_code_load(stem: str, auxiliary: bool) -> None:
     genotype = ZOO["DARTS_V2"].genotype
-    full = NetworkConfig(layers=3, init_channels=4, stem=stem, auxiliary=True)  # type: ignore[arg-type]
+    full = NetworkConfig(layers=3, init_channels=4, stem=stem, auxiliary=True)
     trained = small(genotype, full).eval()
     theirs = as_darts_names(trained)
     assert "cells.0._ops.0.op.1.weight" in theirs
     assert "auxiliary_head.features.2.weight" in theirs
     assert ("stem.0.weight" if stem == "cifar" else "stem0.0.weight") in theirs
-    ours = small(genotype, NetworkConfig(layers=3, init_channels=4, stem=stem, auxiliary=auxiliary)).eval()  # type: ignore[arg-type]
+    ours = small(genotype, NetworkConfig(layers=3, init_channels=4, stem=stem, auxiliary=auxiliary)).eval()
     ours.load_state_dict(from_darts_state_dict(theirs, ours))
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(ours(x), trained(x))

@@ -51,7 +51,7 @@ def test_values_derivatives_and_statistics(channels: int, places: int, affine: b
         inputs = [x, *module.parameters()]
         first = torch.autograd.grad(y, inputs, towards, retain_graph=True)
         again = torch.autograd.grad(y, inputs, towards, create_graph=True)
-        second = torch.autograd.grad(sum(g.pow(2).sum() for g in again), [*inputs, towards], materialize_grads=True)  # type: ignore[arg-type]
+        second = torch.autograd.grad(sum(g.pow(2).sum() for g in again), [*inputs, towards], materialize_grads=True)
         found.append((y, first, again, second))
     torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-12, atol=1e-12)
@@ -83,7 +83,7 @@ def test_frozen_statistics_are_left_alone(folded: list[int]) -> None:
     with frozen_statistics(ours):
         ours(images(36))
     assert folded
-    assert torch.equal(ours.running_mean, torch.zeros(36))  # type: ignore[arg-type]
+    assert torch.equal(ours.running_mean, torch.zeros(36))
     assert ours.num_batches_tracked == 0
 
 

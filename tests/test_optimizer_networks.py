@@ -23,7 +23,7 @@ def own_layers(depth: int, seed: int = 0) -> Layers:
     """Layers with weights of their own, which need be neither symmetric nor definite."""
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(depth, 4, 4, generator=generator, dtype=torch.float64)
-    return [lambda x, w=w: torch.tanh(x @ w) for w in weights]  # type: ignore[misc]
+    return [lambda x, w=w: torch.tanh(x @ w) for w in weights]
 
 
 def start() -> Tensor:
@@ -127,7 +127,7 @@ def test_gradients_reach_every_layer(name: str) -> None:
     x0 = torch.randn(2, 4, dtype=torch.float64)
 
     def output(*weights: Tensor) -> Tensor:
-        return NETWORKS[name]([lambda x, w=w: torch.tanh(x @ w) for w in weights], x0)[-1]  # type: ignore[misc]
+        return NETWORKS[name]([lambda x, w=w: torch.tanh(x @ w) for w in weights], x0)[-1]
 
     assert torch.autograd.gradcheck(output, weights)
 
@@ -173,7 +173,7 @@ def test_a_weight_that_is_not_definite_is_refused() -> None:
         equivalence.errors(-torch.eye(2, dtype=torch.float64), ACTIVATIONS["relu"])
     for wrong in (torch.eye(2, dtype=torch.int64), [[1.0, 0.0], [0.0, 1.0]]):
         with pytest.raises(ValueError, match="W is no tensor of floating-point numbers"):
-            equivalence.errors(wrong, ACTIVATIONS["relu"])  # type: ignore[arg-type]
+            equivalence.errors(wrong, ACTIVATIONS["relu"])
     for x0 in (torch.zeros(2), torch.zeros(3, dtype=torch.float64)):
         with pytest.raises(ValueError, match=r"x0 is .*; give \(\.\.\., 2\) of torch.float64 as W is"):
             equivalence.errors(equivalence.random_weight(2), ACTIVATIONS["relu"], x0)

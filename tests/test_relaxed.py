@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_the_networks_are_special_cases(learnable: bool) -> None:
     ts, beta, b = layers(), 0.3, nesterov_momentum(N + 1)
     torch.set_default_dtype(torch.float64)  # of learned coefficients
     try:
-        blocks: list[tuple[nn.Module, Callable[..., Tensor]]] = [
+        blocks: list[tuple[nn.Module, Callable[..., Iterable[Tensor]]]] = [
             (HeavyBallBlock(ts, beta1=beta, beta2=-beta, first="hb", learnable=learnable), hb),
             (AcceleratedBlock(ts, [(1 + b[k], -b[k]) for k in range(N)], learnable=learnable), agd),
             (sum_block(ts, learnable), agd2),
@@ -94,7 +94,7 @@ def test_the_networks_are_special_cases(learnable: bool) -> None:
         torch.set_default_dtype(torch.float32)
     for block, network in blocks:
         assert any(name.endswith("values") for name, _ in block.named_parameters()) == learnable
-        found = torch.stack(block.states(X0))  # type: ignore[operator]
+        found = torch.stack(block.states(X0))
         expected = torch.stack(list(network(ts, X0)))
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
@@ -103,7 +103,7 @@ def test_heavy_ball_with_a_pair_for_every_layer() -> None:
     ts = layers()
     block = HeavyBallBlock(ts, beta1=0.9, beta2=-0.4, learnable=True)
     values = torch.randn(N, 2, dtype=torch.float64)
-    assert block.coefficients.values.shape == (2 * N - 1,)  # type: ignore[union-attr]  # the first unit has no x_{-1}
+    assert block.coefficients.values.shape == (2 * N - 1,)  # the first unit has no x_{-1}
     block.coefficients.values = nn.Parameter(torch.cat([values[0, :1], values[1:].flatten()]))
     x = [X0, ts[0](X0) + values[0, 0] * X0]
     for k in range(1, N):

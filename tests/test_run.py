@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 import train_eval
 import train_search
-from genotypes import files
 from nas import cli
 from nas.engine.meter import Meter
 from nas.errors import NonFiniteLossError, Stopped, UsageError
@@ -242,7 +241,11 @@ def test_the_first_signal_saves_and_the_second_ends_at_once(number: signal.Signa
     handlers = {s: signal.getsignal(s) for s in SIGNALS}
 
     def send(times: int) -> Callable[[int], None]:
-        return lambda step: [os.kill(os.getpid(), number) for _ in range(times if step in (2, 5) else 0)] and None
+        def at_step(step: int) -> None:
+            for _ in range(times if step in (2, 5) else 0):
+                os.kill(os.getpid(), number)
+
+        return at_step
 
     for times, resume in ((1, False), (2, True)):
         with pytest.raises(Stopped) as stopped:
@@ -300,18 +303,16 @@ def stop_after_two(run: Run) -> None:
         raise Stopped(signal.SIGTERM)
 
 
-def content(name: str, text: bytes) -> Callable[[Path], None]:
-    return lambda run: (run / name).write_bytes(text) and None
+def content(name: str, text: bytes) -> Callable[[Path], object]:
+    return lambda run: (run / name).write_bytes(text)
 
 
-def appended(name: str, text: bytes) -> Callable[[Path], None]:
-    return lambda run: (run / name).write_bytes((run / name).read_bytes() + text) and None
+def appended(name: str, text: bytes) -> Callable[[Path], object]:
+    return lambda run: (run / name).write_bytes((run / name).read_bytes() + text)
 
 
-def cut(name: str, left: float) -> Callable[[Path], None]:
-    return lambda run: (
-        (run / name).write_bytes((run / name).read_bytes()[: int((run / name).stat().st_size * left)]) and None
-    )
+def cut(name: str, left: float) -> Callable[[Path], object]:
+    return lambda run: os.truncate(run / name, int((run / name).stat().st_size * left))
 
 
 def without_header(run: Path) -> None:
@@ -332,8 +333,8 @@ def in_place_of(name: str, *, folder: bool) -> Callable[[Path], None]:
     return damage
 
 
-def removed(*names: str) -> Callable[[Path], None]:
-    return lambda run: [(run / name).unlink() for name in names] and None
+def removed(*names: str) -> Callable[[Path], object]:
+    return lambda run: [(run / name).unlink() for name in names]
 
 
 def newest_cut(run: Path) -> None:
@@ -354,7 +355,7 @@ def leftovers(run: Path) -> None:
 ALIEN = {"genotypes", "result.json"}
 
 #: How a directory is damaged, and what the user is told of it (nothing where nothing is lost).
-DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "metrics with a tail of NULs": (appended("metrics.csv", b"\0" * 99), ""),
     "metrics one epoch ahead": (appended("metrics.csv", b"3,1,1,1,1,1,1\r\n"), ""),
     "metrics with half a row": (cut("metrics.csv", 0.9), ""),
@@ -451,7 +452,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(
 
     def full(step: int) -> None:
         if run.epoch == 1:
-            monkeypatch.setattr(files.os, "fsync", failing(number))
+            monkeypatch.setattr(os, "fsync", failing(number))
 
     with pytest.raises(SystemExit) as end:
         cli.run(lambda argv: finish(run, full), [])

@@ -187,5 +187,5 @@ def test_the_supernet_learns_digits(tmp_path: Path) -> None:
     config = PRESETS["smoke"]("digits")
     short = {"epochs": 3, "run": type(config.run)(run_dir=str(tmp_path / "run"), device="cpu")}
     fields = {name: getattr(config, name) for name in ("preset", "data", "space", "supernet", "bilevel")}
-    result = search(SearchConfig(**{**fields, **short}))  # type: ignore[arg-type]
+    result = search(SearchConfig(**{**fields, **short}))
     assert result.valid_accuracy > 60  # chance is 10

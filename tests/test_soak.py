@@ -23,7 +23,7 @@ from soak.processes import Ended
 
 def genotype_reader(read: object = fuzz.read_genotype) -> Reader:
     seeds = (genotypes.to_json(genotypes.get("DARTS_V2").genotype).encode(),)
-    return Reader("genotype-json", read, ValueError, seeds, "genotype.json")  # type: ignore[arg-type]
+    return Reader("genotype-json", read, ValueError, seeds, "genotype.json")
 
 
 def test_an_input_depends_on_its_name_and_the_seed_alone() -> None:

@@ -25,7 +25,7 @@ softmax = Relaxation().expected
 
 
 def build(name: str, **fields: object) -> SearchSpace:
-    return spaces.build(SpaceConfig(space=name, **fields))  # type: ignore[arg-type]
+    return spaces.build(SpaceConfig(space=name, **fields))
 
 
 def randomized(space: SearchSpace, seed: int = 0) -> SearchSpace:
@@ -347,7 +347,7 @@ def test_space_of_ones_own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_space_of_an_earlier_version_is_told_what_has_changed() -> None:
-    class Own(spaces.get("darts")):  # type: ignore[misc]
+    class Own(spaces.get("darts")):
         def mixing_weights(self, kind: str) -> Tensor:
             return self.alpha[kind].sigmoid()
 

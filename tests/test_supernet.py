@@ -264,7 +264,7 @@ def test_cells_are_computed_again_in_the_precision_they_had() -> None:
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_a_seed_gives_the_plain_supernets_weights(name: str, stem: str) -> None:
     space = spaces.build(SpaceConfig(space=name))
-    config = SupernetConfig(layers=4, init_channels=4, stem=stem)  # type: ignore[arg-type]
+    config = SupernetConfig(layers=4, init_channels=4, stem=stem)
     shape: dict[str, Any] = {"in_channels": 3, "image_size": (8, 8), "num_classes": 5}
     torch.manual_seed(1)
     plain = PlainSupernet(space, config, **shape)
@@ -290,7 +290,7 @@ def test_ten_steps_of_a_search(name: str, fields: dict[str, Any]) -> None:
     config = BilevelConfig(learning_rate=0.1, arch_learning_rate=0.03, **fields)
     searches = [
         Bilevel(net, spaces.build(SpaceConfig(space=name, nodes=2, init="random"), seed=3).double(), config, CRITERION)
-        for net in (pair.ours, pair.plain)  # type: ignore[arg-type]
+        for net in (pair.ours, pair.plain)
     ]
     for step in range(10 if not fields else 4):
         generator = torch.Generator().manual_seed(step)
@@ -437,7 +437,7 @@ def test_leaving_edges_are_weighted_sums_of_the_separate_operations(stride: int)
     x, weights = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last), torch.rand(3, len(OPERATIONS))
     expected = torch.cat(
         [
-            sum(w * module.eval()(x) for w, module in zip(of_edge, modules, strict=True))  # type: ignore[misc]
+            sum(w * module.eval()(x) for w, module in zip(of_edge, modules, strict=True))
             for of_edge, modules in zip(weights, candidates, strict=True)
         ],
         dim=1,
@@ -500,7 +500,7 @@ def test_eq_26_in_a_normal_cell(gap: float, tolerance: float) -> None:
     [("auto", (32, 32), "cifar"), ("auto", (224, 224), "imagenet"), ("cifar", (224, 224), "cifar")],
 )
 def test_stem_by_image_size(stem: str, size: tuple[int, int], expected: str) -> None:
-    assert resolve_stem(stem, size) == expected  # type: ignore[arg-type]
+    assert resolve_stem(stem, size) == expected
 
 
 def test_imagenet_stem_in_the_supernet() -> None:

@@ -18,8 +18,10 @@ from nas.search import PRESETS, SearchConfig, search
 from spaces import KINDS, Mixing, SearchSpace
 
 #: 24 random images of 8x8 pixels: two steps an epoch in the search, three in the training.
-DATA = ("--dataset", "fake", "--fake-train", "24", "--fake-test", "10", "--image-size", "8", "--batch-size", "8")
-DATA += ("--fake-classes", "3", "--device", "cpu")
+DATA = (
+    *("--dataset", "fake", "--fake-train", "24", "--fake-test", "10", "--image-size", "8", "--batch-size", "8"),
+    *("--fake-classes", "3", "--device", "cpu"),
+)
 SEARCH = (*DATA, "--layers", "3", "--init-channels", "2", "--nodes", "2")
 OPERATIONS = ("--operations", "sep_conv_3x3", "avg_pool_3x3", "skip_connect", "neg_skip_connect", "none")
 TRAIN = (*DATA, "--layers", "3", "--init-channels", "4", "--arch", "DARTS_V2")
