@@ -94,6 +94,7 @@ class Setting:
     lpom: LPOMConfig = field(default_factory=LPOMConfig)
 
     def network(self, inputs: int, classes: int, seed: int, device: torch.device) -> MLP:
+        """A new network on the device; `seed` draws its weights."""
         generator = torch.Generator().manual_seed(seed)
         widths = (inputs, *self.hidden, classes)
         activations = (*[self.activation] * len(self.hidden), self.output)

@@ -41,6 +41,7 @@ class Result:
 
     @property
     def device(self) -> str:
+        """What computed, for the first column of a table: the GPU's name, or the CPU with its threads."""
         if "cores" in self.environment:
             threads = self.environment["threads"]
             return f"CPU, {threads} thread{'s' if threads > 1 else ''}"

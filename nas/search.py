@@ -112,9 +112,11 @@ class Derived:
     genotype = ""
 
     def state_dict(self) -> dict[str, str]:
+        """The JSON text of the genotype; empty before the first epoch has ended."""
         return {"genotype": self.genotype}
 
     def load_state_dict(self, state: dict[str, str]) -> None:
+        """Takes over the genotype of a checkpoint."""
         self.genotype = state["genotype"]
 
 

@@ -36,6 +36,7 @@ class PlainNetwork(nn.Module):
         without_relu_in_place(self.network)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Maps images (N, C, H, W) to what the network itself gives for them."""
         network = self.network
         auxiliary = None
         s0, s1 = network.stem(x)

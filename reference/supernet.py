@@ -62,6 +62,7 @@ class PlainMixedOperation(nn.Module):
         self.candidates = nn.ModuleList(_candidate(name, channels, stride) for name in operations)
 
     def forward(self, x: Tensor, weights_O: Tensor) -> Tensor:
+        """Maps (N, C, H, W) and the edge's weights (O,) to their weighted sum (N, C, H / stride, W / stride)."""
         outputs = (weight * candidate(x) for weight, candidate in zip(weights_O.unbind(), self.candidates, strict=True))
         total = next(outputs)
         for output in outputs:
@@ -96,6 +97,7 @@ class PlainSearchCell(nn.Module):
         )
 
     def forward(self, s0: Tensor, s1: Tensor, weights_EO: Tensor) -> Tensor:
+        """Maps the two outputs before, and the mixing weights (E, O), to (N, nodes * C, H', W')."""
         states = [self.preprocess0(s0), self.preprocess1(s1)]
         weights = weights_EO.unbind()
         for target in range(2, 2 + self.topology.nodes):
@@ -138,6 +140,7 @@ class PlainSupernet(nn.Module):
         without_relu_in_place(self)
 
     def forward(self, x: Tensor, mixing: Mapping[Kind, Tensor]) -> Tensor:
+        """Maps images (N, in_channels, H, W) and mixing weights, (E, O) for each kind, to logits (N, num_classes)."""
         s0, s1 = self.stem(x)
         for cell in self.cells:
             assert isinstance(cell, PlainSearchCell)

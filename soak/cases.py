@@ -34,6 +34,7 @@ class Result:
     peaks: dict[str, float] = field(default_factory=dict)
 
     def problem(self, kind: str, what: str, **more: str) -> None:
+        """Adds a fault of a kind, in words; `more` has what reproduces it."""
         self.problems.append({"kind": kind, "what": what, **more})
 
 
@@ -46,6 +47,7 @@ class Case:
 
     @property
     def group(self) -> str:
+        """The name without its last part: the cases that a report counts together."""
         return self.name.rpartition("/")[0]
 
 

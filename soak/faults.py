@@ -43,11 +43,10 @@ class Fault:
 
 
 def watch(directory: Path, journal: Path, fault: Fault | None = None) -> None:
-    """From now on, and for good, writes the name of each file operation below `directory` to the file `journal`, a
-    line each, and lets `fault` happen.
+    """Writes the name of each file operation below `directory` to the file `journal`, and lets `fault` happen.
 
-    Seen are opening for writing, writing by Python's files, fsync, rename, remove, mkdir and their like; not seen is
-    what native code writes by itself.
+    It does so from now on and for good, a line for each operation. Seen are opening for writing, writing by Python's
+    files, fsync, rename, remove, mkdir and their like; not seen is what native code writes by itself.
     """
     watched = _Watched(directory, os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fault)
     fsync = os.fsync

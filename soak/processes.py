@@ -107,8 +107,10 @@ def largest_memory() -> int:
 def in_parallel(
     function: Callable[[T], Any], items: Sequence[T], *, processes: int, deadline: float
 ) -> Iterator[tuple[T, Any]]:
-    """Yields (item, result) in any order; results must be JSON data. Items that are not begun by `deadline`, on the
-    clock of `time.monotonic`, are left out, and so are those at which a process of ours died.
+    """Yields (item, result) in any order; results must be JSON data.
+
+    Items that are not begun by `deadline`, on the clock of `time.monotonic`, are left out, and so are those at which a
+    process of ours died.
     """
     with contextlib.ExitStack() as open_files:
         files = [open_files.enter_context(tempfile.TemporaryFile()) for _ in range(processes)]

@@ -132,6 +132,7 @@ def start(
 
 
 def journal_of(directory: Path) -> Path:
+    """The journal of the file operations in a run directory, beside it."""
     return directory.with_name(f"{directory.name}.journal")
 
 

@@ -17,4 +17,5 @@ class AGDSpace(SearchSpace):
     edge_normalized = True
 
     def edges_between(self, nodes: int) -> list[tuple[int, int]]:
+        """One edge from every earlier node to every later one."""
         return fully_connected(nodes)

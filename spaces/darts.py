@@ -19,4 +19,5 @@ class DARTSSpace(SearchSpace):
     operations_default = tuple(name for name in TABLE_6 if name != "neg_skip_connect")
 
     def edges_between(self, nodes: int) -> list[tuple[int, int]]:
+        """One edge from every earlier node to every later one."""
         return fully_connected(nodes)

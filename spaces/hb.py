@@ -41,6 +41,7 @@ class HBSpace(SearchSpace):
     initializations = ("hb", "zero", "random")
 
     def edges_between(self, nodes: int) -> list[tuple[int, int]]:
+        """Three edges into each node t: from t-1 (o1), from t-1 again (o2), and from t-2 (o)."""
         return [
             (source, target)
             for target in range(CELL_INPUTS, CELL_INPUTS + nodes)

@@ -206,12 +206,15 @@ class FactorizedReduce(nn.Module, StartsWithReLU):
 
     @property
     def first(self) -> nn.Module:
+        """The ReLU, for `starts_with_relu`."""
         return self.relu
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, c_in, H, W) to (N, c_out, ceil(H / 2), ceil(W / 2))."""
         return self.after_relu(self.relu(x))
 
     def after_relu(self, x: Tensor) -> Tensor:
+        """The same, from the ReLU of the input."""
         even, odd = even_and_odd_pixels(x)
         return self.bn(torch.cat([self.conv_1(even), self.conv_2(odd)], dim=1))
 
@@ -233,6 +236,7 @@ class NegativeFactorizedReduce(FactorizedReduce):
     sign = -1.0
 
     def after_relu(self, x: Tensor) -> Tensor:
+        """Minus the reduced image, from the ReLU of the input."""
         return -super().after_relu(x)
 
 
@@ -257,6 +261,7 @@ class NegativeIdentity(nn.Module):
     """x -> -x."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps x, of any shape, to -x."""
         return -x
 
 
@@ -269,6 +274,7 @@ class Zero(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to zeros (N, C, ceil(H / stride), ceil(W / stride))."""
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 

@@ -31,9 +31,11 @@ class Draws:
     centers: Tensor
 
     def to(self, device: torch.device) -> "Draws":
+        """Return the same choices on a device; the copy to a GPU is asynchronous."""
         return Draws(send(self.offsets, device), send(self.flips, device), send(self.centers, device))
 
     def rows(self, rows: slice) -> "Draws":
+        """Return the choices of a batch, given its rows in the order of the epoch."""
         return Draws(self.offsets[rows], self.flips[rows], self.centers[rows])
 
 

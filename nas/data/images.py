@@ -175,10 +175,12 @@ class ImageData(ABC):
 
     @property
     def num_classes(self) -> int:
+        """The number of classes."""
         return len(self.classes)
 
     @property
     def channels(self) -> int:
+        """C, the channels of an image: 1 for grey, 3 for colour, others only in memory."""
         return self.view.channels
 
     @property

@@ -55,6 +55,7 @@ class CapturedStep:
         self._graphs: dict[tuple[torch.Size, ...], tuple[list[Batch], CudaGraph]] = {}
 
     def __call__(self, *batches: Batch) -> Outputs:
+        """The outputs of the step for the batches; they hold until the next call of any step that shares the memory."""
         shapes = tuple(tensor.shape for batch in batches for tensor in batch)
         # Counted for each shape: another one has buffers of other sizes, and other algorithms may be the fastest.
         if self._calls[shapes] < WARM_UP:

@@ -36,20 +36,25 @@ class Meter:
 
     @property
     def loss(self) -> float:
+        """The mean loss of an image; 0 before the first batch."""
         return float(self._sums[0]) / max(self.images, 1)
 
     @property
     def accuracy(self) -> float:
+        """Top-1 accuracy in percent; 0 before the first batch."""
         return 100 * float(self._sums[1]) / max(self.images, 1)
 
     @property
     def top5_accuracy(self) -> float:
+        """Top-5 accuracy in percent; 0 before the first batch."""
         return 100 * float(self._sums[2]) / max(self.images, 1)
 
     def state_dict(self) -> dict[str, object]:
+        """The number of images and the sums, for a checkpoint."""
         return {"images": self.images, "sums": self._sums}
 
     def load_state_dict(self, state: dict) -> None:
+        """Continues from the sums of a checkpoint, whatever device they were on."""
         self.images, self._sums = state["images"], state["sums"]
 
 

@@ -47,6 +47,7 @@ class OptimizerState:
         self._optimizer = optimizer
 
     def state_dict(self) -> dict[str, Any]:
+        """The buffers by the number of their parameter, and the learning rate as a float."""
         return {"state": self._optimizer.state_dict()["state"], "learning_rate": learning_rate(self._optimizer)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -83,10 +84,12 @@ class ScheduleState:
         self._schedule = schedule
 
     def state_dict(self) -> dict[str, Any]:
+        """The position in the schedule, with learning rates as floats."""
         state = self._schedule.state_dict()
         return {name: _plain(state[name]) for name in _VARYING}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a position; the learning rate itself is part of `OptimizerState`."""
         self._schedule.load_state_dict(state)
 
 

@@ -215,7 +215,7 @@ class Bilevel:
                 torch._foreach_copy_(weights, before)
 
     def _virtual_step(self, train: Batch, noise: Noise, rate: float | Tensor) -> Tensors:
-        """w' - w of every weight; a constant, since alpha's way through it is the product's part."""
+        """The step w' - w of every weight; a constant, since alpha's way through it is the product's part."""
         weights: list[Tensor] = list(self.weights.values())
         loss, _ = self.loss(train, self._constant_mixing(noise))
         gradient = torch.autograd.grad(loss, weights, materialize_grads=True)

@@ -83,6 +83,10 @@ class Cell(nn.Module):
             self.drops.append(stride == 2 or edge.operation not in ("skip_connect", "neg_skip_connect"))
 
     def forward(self, relu0: Tensor, relu1: Tensor, drop_path_prob: Tensor | None) -> Tensor:
+        """Maps the ReLUs of the two outputs before, (N, C_prev, H, W) each, to (N, concatenated nodes * C, H', W').
+
+        `drop_path_prob` is a scalar tensor; None drops nothing.
+        """
         states = [self.preprocess0.after_relu(relu0), self.preprocess1.after_relu(relu1)]
         rectified: dict[int, Tensor] = {}
         edges = iter(zip(self.edges, self.drops, strict=True))
@@ -104,7 +108,7 @@ class Cell(nn.Module):
 
 
 def _plus(total: Tensor | None, path: Tensor, mask: Tensor | None) -> Tensor:
-    """total + mask * path, in one pass; no total is zero, and no mask one."""
+    """Add mask * path to the total in one pass; no total counts as 0, and no mask as 1."""
     if total is None:
         return path if mask is None else path * mask
     return total + path if mask is None else torch.addcmul(total, path, mask)
@@ -131,6 +135,7 @@ class AuxiliaryHead(nn.Module):
         self.classifier = nn.Linear(768, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps the output of a cell (N, channels, H, W) to logits (N, num_classes)."""
         return self.classifier(self.features(_pool_to_2x2(x.relu())).flatten(1))
 
 
@@ -193,6 +198,7 @@ class Network(nn.Module):
         self.drop_path_prob.fill_(self._final_drop_path_prob * progress)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Maps images (N, in_channels, H, W) to logits (N, num_classes), or to the pair with the auxiliary logits."""
         prob = self.drop_path_prob if self.training and self._final_drop_path_prob > 0 else None
         auxiliary = None
         s0, last = self.stem(x)

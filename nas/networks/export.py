@@ -26,6 +26,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(trained.std).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Maps images (N, C, H, W) in 0..1 to logits (N, classes)."""
         return self.network((images - self.mean) / self.std)
 
 

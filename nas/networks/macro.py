@@ -38,6 +38,7 @@ class CifarStem(nn.Sequential):
         self.widths = (width, width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps images (N, in_channels, H, W) to the inputs of the first cell, twice the same (N, 3C, H, W)."""
         s = super().forward(x)
         return s, s
 
@@ -64,6 +65,7 @@ class ImageNetStem(nn.Module):
         self.widths = (channels, channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps images (N, in_channels, H, W) to (N, C, H/4, W/4) and (N, C, H/8, W/8)."""
         s0 = self.stem0(x)
         return s0, self.stem1(s0)
 
@@ -92,6 +94,7 @@ class CellPlan:
 
     @property
     def kind(self) -> Kind:
+        """The key of the cell in genotypes and mixing weights."""
         return "reduce" if self.reduction else "normal"
 
 

@@ -61,14 +61,15 @@ def load(
     restore: Callable[[dict[str, Any]], None] = lambda state: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read and that `restore` takes; None where there is none.
+    """The newest checkpoint that can be read and that `restore` accepts; None if there is none.
 
     Args:
-        restore: raises ValueError for a state that it cannot take, and UsageError to have no other one tried.
-        warn: is told of a newest one that was passed over. That is renamed then, so that the next `save` does not put
-            it in the place of the good one.
+        directory: of the run.
+        restore: raises ValueError for a state that it cannot take, and UsageError if no other should be tried.
+        warn: gets a line about the newest checkpoint if that was passed over. It is then renamed, so that the next
+            `save` does not put it in the place of the good one.
 
-    Raises UsageError where checkpoints are there but none can be taken.
+    Raises UsageError if there are checkpoints but none of them can be used.
     """
     failures = []
     for path in (directory / NAME, directory / PREVIOUS):

@@ -76,6 +76,7 @@ class Directory:
             self.warn(f"{self.path} is on a file system without locks; see to it that no other process uses it")
 
     def unlock(self) -> None:
+        """Lets other processes in again; does nothing if it is not locked."""
         self._lock.release()
 
     def _holder(self) -> str:
@@ -98,6 +99,7 @@ class Directory:
         return bool(names) and all(map(_means_nothing, names))
 
     def holds_run(self) -> bool:
+        """Whether a run has begun in it: there is a configuration or a checkpoint."""
         return (self.path / "config.json").exists() or checkpoint.exists(self.path)
 
     def tidy(self) -> None:

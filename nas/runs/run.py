@@ -76,9 +76,11 @@ class RunConfig:
 class Stateful(Protocol):
     """What can be tracked: modules, optimizers, schedulers, meters."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and primitives, also nested, that `load_state_dict` takes."""
 
-    def load_state_dict(self, state: dict[str, Any], /) -> object: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> object:
+        """Continues from a state; raises ValueError if it does not fit, UsageError if it belongs to another run."""
 
 
 def directory_of(config: RunConfig, resolved: object, *, default_name: str, device: torch.device) -> RunDirectory:

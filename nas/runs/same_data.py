@@ -20,9 +20,11 @@ class SameData:
         self._manifest = images.manifest()
 
     def state_dict(self) -> dict[str, str]:
+        """The manifest of the images, as JSON text."""
         return {"manifest": manifest.to_text(self._manifest)}
 
     def load_state_dict(self, state: dict[str, str]) -> None:
+        """Compares a saved manifest with that of the images. Raises UsageError if they differ, and says how."""
         if told := manifest.changes(manifest.from_text(state["manifest"]), self._manifest):
             raise UsageError(
                 f"the images are not those that the run began with: {'; '.join(told)}; put them back, or start a run "

@@ -35,15 +35,19 @@ class Board:
             self._writer = SummaryWriter(str(directory.path / "tb"), purge_step=purge_step)
 
     def add_scalar(self, tag: str, value: float, epoch: int) -> None:
+        """Adds a point to the curve `tag`."""
         self._call("add_scalar", tag, value, epoch)
 
     def add_text(self, tag: str, text: str, epoch: int) -> None:
+        """Adds Markdown text under `tag`."""
         self._call("add_text", tag, text, epoch)
 
     def add_picture(self, tag: str, pixels_HWC: np.ndarray, epoch: int) -> None:
+        """Adds a picture (H, W, 3) uint8 under `tag`."""
         self._call("add_image", tag, pixels_HWC, epoch, dataformats="HWC")
 
     def close(self) -> None:
+        """Writes what is buffered, and ends the thread of the writer."""
         self._call("close")
         threading.excepthook = self._hook
 

@@ -117,6 +117,7 @@ class SearchCell(nn.Module):
         self.register_buffer("_order", torch.tensor(sum(self.edges_of.values(), start=[])), persistent=False)
 
     def forward(self, relu0: Tensor, relu1: Tensor, weights_EO: Tensor) -> Tensor:
+        """Maps the ReLUs of the two outputs before, and the mixing weights (E, O), to (N, nodes * C, H', W')."""
         weights = weights_EO.index_select(0, self._order).split([len(edges) for edges in self.edges_of.values()])
         states = {0: self.preprocess0.after_relu(relu0), 1: self.preprocess1.after_relu(relu1)}
         # Edges lead to nodes of higher numbers. So a node is complete when all those before it have been left, and the

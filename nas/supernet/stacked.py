@@ -74,7 +74,8 @@ class StackedOperations(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, source: Source, scale: Tensor) -> Tensor: ...
+    def forward(self, source: Source, scale: Tensor) -> Tensor:
+        """Maps the source and a scale (M * E * C,) to the weighted sums (N, E * C, H', W')."""
 
     @abstractmethod
     def origins(self) -> dict[str, list[Origin]]:
@@ -125,6 +126,7 @@ class StackedSeparable(StackedOperations):
 
     @classmethod
     def kind(cls, module: nn.Module) -> Hashable | None:
+        """Modules of one class that agree in stride and dilation; the size of their filters may differ."""
         if type(module) not in (SepConv, DilConv) or not _norms_are_plain(module):
             return None
         assert isinstance(module, Separable)
@@ -133,6 +135,7 @@ class StackedSeparable(StackedOperations):
         return type(module), module.first_depthwise.stride, module.first_depthwise.dilation
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
+        """Maps the source and a scale (M * E * C,) to the weighted sums (N, E * C, H', W')."""
         passes = passes_over(self.operations, source.x.device)
         rounds = [self._passes_of_round(i, passes) for i in range(len(self.rounds))]
         # All passes begin with the same tensor, so that they share what its convolutions do with it.
@@ -169,6 +172,7 @@ class StackedSeparable(StackedOperations):
         return [torch.cat([F.pad(f, [b] * 4) if b else f for f, b in zip(filters, borders, strict=True)])]
 
     def origins(self) -> dict[str, list[Origin]]:
+        """The filters of one operation each; for all else, the tensors of all operations."""
         found = {}
         for i, names in enumerate(self.rounds):
             for m in range(self.operations):
@@ -198,11 +202,13 @@ class StackedReductions(StackedOperations):
 
     @classmethod
     def kind(cls, module: nn.Module) -> Hashable | None:
+        """Factorized reduces of either sign."""
         if type(module) not in (FactorizedReduce, NegativeFactorizedReduce) or not _norms_are_plain(module):
             return None
         return "both signs" if starts_with_relu(module) else None
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
+        """Maps the source and a scale (M * E * C,) to the weighted sums (N, E * C, H', W')."""
         pixels = even_and_odd_pixels(source.relu)
         halves = [F.conv2d(x, weight) for x, weight in zip(pixels, self.halves, strict=True)]
         # A reduce has its two halves side by side: they are joined within each operation and edge, not as a whole.
@@ -211,6 +217,7 @@ class StackedReductions(StackedOperations):
         return sum_of_parts(self.norm(torch.cat(by_edge, dim=2).flatten(1, 2), self.sign * scale), self.operations)
 
     def origins(self) -> dict[str, list[Origin]]:
+        """Both halves and the statistics, each from the tensors of all operations."""
         names = {"halves.0": "conv_1.weight", "halves.1": "conv_2.weight"}
         names |= {f"norm.{name}": f"bn.{name}" for name in STATISTICS}
         return {ours: self.of_all_edges(theirs) for ours, theirs in names.items()}
@@ -225,13 +232,16 @@ class SeparateOperations(StackedOperations):
 
     @classmethod
     def kind(cls, module: nn.Module) -> Hashable | None:
+        """Any module."""
         return "any"
 
     def forward(self, source: Source, scale: Tensor) -> Tensor:
+        """Maps the source and a scale (M * E * C,) to the weighted sums (N, E * C, H', W')."""
         results = [edge(source.x) for edges in self._lists() for edge in edges]
         return sum_of_parts(torch.cat(results, dim=1) * scale[:, None, None], len(self.separate))
 
     def origins(self) -> dict[str, list[Origin]]:
+        """Each tensor from one tensor of one module."""
         return {
             f"separate.{m}.{e}.{name}": [Origin(m, e, name)]
             for m, edges in enumerate(self._lists())
@@ -318,6 +328,7 @@ class SharedOperations(nn.Module):
         self.register_buffer("eye", torch.eye(channels), persistent=False)
 
     def forward(self, x: Tensor, weights_EO: Tensor) -> Tensor:
+        """Maps (N, C, H, W) and the mixing weights (E, O) to the weighted sums (N, E * C, H', W')."""
         shared = []
         if self.norm is not None:
             pooled = self.norm(torch.cat([pool(x) for pool in self.pools.values()], dim=1))

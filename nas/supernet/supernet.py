@@ -83,6 +83,7 @@ class Supernet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, mixing: Mapping[Kind, Tensor]) -> Tensor:
+        """Maps images (N, in_channels, H, W) and mixing weights, (E, O) for each kind, to logits (N, num_classes)."""
         s0, last = self.stem(x)
         relu0 = s0.relu()
         for cell in self.cells:

@@ -19,6 +19,7 @@ class Simulate(SimulationConfig):
     """Regression of random pairs by every network and depth (Table 2)."""
 
     def run(self) -> dict[str, Any]:
+        """Runs the experiment, prints its table and returns its figures."""
         result = simulation.simulate(self)
         print(table(simulation.rows(result)))
         return {"out": self.out, "baselines": result["baselines"], "rows": result["rows"]}
@@ -29,6 +30,7 @@ class Rates(RatesConfig):
     """Iterations of the algorithms against the condition number of a quadratic."""
 
     def run(self) -> dict[str, Any]:
+        """Measures, prints the table and returns its figures."""
         result = rates.measure(self)
         print(table(rates.rows(result)))
         return result
@@ -49,6 +51,7 @@ class Check:
         check_ranges(self, {"size": (1, 1000), "depth": (1, 1000), "seed": (0, 2**32)})
 
     def run(self) -> dict[str, Any]:
+        """Compares, prints the table and returns the largest difference of all."""
         weight = equivalence.random_weight(self.size, self.seed)
         errors = {a.name: equivalence.errors(weight, a, depth=self.depth) for a in ACTIVATIONS.values()}
         lines = [

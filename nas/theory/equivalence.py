@@ -31,7 +31,8 @@ def errors(
         activation: Phi and Psi.
         x0: start, (..., n) (default: drawn from N(0, I)).
         depth: number of layers.
-        beta, alpha: momentum and step size of heavy ball, one number each or sequences of `depth`.
+        beta: momentum of heavy ball, one number or a sequence of `depth`.
+        alpha: step size of heavy ball, one number or a sequence of `depth`.
         momentum: momentum of accelerated gradient descent (default: the paper's).
 
     Returns the largest difference between the states by name of the network, as a fraction of the largest entry

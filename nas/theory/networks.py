@@ -79,7 +79,10 @@ def admm_paths(primed: Layers, layers: Layers, x0: Tensor) -> tuple[States, Stat
 
     Args:
         primed: T'_k, the layers of the path x'.
-        layers: T_k, the layers of the path x; as many, or ValueError is raised.
+        layers: T_k, the layers of the path x.
+        x0: the start of both paths, of any shape that the layers keep.
+
+    Raises ValueError unless both paths have as many layers.
     """
     if len(primed) != len(layers):
         raise ValueError(f"{len(primed)} layers for x' and {len(layers)} for x; give as many")

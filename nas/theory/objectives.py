@@ -38,7 +38,7 @@ class LayerObjective:
         self.curvature = (1 - steep * largest, 1 - min(flat * least, flat * largest))
 
     def f(self, z: Tensor) -> Tensor:
-        """f(z), (...)."""
+        """The objective f at points z (..., n), one value (...) each."""
         return z.square().sum(-1) / 2 - self.activation.psi(z @ self.root).sum(-1)
 
     def grad_f(self, z: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class LayerObjective:
         return z - self.activation.phi(z @ self.root) @ self.root
 
     def F(self, x: Tensor) -> Tensor:
-        """F(x) = f(U x), (...)."""
+        """The objective at points x (..., n), f(U x), one value (...) each."""
         return self.f(x @ self.root)
 
     def grad_F(self, x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class LayerObjective:
         return (x - self.activation.phi(x @ self.weight)) @ self.weight
 
     def to_x(self, z: Tensor) -> Tensor:
-        """x = U^{-1} z, (..., n)."""
+        """The points U^{-1} z, (..., n)."""
         return torch.linalg.solve(self.root, z, left=False)
 
 

@@ -145,7 +145,7 @@ class Ensemble:
         self.biases = [p[:, -1:].clone().requires_grad_() for p in parameters.unbind(1)]
 
     def layers(self) -> Layers:
-        """x -> sigmoid(x W + b), (S, B, C) to (S, B, C), one for each of the weights."""
+        """The layers x -> sigmoid(x W + b), (S, B, C) to (S, B, C), one for each of the weights."""
         return [
             lambda x, w=w, b=b: torch.sigmoid(torch.baddbmm(b, x, w))  # type: ignore[misc]
             for w, b in zip(self.weights, self.biases, strict=True)

@@ -47,6 +47,7 @@ class DepthwiseConv2d(nn.Conv2d):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride))."""
         return depthwise(x, self.weight, stride=self.stride[0], dilation=self.dilation[0])
 
 
@@ -56,7 +57,8 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) 
     Args:
         x: (N, C, H, W).
         weight: (F * C, 1, K, K), K odd; filter f * C + c belongs to channel c.
-        stride, dilation: any; up to 2 they have the faster gradients.
+        stride: any; up to 2 it has the faster gradients.
+        dilation: any; up to 2 it has the faster gradients.
 
     Returns:
         (N, F * C, ceil(H / stride), ceil(W / stride)); channel f * C + c is channel c under filter f * C + c.

@@ -117,6 +117,7 @@ class StackedNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Maps (N, channels, H, W) to the same shape, normalized and multiplied by `scale`, (channels,)."""
         (whole,) = self.slices(1)
         return whole(x, scale)
 
@@ -136,6 +137,7 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d`, of which the training mode is faster on a CPU where channels do not fill its vectors."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to the same shape, as `nn.BatchNorm2d` does."""
         self._check_input_dim(x)
         # The fewest pixels whose channels together fill whole vectors: 4 for 36 channels, 144 = 9 vectors.
         places = _VECTOR // math.gcd(self.num_features, _VECTOR)

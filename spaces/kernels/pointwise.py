@@ -40,6 +40,7 @@ class StridedPointwiseConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
         vertical, horizontal = self.stride
         return F.conv2d(x[:, :, ::vertical, ::horizontal], self.weight)
 

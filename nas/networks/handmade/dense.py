@@ -51,6 +51,7 @@ class DenseLayer(nn.Module):
         self.register_buffer("block_of_channel", blocks, persistent=False)
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:
+        """Maps z_0, ..., z_k, (N, widths[j], H, W) each, to z_{k+1} (N, growth, H, W)."""
         h = F.relu(self.norm1(torch.cat(list(states), dim=1)), inplace=True)
         if self.alpha is None:
             return self.rest(self.conv1(h))
@@ -172,6 +173,7 @@ class DenseNetwork(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps images (N, C, H, W) to logits (N, num_classes)."""
         x = self.stem(x)
         for i, block in enumerate(self.blocks):
             x = block(x if i == 0 else self.transitions[i - 1](x))

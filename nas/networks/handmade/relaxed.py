@@ -107,6 +107,7 @@ class HeavyBallBlock(nn.Module):
         return states
 
     def forward(self, u: Tensor) -> Tensor:
+        """Maps the input u (N, C, H, W) to the last state x_n."""
         return self.states(u)[-1]
 
 
@@ -139,6 +140,7 @@ class AcceleratedBlock(nn.Module):
         return states
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps the input x_0 to the last state x_n, of the same shape."""
         return self.states(x)[-1]
 
 
@@ -186,6 +188,7 @@ class AcceleratedSumBlock(nn.Module):
         return states
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps the input x_0 to the last state x_n, of the same shape."""
         return self.states(x)[-1]
 
 
@@ -243,6 +246,7 @@ class ADMMBlock(nn.Module):
         return list(zip(primes, states, strict=True))
 
     def forward(self, u_prime: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps the inputs u' and u to the last states (x'_n, x_n)."""
         return self.states(u_prime, u)[-1]
 
 

@@ -56,6 +56,7 @@ class Plan:
             yield self.unit(stage.out_channels, stage.out_channels)
 
     def build_shortcut(self, stage: Stage) -> nn.Module:
+        """The shortcut from the input of a stage to its x_0."""
         return build_shortcut(self.shortcut, stage.in_channels, stage.out_channels, stage.stride)
 
 
@@ -145,6 +146,7 @@ class HeavyBallNetwork(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps images (N, in_channels, H, W) to logits (N, num_classes)."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
@@ -177,6 +179,7 @@ class MergeAndRunNetwork(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps images (N, in_channels, H, W) to logits (N, num_classes)."""
         x_prime = x = self.stem(x)
         for stage in self.stages:
             x_prime, x = stage(x_prime, x)

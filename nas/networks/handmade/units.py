@@ -66,6 +66,7 @@ class PadShortcut(nn.Module):
         self.new_channels, self.stride = new_channels, stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C + new_channels, ceil(H / stride), ceil(W / stride))."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 

@@ -118,9 +118,11 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> LPOMClassifier:
-        """Trains for one epoch on X (N, D) and y (N,), from where the last call ended.
+        """Trains for one epoch, from where the last call ended.
 
         Args:
+            X: (N, D) numbers.
+            y: (N,) labels.
             classes: all labels; needed in the first call, if y does not have them all.
 
         Raises as `fit`, and ValueError for labels that were not in the first call's classes.

@@ -27,7 +27,7 @@ from nas.theory.monotone import FAR, check_increasing
 
 
 def f(activation: Activation, x: Tensor) -> Tensor:
-    """f(x) elementwise, for a floating tensor of any shape; +inf outside the range of the activation.
+    """The function f, elementwise, for a floating-point tensor of any shape; +inf outside the activation's range.
 
     Where the range does not contain 0, the integral begins at its nearest end.
     Raises ValueError for an activation that cannot be lifted.
@@ -39,7 +39,7 @@ def f(activation: Activation, x: Tensor) -> Tensor:
 
 
 def g(activation: Activation, a: Tensor) -> Tensor:
-    """g(a) = psi(a) - a^2 / 2 elementwise, for a floating tensor of any shape."""
+    """The function g = psi(a) - a^2 / 2, elementwise, for a floating-point tensor of any shape."""
     return activation.psi(a) - a * a / 2
 
 
@@ -77,7 +77,7 @@ def _least(activation: Activation) -> float:
 
 
 def _by_conjugate(activation: Activation, x: Tensor) -> Tensor:
-    """f from psi and the inverse: the integral of the inverse is psi*(x) up to a constant."""
+    """The function f from psi and the inverse: the integral of the inverse is psi*(x) up to a constant."""
     wide = x.double()
     return (_conjugate(activation, wide) - wide * wide / 2 + _least(activation)).to(x.dtype)
 
