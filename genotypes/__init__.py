@@ -1,6 +1,6 @@
 """Discrete architectures as data: reading, writing, checking and drawing them needs no torch.
 
-Pictures are in `genotypes.draw`, imported only where they are wanted.
+Pictures are in `genotypes.draw`, which is imported only when needed.
 """
 
 from genotypes.files import load, save

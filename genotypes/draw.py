@@ -1,4 +1,4 @@
-"""Pictures of a cell as SVG, PNG or PDF, drawn by matplotlib in a layout of our own; the cell as DOT source."""
+"""Pictures of a cell as SVG, PNG or PDF, drawn by matplotlib in our own layout; also its DOT source."""
 
 import functools
 import io
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 Form = Literal["svg", "png", "pdf"]
 FORMS: tuple[Form, ...] = get_args(Form)
-#: Without a date the same cell gives the same file.
+#: Metadata to leave out: without a date, the same cell gives the same file.
 _DATES = {"svg": "Date", "pdf": "CreationDate"}
 _DOTS_PER_INCH = 200
 _DOTS_PER_INCH_IN_PRINT = 300
-_MOST_DOTS = 12_000  # a side; keeps the memory for absurdly large cells bounded
-#: The first comes with matplotlib, so that pictures are alike everywhere. In an SVG the next ones, which are no wider,
-#: take its place where it is not installed.
+_MOST_DOTS = 12_000  # per side; bounds the memory for absurdly large cells
+#: The first ships with matplotlib, so that pictures look the same everywhere. The next ones, which are no wider,
+#: replace it in an SVG on systems where it is not installed.
 _FONTS = ("DejaVu Sans", "Verdana", "Arial", "Helvetica")
 _SETTINGS = {
     "svg.hashsalt": "optinas",
@@ -39,7 +39,7 @@ _INK = "#222222"
 _WIRE = "#555555"
 _CONCAT = "#bbbbbb"
 
-# Okabe-Ito colours, told apart by colour-blind readers too; (name's beginning, line, fill).
+# Okabe-Ito colours, which colour-blind readers can tell apart; (prefix of the name, line, fill).
 _FAMILIES = (
     ("sep_conv", "#0072B2", "#dcecf7"),
     ("dil_conv", "#009E73", "#d9f2ea"),
@@ -53,7 +53,7 @@ _OTHER_FAMILY = ("#A3487B", "#f7e4ee")
 
 
 def to_dot(cell: CellGenotype, title: str = "") -> str:
-    """The cell as DOT source, left to right, one labelled edge an operation.
+    """The cell as DOT source, left to right, one labelled edge per operation.
 
     Raises GenotypeError if the cell is not valid.
     """
@@ -64,7 +64,7 @@ def to_dot(cell: CellGenotype, title: str = "") -> str:
 def draw(cell: CellGenotype, path: str | os.PathLike[str], title: str = "", *, width_mm: float | None = None) -> None:
     """Write a picture of the cell as `.svg`, `.png` or `.pdf`; a reader never sees half a file.
 
-    Raises GenotypeError if the suffix is another and as `picture` does, OSError if the file cannot be written.
+    Raises GenotypeError for another suffix and as `picture` does, OSError if the file cannot be written.
     """
     suffix = Path(path).suffix.lower()
     if suffix[1:] not in FORMS:
@@ -76,15 +76,14 @@ def draw(cell: CellGenotype, path: str | os.PathLike[str], title: str = "", *, w
 def picture(cell: CellGenotype, form: Form, title: str = "", *, width_mm: float | None = None) -> bytes:
     """A picture of the cell as the bytes of a file of the given form.
 
-    Without a width it runs from left to right and is as wide as it takes. With `width_mm` it is exactly so many
-    millimetres wide, with letters of at least 6 points (8 and more where there is room), and may run downwards. The
-    same arguments give the same bytes with the same version of matplotlib, whatever its settings and whatever else is
-    installed.
+    Without a width, it runs from left to right and is as wide as necessary. With `width_mm`, it is exactly that wide,
+    with letters of at least 6 points (8 or more if there is room), and may run downwards. With the same version of
+    matplotlib, the same arguments give the same bytes, whatever its settings and whatever else is installed.
 
-    Raises GenotypeError if the cell is not valid, or cannot be drawn so narrow.
+    Raises GenotypeError if the cell is not valid, or does not fit into the width.
     """
     _check(cell)
-    # Here, because drawing is optional and matplotlib takes half a second to import.
+    # Imported here: drawing is optional, and matplotlib takes half a second to import.
     from matplotlib import style
 
     with style.context(["default", _SETTINGS]):
@@ -161,7 +160,7 @@ def _render(cell: CellGenotype, title: str, form: Form, width_mm: float | None) 
 
 
 def _laid_out(cell: CellGenotype, width_mm: float | None) -> Layout:
-    """Raises GenotypeError where it does not fit into the width."""
+    """The layout of the picture. Raises GenotypeError if it does not fit into the width."""
     labels = {edge.operation: OPERATIONS[edge.operation] for node in cell.nodes for edge in node}
 
     def label_width(size: float) -> float:
@@ -173,13 +172,13 @@ def _laid_out(cell: CellGenotype, width_mm: float | None) -> Layout:
     if layout is None:
         raise GenotypeError(
             f"a cell of {len(cell.nodes)} nodes and {sum(map(len, cell.nodes))} edges cannot be drawn {width_mm:g} mm "
-            f"wide with letters of {LEAST_LABEL:g} points; make it wider"
+            f"wide with letters of {LEAST_LABEL:g} points; choose a larger width"
         )
     return layout
 
 
 def _broken(text: str, size: float, width: float) -> list[str]:
-    """The lines of a text that is broken between words, and within those that are too long."""
+    """Breaks a text into lines, between words, and within words that are too long."""
     lines = [""]
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)  # as in a path
     for word in text.split():
@@ -223,7 +222,7 @@ def _wire_colour(operation: str, concat: bool) -> str:
 
 
 def _span(item: Item) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Of a wire, which has a length only in the direction in which the picture runs."""
+    """The ends of a wire as (xs, ys); it has a length only in the direction in which the picture runs."""
     x, y = item.width / 2, item.height / 2
     return (item.x - x, item.x + x), (item.y + y, item.y - y)
 
@@ -235,7 +234,7 @@ def _paint_link(axes: "Axes", link: Link, layout: Layout) -> None:
     source, target = link.source, link.target
     arrow = layout.sizes.arrow if target.kind == "state" else 0.0
     if layout.downwards:
-        # As if it ran to the right: along the picture, and across it.
+        # In the coordinates of a picture that runs to the right: along it, and across it.
         start = (-source.y + source.height / 2, source.x)
         end = (-target.y - target.height / 2, target.x)
     else:
@@ -292,7 +291,7 @@ def _write(axes: "Axes", x: float, y: float, text: str, size: float, formula: bo
 
 @functools.lru_cache(maxsize=1024)
 def _text_width(text: str, size: float) -> float:
-    """Inches."""
+    """The width of a text in inches, set in the first of the fonts."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 

@@ -1,4 +1,4 @@
-"""Genotypes in files."""
+"""Reading and writing genotype files."""
 
 import os
 
@@ -10,8 +10,9 @@ from genotypes.notation import from_text, without_fences
 def load(path: str | os.PathLike[str], choose: str | None = None) -> Genotype:
     """Read a genotype from a file that holds either JSON or the literature's `Genotype(...)` text.
 
-    `choose` is the name of one of several. Raises GenotypeError if the file cannot be read or does not hold a valid
-    genotype.
+    `choose` names one of several in the file.
+
+    Raises GenotypeError if the file cannot be read or does not hold a valid genotype.
     """
     where = os.fspath(path)
     try:

@@ -13,15 +13,15 @@ from genotypes.operations import OPERATIONS
 
 FORMAT = "optinas-genotype"
 VERSION = 1
-# Far above anything published (a cell has 4 or 5 nodes of 2 or 3 edges); they bound what a hostile file can
-# make the reader, the picture and the network builder do.
+# Far above anything published (a cell has 4 or 5 nodes of 2 or 3 edges); they bound the work that a hostile file can
+# cause when it is read, drawn, or built as a network.
 MAX_NODES = 100
 MAX_EDGES_PER_NODE = 100
 MAX_EDGES = 500  # of a cell
 MAX_NAME = 200
 MAX_TEXT = 100_000  # characters, as JSON or as text; the largest valid genotype needs fewer
 
-#: What the two kinds of cells are called where people read of them; in data and file names the second is `reduce`.
+#: The names of the two kinds of cells in texts for people; in data and file names the second is `reduce`.
 CELL_NAMES = {"normal": "normal", "reduce": "reduction"}
 
 _T = TypeVar("_T")
@@ -29,7 +29,7 @@ _LONGEST_REASON = 300  # characters of a library's message, which quotes the fil
 
 
 class GenotypeError(ValueError):
-    """A genotype, or its text, is faulty; the message is one line: where, what is wrong, how to mend it."""
+    """A genotype, or its text, is faulty; the message is one line: where, what is wrong, how to fix it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
@@ -59,7 +59,7 @@ class CellGenotype:
 class Genotype:
     """The two cells a network is stacked from, and the name the architecture goes by.
 
-    Plain data: the constructor checks nothing, everything that reads from outside calls `validate`.
+    Plain data: the constructor checks nothing; whatever reads input calls `validate`.
     """
 
     normal: CellGenotype
@@ -70,8 +70,8 @@ class Genotype:
 def validate(genotype: Genotype, where: str = "") -> None:
     """Check structure and operation names.
 
-    Raises GenotypeError at the first fault, with its path, such as `$.normal.nodes[1][0].source`; `where`
-    (a file, say) is put in front of it.
+    Raises GenotypeError for the first fault, with its path, such as `$.normal.nodes[1][0].source`, after `where`
+    (a file, for example).
     """
     name = genotype.name
     if name is not None and not _is_name(name):
@@ -120,7 +120,7 @@ def from_json(text: str, where: str = "<text>") -> Genotype:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """The sentence that says `name` is no known `kind`, what resembles it and what exists."""
+    """The message that `name` is not a known `kind`, with similar names and the list of known ones."""
     known = list(known)
     close = difflib.get_close_matches(name[:MAX_NAME], known, n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else ";"
@@ -210,7 +210,11 @@ def _validate_node(node: tuple[Edge, ...], number: int, path: str, where: str) -
             _fail(where, f"{path}[{k}]", f"must be an Edge, is {_show(edge)}")
         if not (isinstance(edge.operation, str) and edge.operation in OPERATIONS):
             unknown = unknown_name("operation", str(edge.operation), OPERATIONS)
-            _fail(where, f"{path}[{k}].operation", f"{unknown}; of your own: name its module, --operations-from MODULE")
+            _fail(
+                where,
+                f"{path}[{k}].operation",
+                f"{unknown}; for an operation of your own, name its module with --operations-from MODULE",
+            )
         if not (type(edge.source) is int and 0 <= edge.source < number):
             _fail(
                 where,
@@ -227,7 +231,7 @@ def _validate_concat(cell: CellGenotype, path: str, where: str) -> None:
         if not (type(node) is int and 2 <= node <= last):
             _fail(where, f"{path}[{j}]", f"must be an intermediate node, so 2 to {last}, is {_show(node)}")
         if node in cell.concat[:j]:
-            _fail(where, f"{path}[{j}]", f"names node {node} a second time; name each node once")
+            _fail(where, f"{path}[{j}]", f"lists node {node} twice; list each node once")
 
 
 def _is_name(name: object) -> bool:
@@ -235,7 +239,7 @@ def _is_name(name: object) -> bool:
 
 
 def _show(value: object) -> str:
-    """A value from outside, short enough for a message; printing a huge integer would raise."""
+    """An input value, shortened for a message; printing a huge integer would raise ValueError."""
     if isinstance(value, int) and abs(value) > 10**20:
         return "a huge number"
     text = ascii(value)

@@ -1,4 +1,4 @@
-"""Where the parts of a cell's picture go: a layered drawing in plain Python.
+"""The layout of a cell's picture: a layered drawing in plain Python.
 
 Every operation is a box of its own between its source and its target, so that two operations on one edge stay
 apart and each name has room. Columns alternate between states and operations. A state read further right runs
@@ -25,7 +25,7 @@ from genotypes.genotype import CellGenotype
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of letters, boxes, and the space between them."""
+    """Sizes of letters and boxes, and the space between them."""
 
     label: float
     state: float
@@ -42,7 +42,7 @@ class Sizes:
     widest_gap: float
 
 
-#: Of a picture that may be as wide as it likes.
+#: Sizes for a picture without a given width.
 GENEROUS = Sizes(
     label=8.5,
     state=10.0,
@@ -58,16 +58,16 @@ GENEROUS = Sizes(
     steepness=0.22,
     widest_gap=0.9,
 )
-#: The smallest letters in print that are read with ease, in points.
+#: The smallest letters that are easily read in print, in points.
 LEAST_LABEL = 6.0
 _LABELS = (LEAST_LABEL, 6.5, 7.0, 7.5, 8.0)
 
 
 def compact(label: float) -> Sizes:
-    """Of a picture that must be so wide; `label` is the size of the operations' letters."""
+    """Sizes for a picture of a given width; `label` is the size of the operations' letters in points."""
     return Sizes(
         label=label,
-        state=9.0,  # whose subscripts have 0.7 of that
+        state=9.0,  # subscripts are 0.7 of that
         title=label + 1,
         operation_height=1.8 * label / 72,
         state_height=0.26,
@@ -82,7 +82,7 @@ def compact(label: float) -> Sizes:
     )
 
 
-#: How many operations may stand side by side in a picture that runs downwards; the first lets all.
+#: How many operations may be side by side in a picture that runs downwards; the first allows all.
 _ABREAST = (math.inf, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)
 _ORDER_SWEEPS = 12
 _HEIGHT_SWEEPS = 80
@@ -118,7 +118,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Layout:
-    """The placed picture, its corner at the origin, y upwards; its layers are columns or, `downwards`, rows."""
+    """The placed picture, its corner at the origin, y upwards; its layers are columns or, if `downwards`, rows."""
 
     layers: list[list[Item]]
     links: list[Link]
@@ -136,12 +136,12 @@ def place(cell: CellGenotype, labels: dict[str, str], operation_width: float) ->
 def fit(
     cell: CellGenotype, labels: dict[str, str], label_width: Callable[[float], float], width: float
 ) -> Layout | None:
-    """Lay a cell out in at most `width`, with letters of at least `LEAST_LABEL`; None where it cannot be done.
+    """Lay a cell out in at most `width`, with letters of at least `LEAST_LABEL`; None if that is impossible.
 
-    `label_width` gives the width of the widest label from the size of its letters. Of the layouts that fit the one is
-    taken whose height, beside that of its letters, is least.
+    `label_width` maps the size of letters to the width of the widest label. Of the layouts that fit, the one with the
+    least height relative to its letters is chosen.
     """
-    # Many are the same, from the number on at which all operations have room.
+    # Many are the same: once all operations have room, a larger number changes nothing.
     spread = list({str(layers): layers for layers in (_layers(cell, abreast) for abreast in _ABREAST)}.values())
     ways = [(spread[0], None), *((layers, width) for layers in spread)]
     plans = []
@@ -149,7 +149,7 @@ def fit(
         for sizes in (*map(compact, _LABELS), GENEROUS):
             plan = _plan(cell, labels, label_width(sizes.label) + sizes.padding, sizes, layers, breadth)
             if plan.least_size[0] > width:
-                break  # so are those with larger letters
+                break  # larger letters would not fit either
             plans.append(plan)
     for plan in sorted(plans, key=lambda plan: plan.least_size[1] / plan.sizes.label):
         layout = _place(plan)
@@ -160,7 +160,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What stands in which layer. A picture that runs downwards has a `breadth`, and is turned when all is placed."""
+    """Which item is in which layer. A picture that runs downwards has a `breadth`, and is turned once placed."""
 
     layers: list[list[Item]]
     links: list[Link]
@@ -169,7 +169,7 @@ class _Plan:
 
     @property
     def least_size(self) -> tuple[float, float]:
-        """The width and height that the picture has at least."""
+        """A lower bound of the width and the height of the picture."""
         sizes = self.sizes
         breadth = max(sum(item.height + sizes.distance for item in layer) for layer in self.layers) - sizes.distance
         length = sum(max(item.width for item in layer) + sizes.gap for layer in self.layers) - sizes.gap
@@ -236,8 +236,8 @@ def _plan(
 def _layers(cell: CellGenotype, abreast: float) -> tuple[list[list[int]], list[int]]:
     """The layers of each node's operations, and those of the states.
 
-    Nodes equally far from the inputs stand beside one another as long as they have at most `abreast` operations; the
-    operations of a node that has more are spread evenly over several layers.
+    Nodes at the same distance from the inputs share layers as long as they have at most `abreast` operations together;
+    the operations of a node that has more are spread evenly over several layers.
     """
     depths = [0, 0]
     for node in cell.nodes:
@@ -343,7 +343,7 @@ def _crossings(layers: list[list[Item]]) -> int:
 
 
 def _set_heights(layers: list[list[Item]], sizes: Sizes, breadth: float | None) -> None:
-    """Draw every item towards its neighbours' heights, keeping order and distances in its column, and the breadth."""
+    """Pull every item towards its neighbours' heights, keeping order and distances in its column, and the breadth."""
     for layer in layers:
         y = 0.0
         for above, item in zip([None, *layer], layer, strict=False):
@@ -370,7 +370,7 @@ def _fit(layer: list[Item], sizes: Sizes, breadth: float | None) -> None:
             weight, number = weight + other_weight, number + other_number
         blocks.append((mean, weight, number))
     heights = [mean for mean, _, number in blocks for _ in range(number)]
-    if breadth is not None:  # all distances are kept by all that is cut at the same two heights
+    if breadth is not None:  # clipping all heights to the same interval keeps all distances
         highest, lowest = -layer[0].height / 2, layer[-1].height / 2 + offset - breadth
         heights = [min(max(height, lowest), highest) for height in heights]
     for item, height, shift in zip(layer, heights, offsets, strict=True):
@@ -378,7 +378,7 @@ def _fit(layer: list[Item], sizes: Sizes, breadth: float | None) -> None:
 
 
 def _wish(item: Item) -> tuple[float, float]:
-    """The height at which the item's links would be level on average, and how much that counts."""
+    """The height at which the item's links would be level on average, and the weight of that wish."""
     near = item.sources + item.targets
     weights = [_STRAIGHT if item.kind == other.kind == "wire" else 1.0 for other in near]
     if not near:
@@ -388,7 +388,7 @@ def _wish(item: Item) -> tuple[float, float]:
 
 
 def _straighten(layers: list[list[Item]], sizes: Sizes, breadth: float | None) -> None:
-    """Give the pieces of a wire that are nearly level one height, where nothing beside them is in the way."""
+    """Give the pieces of a wire that are nearly level the same height, if nothing beside them is in the way."""
     for item in itertools.chain(*layers):
         if item.kind == "wire" and all(source.kind != "wire" for source in item.sources):
             chain = [item]
@@ -398,7 +398,7 @@ def _straighten(layers: list[list[Item]], sizes: Sizes, breadth: float | None) -
 
 
 def _level(chain: list[Item], layers: list[list[Item]], sizes: Sizes, breadth: float | None) -> None:
-    """Level a wire from its beginning on, and again from every piece that cannot be level with those before it."""
+    """Level a wire from its start, and anew from every piece that cannot be level with those before it."""
     level: list[Item] = []
     low, high = -math.inf, math.inf
     for wire in chain:

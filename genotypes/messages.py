@@ -1,10 +1,10 @@
-"""Messages as they may be shown: names in files, and what libraries say of them, come from anywhere."""
+"""Safe messages: names in files, and library messages that quote them, may contain anything."""
 
 _LONGEST = 2000  # characters
 
 
 def one_line(text: str) -> str:
-    """`text` in one line, without anything that a terminal would obey, at most 2,000 characters."""
+    """`text` as one line of at most 2,000 characters, without control characters that a terminal would obey."""
     line = " ".join(text.split())
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     # The end of a message says how to fix it.

@@ -29,7 +29,7 @@ Nodes = tuple[tuple[Edge, ...], ...]
 _CALL = re.compile(r"(?:\b[A-Za-z_]\w{0,99}\.){0,9}\bGenotype[ \t]*\(")
 _NAME_BEFORE = re.compile(r"\b([A-Za-z_]\w*) *[=:] *$")
 _BRACKET_OR_STRING = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|[()\[\]{}]")
-_LONGEST_PREFIX = 200  # characters before a genotype that are searched for its name
+_LONGEST_PREFIX = 200  # characters before a genotype that are searched for its name; bounds the time
 _MOST_GENOTYPES = 1000
 _MOST_NAMES = 30  # that a message lists
 
@@ -37,8 +37,8 @@ _MOST_NAMES = 30  # that a message lists
 def to_text(genotype: Genotype) -> str:
     """The genotype in the literature's notation; `from_text` reads it back to an equal genotype.
 
-    A list of edges is flat, as in the literature, wherever that reads back unambiguously, else one list a
-    node. A name that is no identifier is written as a `name=` argument. Raises GenotypeError if not valid.
+    A list of edges is flat, as in the literature, if that can be read back unambiguously, otherwise one list per
+    node. A name that is not an identifier becomes a `name=` argument. Raises GenotypeError if it is not valid.
     """
     validate(genotype)
     name = genotype.name
@@ -58,12 +58,12 @@ def to_text(genotype: Genotype) -> str:
 def from_text(text: str, name: str | None = None, where: str = "<text>", choose: str | None = None) -> Genotype:
     """Read a `Genotype(...)`, alone or assigned to a name, which then is the genotype's.
 
-    It may stand in a file of the literature, among imports, definitions and other genotypes, of which `choose` names
-    one, and in pasted text: a line of a log, a prompt, a fence of Markdown. A flat list carries no node boundaries: it
-    has two edges a node, as in the code of DARTS, or the three of Space-HB where it has their sources. One that could
-    be three a node with other sources is refused. A list of lists states the nodes.
+    The text may be a file of the literature, with imports, definitions and several genotypes, of which `choose` names
+    one; or pasted text: a line of a log, a prompt, a fence of Markdown. A flat list has no node boundaries: it is read
+    as two edges per node, as in the code of DARTS, or as three if it has the sources of Space-HB. One that could be
+    three per node with other sources is refused. A list of lists states the nodes.
 
-    `name` wins over the name in the text. Raises GenotypeError, whose message starts with `where`.
+    `name` takes precedence over the name in the text. Raises GenotypeError, whose message starts with `where`.
     """
     if len(text) > MAX_TEXT:
         raise GenotypeError(f"{where}: is longer than {MAX_TEXT} characters; no genotype is")
@@ -80,12 +80,12 @@ def from_text(text: str, name: str | None = None, where: str = "<text>", choose:
 
 
 def without_fences(text: str) -> str:
-    """The text with the fences of Markdown, ``` or ~~~, left empty."""
+    """The text with the fences of Markdown, ``` or ~~~, blanked, so that line numbers stay."""
     return re.sub(r"^[ \t]*(```|~~~).*$", "", text, flags=re.MULTILINE)
 
 
 def _calls(text: str, where: str) -> list[tuple[str | None, ast.Call]]:
-    """The genotypes in a text, each with the name it is assigned to; a name's last one."""
+    """The genotypes in a text, each with the name it is assigned to; the last one assigned to a name counts."""
     try:
         statements = _statements(text.strip(), where)
     except SyntaxError as error:
@@ -135,13 +135,13 @@ def _assignment(statement: ast.stmt) -> tuple[str, ast.expr] | None:
 
 
 def _defines_or_says(statement: ast.stmt) -> bool:
-    """Whether a statement is what stands around genotypes in the literature's files, and changes none of them."""
+    """Whether a statement may surround genotypes in the literature's files, and changes none of them."""
     said = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     return said or isinstance(statement, ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef)
 
 
 def _pasted(text: str, where: str) -> list[tuple[str | None, ast.Call]]:
-    """The genotypes in a text that is no program, such as a log; none where one of them is none either."""
+    """The genotypes in a text that is not a program, such as a log; none at all if one of them cannot be parsed."""
     calls: list[tuple[str | None, ast.Call]] = []
     end = 0
     while match := _CALL.search(text, end):
@@ -165,7 +165,7 @@ def _pasted(text: str, where: str) -> list[tuple[str | None, ast.Call]]:
 
 
 def _end_of_call(text: str, start: int) -> int | None:
-    """Where the bracket that was opened just before `start` is closed."""
+    """The position after the bracket that closes the one opened just before `start`; None if it is not closed."""
     depth = 1
     for token in _BRACKET_OR_STRING.finditer(text, start):
         depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token[0], 0)
@@ -175,7 +175,7 @@ def _end_of_call(text: str, start: int) -> int | None:
 
 
 def _move(tree: ast.AST, text: str, start: int) -> None:
-    """Makes the places in the tree of a part of `text` those in `text`."""
+    """Shifts line and column numbers of a tree that was parsed from `text[start:]` to those in `text`."""
     lines = text.count("\n", 0, start)
     columns = start - (text.rfind("\n", 0, start) + 1)
     for node in ast.walk(tree):
@@ -185,7 +185,7 @@ def _move(tree: ast.AST, text: str, start: int) -> None:
 
 
 def _chosen(calls: list[tuple[str | None, ast.Call]], choose: str | None, where: str) -> tuple[str | None, ast.Call]:
-    """The one genotype that there is, or the one of the name `choose`."""
+    """The only genotype, or the one called `choose`."""
     names = [name for name, _ in calls if name is not None]
     fitting = [(name, call) for name, call in calls if choose in (None, name)]
     if not calls:
@@ -217,7 +217,7 @@ def _keywords(call: ast.Call, where: str) -> dict[str, ast.expr]:
         if argument.arg is None or argument.arg not in (*_FIELDS, "name"):
             _fail(argument, f"unknown argument; Genotype takes {', '.join(_FIELDS)} and name", where)
         if argument.arg in fields:
-            _fail(argument, f"states {argument.arg} a second time; state it once", where)
+            _fail(argument, f"states {argument.arg} twice; state it once", where)
         fields[argument.arg] = argument.value
     for field in _FIELDS:
         if field not in fields:
@@ -234,8 +234,8 @@ def _cell(edges: ast.expr, concat: ast.expr, where: str) -> CellGenotype:
     if nodes is None:
         _fail(
             edges,
-            f"cannot tell which of the {len(items)} edges enter which node: a flat list has two a node, and must not "
-            "be three a node as well; write one list a node",
+            f"cannot tell which of the {len(items)} edges enter which node: a flat list has two per node, and must not "
+            "fit three per node as well; write one list per node",
             where,
         )
     return CellGenotype(nodes, outputs)
@@ -247,11 +247,11 @@ def _is_node(item: ast.expr) -> bool:
 
 
 def _of_flat_list(edges: tuple[Edge, ...], concat: tuple[int, ...]) -> Nodes | None:
-    """The nodes of a flat list, or None where it can be read in no way or in two.
+    """The nodes of a flat list, or None if it can be read in no way or in two.
 
-    DARTS's code takes two edges a node, whatever the concatenation. Three a node, all nodes concatenated up to the
-    last, is the other reading: that of Space-HB, whose edges into node t leave t-1, t-1 and t-2, and nothing else
-    has these sources throughout.
+    DARTS's code has two edges per node, whatever the concatenation. The other reading is three per node, with all nodes
+    up to the last concatenated: that of Space-HB, whose edges into node t leave t-1, t-1 and t-2; nothing else has
+    these sources throughout.
     """
     three = _cut(edges, 3) if len(edges) == 3 * (max(concat, default=1) - 1) else None
     if three is None:
@@ -261,7 +261,7 @@ def _of_flat_list(edges: tuple[Edge, ...], concat: tuple[int, ...]) -> Nodes | N
 
 
 def _cut(edges: tuple[Edge, ...], width: int) -> Nodes | None:
-    """Nodes of `width` edges each, or None where that does not give every node earlier sources only."""
+    """Nodes of `width` edges each, or None if any node would then read a later one."""
     if not edges or len(edges) % width:
         return None
     nodes = tuple(edges[i : i + width] for i in range(0, len(edges), width))
@@ -309,7 +309,7 @@ def _integer(node: ast.expr, where: str) -> int:
 
 def _edges_text(cell: CellGenotype) -> str:
     flat = tuple(edge for node in cell.nodes for edge in node)
-    # Other programs read two edges a node, whatever the sources are.
+    # Other programs read two edges per node, whatever the sources are.
     if _cut(flat, 2) == _of_flat_list(flat, cell.concat) == cell.nodes:
         return _list_text(flat)
     return "[" + ", ".join(_list_text(node) for node in cell.nodes) + "]"

@@ -15,19 +15,19 @@ OPERATIONS: dict[str, str] = {
 }
 """Operation name, as the literature spells it -> short label for pictures."""
 
-_LONGEST_NAME = 40  # keeps pictures legible and the size of a genotype's text bounded
+_LONGEST_NAME = 40  # keeps pictures legible, and bounds the length of a genotype's text
 
 
 def declare_operation(name: str, label: str) -> None:
     """Add an operation to the vocabulary, so that genotypes may name it.
 
     Raises ValueError if the name is taken or is not 1 to 40 printable ASCII characters, or if the label is
-    empty or unprintable.
+    empty or not printable.
     """
     if name in OPERATIONS:
-        raise ValueError(f"operation {name!r} is declared already; choose another name")
+        raise ValueError(f"operation {name!r} is already declared; choose another name")
     if not (name and name.isascii() and name.isprintable() and len(name) <= _LONGEST_NAME):
         raise ValueError(f"operation name {name!r} must be 1 to {_LONGEST_NAME} printable ASCII characters")
     if not (label and label.isprintable()):
-        raise ValueError(f"label {label!r} of operation {name!r} must be a non-empty printable text")
+        raise ValueError(f"label {label!r} of operation {name!r} must be non-empty printable text")
     OPERATIONS[name] = label

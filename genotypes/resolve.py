@@ -1,4 +1,4 @@
-"""What a user names as a genotype: a published one, a file, or the directory of a run."""
+"""From a user's argument to a genotype: the name of a published one, a file, or the directory of a run."""
 
 import os
 
@@ -10,7 +10,7 @@ from genotypes.zoo import ZOO, find
 def resolve(name_or_path: str | os.PathLike[str]) -> Genotype:
     """The genotype of a published architecture, of a file (see `load`), or of the directory of a run.
 
-    FILE:NAME is one of several in a file. Names may be spelled as in the authors' code, and in any case.
+    FILE:NAME is one of several in a file. Names may be spelled as in the authors' code, in upper or lower case.
 
     Raises GenotypeError if it is none of them, or if the file is faulty.
     """
@@ -21,7 +21,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Genotype:
     if os.path.isdir(text):
         path = os.path.join(text, "genotype.json")
         if not os.path.isfile(path):
-            raise GenotypeError(f"{text}: holds no genotype.json; name the directory of a run that has ended")
+            raise GenotypeError(f"{text}: holds no genotype.json; name the directory of a finished run")
         return load(path)
     if os.path.exists(text):
         return load(text)

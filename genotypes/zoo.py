@@ -1,7 +1,7 @@
-"""Published architectures by name, each with its paper and the result the paper claims for it.
+"""Published architectures by name, each with its paper and the result that the paper claims.
 
-The genotypes were read from the authors' own repositories (`source`). They are stated in the literature's
-notation, which is what one compares them with.
+The genotypes were taken from the authors' own repositories (`source`). They are written in the literature's
+notation, so that they can be compared with their sources.
 """
 
 import re
@@ -14,13 +14,13 @@ from genotypes.notation import from_text
 
 @dataclass(frozen=True, kw_only=True)
 class ZooEntry:
-    """A published architecture and what its paper says of it.
+    """A published architecture and what its paper says about it.
 
-    `dataset` is the one the claim is about, and so the form of the network: "cifar10" 20 cells of 36 initial
-    channels, "imagenet" 14 cells of 48. `claimed_error` is the top-1 test error in percent; `claim` says
-    under which conditions. `params` is the exact number of weights which the DARTS evaluation network of
-    that form has without auxiliary head; papers print `claimed_params_millions`. `source` is the GitHub
-    repository the genotype was read from.
+    `dataset` is the one that the claim is about, and decides the form of the network: 20 cells of 36 initial
+    channels for "cifar10", 14 cells of 48 for "imagenet". `claimed_error` is the top-1 test error in percent;
+    `claim` states the conditions. `params` is the exact number of weights of the DARTS evaluation network in
+    that form, without auxiliary head; papers print `claimed_params_millions`. `source` is the GitHub repository
+    of the genotype.
     """
 
     genotype: Genotype
@@ -48,12 +48,12 @@ def get(name: str) -> ZooEntry:
 
 
 def find(name: str) -> ZooEntry | None:
-    """The published architecture of that name, in any case and as the authors' code spells it; None for no such."""
+    """The published architecture of that name, in upper or lower case or as in the authors' code; None if unknown."""
     return ZOO.get(_SPELLINGS.get(_spelling(name), ""))
 
 
 def _spelling(name: str) -> str:
-    """What is the same in all spellings of a name."""
+    """A key that all spellings of a name share."""
     return re.sub(r"[-_ ]", "", name[:MAX_NAME]).casefold()
 
 
@@ -373,4 +373,4 @@ _SPELLINGS = {_spelling(name): name for name in ZOO} | {
     _spelling("PC_DARTS_image"): "PC_DARTS_IMAGENET",
     _spelling("GDAS_V1"): "GDAS",
 }
-"""What all spellings of a name share -> that name; with the other names that the authors' own code has."""
+"""Key of a spelling -> name; including other names that the authors' own code uses."""

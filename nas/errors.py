@@ -8,17 +8,17 @@ from contextlib import contextmanager
 
 
 class UsageError(ValueError):
-    """A user's mistake: one line that says what, where and how to mend it. Exit code 2."""
+    """A user error: one line that says what is wrong, where, and how to fix it. Exit code 2."""
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss is no longer a number; the last good checkpoint stays as it is. Exit code 1."""
+    """The loss, or a weight, is inf or nan; the last good checkpoint is kept. Exit code 1."""
 
 
 class Stopped(BaseException):
-    """A signal ended the run: saved at the first one, at once at the second. Exit code 128 + signal.
+    """A signal ended the run: after saving at the first one, at once at the second. Exit code 128 + signal.
 
-    Like KeyboardInterrupt it is no error, and nothing that handles errors handles it.
+    Like KeyboardInterrupt it is not an Exception, so that `except Exception` does not catch it.
     """
 
     def __init__(self, signal: int) -> None:
@@ -26,7 +26,7 @@ class Stopped(BaseException):
         self.signal = signal
 
 
-#: The seeds that PyTorch takes.
+#: The range of seeds that PyTorch accepts.
 SEEDS = (-(2**63), 2**64 - 1)
 #: Far more than anybody has time for.
 MAX_EPOCHS = 10**9
@@ -54,7 +54,7 @@ def _shown(number: float) -> str:
 
 @contextmanager
 def users_mistakes() -> Iterator[None]:
-    """Where the user's input is taken in, a ValueError is the user's mistake; elsewhere it is ours."""
+    """Turns a ValueError within it into a UsageError: used only where user input is read, elsewhere it is our bug."""
     try:
         yield
     except ValueError as error:

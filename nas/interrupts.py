@@ -1,6 +1,6 @@
-"""Ctrl-C while a program is still importing, which takes seconds: it ends without a traceback.
+"""Lets Ctrl-C end a program without a traceback while it is still importing, which takes seconds.
 
-The first import of every script. It does nothing in other programs, which import the scripts as modules.
+Every script imports this first. In other programs, which import the scripts as modules, it does nothing.
 """
 
 import os
@@ -13,12 +13,13 @@ _PROGRAMS = ("train_search", "train_eval", "genotype_tool", "optinas-search", "o
 
 
 def leave(number: int, frame: FrameType | None) -> None:
-    """Ends the process as a shell's own programs end."""
+    """Ends the process with the exit code that a shell reports for a signal."""
+    # Not sys.exit: an exception raised in the middle of an import could be caught there, or printed.
     os._exit(128 + number)
 
 
 def raise_again() -> None:
-    """Has Ctrl-C raise KeyboardInterrupt again, so that what is under way can clean up."""
+    """Makes Ctrl-C raise KeyboardInterrupt again, so that work in progress can clean up."""
     if signal.getsignal(signal.SIGINT) is leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

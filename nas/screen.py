@@ -1,4 +1,4 @@
-"""What a run shows while it computes. A program that calls it as a library decides whether and how."""
+"""What a run prints while it computes. A program that uses this as a library decides whether and how."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from tqdm import tqdm
 
 from genotypes.messages import one_line
 
-#: None: nothing is shown. Of each thread by itself: what runs beside a silent run may still print.
+#: None prints nothing. Each thread has its own: a run in another thread may still print.
 _write: ContextVar[Callable[[str], None] | None] = ContextVar("write", default=tqdm.write)
 
 
 def say(text: str) -> None:
-    """Shows a line: prints it, unless within `shown_by`."""
+    """Prints a line, or passes it to the function that `shown_by` has set."""
     write = _write.get()
     if write is not None:
         write(text)
 
 
 def silent() -> bool:
-    """Whether nothing is to be shown, progress bars included."""
+    """Whether nothing is printed, progress bars included."""
     return _write.get() is None
 
 
 @contextmanager
 def shown_by(write: Callable[[str], None] | None) -> Iterator[None]:
-    """Within it `write` gets the lines; None: nobody does."""
+    """Within it, `write` gets the lines; None discards them."""
     token = _write.set(write)
     try:
         yield
@@ -38,7 +38,7 @@ def shown_by(write: Callable[[str], None] | None) -> Iterator[None]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the same keys as an aligned table, numbers to the right."""
+    """Formats rows with the same keys as an aligned table, numbers to the right."""
     cells = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     numeric = [isinstance(value, int | float) for value in rows[0].values()]

@@ -31,10 +31,10 @@ class HBSpace(SearchSpace):
          10    3.6e-4    3.6e-4       8.0e-4
          20    1.6e-8    1.6e-8       3.7e-8    (float32 is exactly one-hot from 19 on, and its gradient zero)
 
-    The default is the largest gap, of those that were tried, at which the images have a say. In searches as long as
-    the paper's in step size times steps, peaked logits that start at 10 all end at 5: weight decay moves them, and all
-    alike. From 5 each goes its own way, and from 2 or 3 the search does not start near HB-Net. LOG.md has the figures
-    (`python -m benchmarks.hb_start`), and `metrics.csv` of a search says how many slots have left their start.
+    The default is the largest gap, of those tried, at which the images influence the result. In searches as long as the
+    paper's (step size times steps), all peaked logits that start at 10 end at 5: weight decay moves them, all alike.
+    From 5 on, each moves differently, and at 2 or 3 the search does not start near HB-Net. LOG.md has the figures
+    (`python -m benchmarks.hb_start`), and `metrics.csv` of a search counts the edges that have left their start.
     """
 
     edges_kept = None
@@ -54,12 +54,10 @@ class HBSpace(SearchSpace):
             return
         missing = {"skip_connect", "neg_skip_connect"} - set(self.operations)
         if missing:
-            raise ValueError(
-                f"the HB initialization needs the operation {min(missing)!r}; add it, or choose another init"
-            )
+            raise ValueError(f"--init hb needs the operation {min(missing)!r}; add it, or choose another --init")
         if self.edge_normalized:
             raise ValueError(
-                "with --edge-normalized no node starts as eq. (26), which --init hb is for; choose another --init"
+                "--init hb starts every node as eq. (26), which --edge-normalized rules out; drop one of the two"
             )
         super()._initialize("random", gap, generator)
         self.peaked = {

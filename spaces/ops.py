@@ -33,7 +33,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 #: name -> constructor(channels, stride, affine); `affine` is that of the operation's BatchNorms.
 OPERATIONS: dict[str, OperationBuilder] = {}
 
-#: The nine of Table 6, in the paper's order, which is also the order in which ties are broken.
+#: The nine of Table 6, in the paper's order; of equally strong operations the first is derived.
 TABLE_6 = (
     "sep_conv_3x3",
     "sep_conv_5x5",
@@ -76,7 +76,7 @@ def build_operation(name: str, channels: int, stride: int, affine: bool = True) 
 
 @functools.cache
 def is_parameter_free(name: str) -> bool:
-    """Whether the operation has no parameters where it keeps the image's size: pools, identities, zero.
+    """Whether the operation has no parameters at stride 1: pools, identities, zero.
 
     Raises ValueError for a name that is not in the table.
     """
@@ -85,7 +85,7 @@ def is_parameter_free(name: str) -> bool:
 
 
 def convolution(c_in: int, c_out: int, kernel: int, stride: int, padding: int) -> nn.Conv2d:
-    """A convolution without bias that every CPU computes right; operations of your own may be built from it."""
+    """A convolution without bias that every CPU computes correctly; use it in operations of your own."""
     if kernel == 1 and stride > 1 and padding == 0:
         return StridedPointwiseConv2d(c_in, c_out, stride)
     return nn.Conv2d(c_in, c_out, kernel, stride, padding, bias=False)
@@ -93,23 +93,23 @@ def convolution(c_in: int, c_out: int, kernel: int, stride: int, padding: int) -
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What is known of an operation, for those who have a shorter way to compute it; by default, nothing is."""
+    """What is known about an operation, for code that has a faster way to compute it; by default, nothing."""
 
     pool: bool = False
-    """A pool, without a BatchNorm of its own: the supernet follows it by one."""
+    """A pool, without a BatchNorm of its own: the supernet appends one."""
     sign: float | None = None
     """The identity times this sign."""
     zero: bool = False
-    """Zero, whatever the input."""
+    """Zero for every input."""
     relu_first: bool = False
-    """A `StartsWithReLU`, with a ReLU in its first place unless somebody has put another module there."""
+    """A `StartsWithReLU` whose first module is a ReLU, unless it was replaced by another module."""
 
 
 _TRAITS: dict[type[nn.Module], Traits] = {nn.Identity: Traits(sign=1.0)}
 
 
 def known_as(traits: Traits) -> Callable[[type[ModuleT]], type[ModuleT]]:
-    """Decorator by which the class of an operation says what it is."""
+    """Decorator that states the traits of an operation's class."""
 
     def declare(cls: type[ModuleT]) -> type[ModuleT]:
         _TRAITS[cls] = traits
@@ -119,31 +119,30 @@ def known_as(traits: Traits) -> Callable[[type[ModuleT]], type[ModuleT]]:
 
 
 def traits(module: nn.Module) -> Traits:
-    """What the class of `module` says it is. Nothing is inherited: a subclass may compute something else."""
+    """The traits of the class of `module`. They are not inherited: a subclass may compute something else."""
     return _TRAITS.get(type(module), Traits())
 
 
 class StartsWithReLU(ABC):
-    """A module that sees only the ReLU of its input; whoever has that already shares it by calling `after_relu`.
+    """A module that reads only the ReLU of its input; a caller that has it already passes it to `after_relu`.
 
-    That is another entrance than the module itself: `forward` and its hooks are passed by. `starts_with_relu` tells
-    whether both give the same.
+    This bypasses `forward` and its hooks. `starts_with_relu` tells whether both give the same result.
     """
 
     @property
     @abstractmethod
     def first(self) -> nn.Module:
-        """What the input goes through first."""
+        """The module that the input goes through first."""
 
     @abstractmethod
     def after_relu(self, x: Tensor) -> Tensor:
-        """The result, from the ReLU `x` of the input."""
+        """The result, given the ReLU `x` of the input."""
 
 
 def starts_with_relu(module: nn.Module) -> TypeGuard[StartsWithReLU]:
     """Whether `module(x)` is `module.after_relu(x.relu())`.
 
-    It is not known of a subclass, nor where another activation stands in the ReLU's place.
+    False for subclasses, and for modules whose ReLU was replaced by another activation.
     """
     return traits(module).relu_first and isinstance(module, StartsWithReLU) and type(module.first) is nn.ReLU
 
@@ -163,7 +162,7 @@ class _ReLUSequence(nn.Sequential, StartsWithReLU):
 
 
 class _OneSequence(nn.Module, StartsWithReLU):
-    """What has its modules in a sequence `op`, as DARTS's code does, whose names for weights are kept."""
+    """A module with a sequence `op`, as in DARTS's code: its names for weights are kept."""
 
     def __init__(self, *modules: nn.Module) -> None:
         super().__init__()
@@ -194,7 +193,7 @@ class ReLUConvBN(_OneSequence):
 class FactorizedReduce(nn.Module, StartsWithReLU):
     """Halves H and W: two 1x1 convolutions, of the pixels at even and at odd coordinates, side by side."""
 
-    #: By which the result is multiplied.
+    #: Factor of the result.
     sign: ClassVar[float] = 1.0
 
     def __init__(self, c_in: int, c_out: int, affine: bool = True) -> None:
@@ -222,7 +221,7 @@ class FactorizedReduce(nn.Module, StartsWithReLU):
 def even_and_odd_pixels(x: Tensor) -> tuple[Tensor, Tensor]:
     """The pixels of (N, C, H, W) whose row and column are even, and those of both odd, (N, C, H', W')."""
     even, odd = x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]
-    # There is one pixel less at odd coordinates of an odd side: zeros stand where the grid leaves the image.
+    # An odd side has one pixel less at odd coordinates: zeros take the place of what is outside the image.
     missing = [even.shape[dim] - odd.shape[dim] for dim in (2, 3)]
     if any(missing):
         odd = F.pad(odd, (0, missing[1], 0, missing[0]))
@@ -250,7 +249,7 @@ class MaxPool(nn.MaxPool2d):
 
 @known_as(Traits(pool=True))
 class AvgPool(nn.AvgPool2d):
-    """Mean over those of 3x3 pixels that lie in the image."""
+    """Mean over those of 3x3 pixels that lie inside the image."""
 
     def __init__(self, stride: int) -> None:
         super().__init__(3, stride=stride, padding=1, count_include_pad=False)
@@ -279,7 +278,7 @@ class Zero(nn.Module):
 
 
 class Round(NamedTuple):
-    """The names of the modules of a round of `Separable`, in the order in which they are computed."""
+    """The names of the modules of a round of `Separable`, in order of computation."""
 
     relu: str
     depthwise: str
@@ -290,7 +289,7 @@ class Round(NamedTuple):
 class Separable(_OneSequence):
     """Rounds of ReLU - depthwise convolution - pointwise convolution - BatchNorm.
 
-    `rounds` names the modules of each, as they stand in its state and for `get_submodule`.
+    `rounds` has the names of their modules, as in the state and for `get_submodule`.
     """
 
     #: The classes of a round's modules.
@@ -304,13 +303,13 @@ class Separable(_OneSequence):
 
     @property
     def first_depthwise(self) -> DepthwiseConv2d:
-        """All have its filter size, and it alone has the stride."""
+        """The first depthwise convolution: all have its filter size, and it alone has the stride."""
         convolution = self.get_submodule(self.rounds[0].depthwise)
         assert isinstance(convolution, DepthwiseConv2d)
         return convolution
 
     def is_as_built(self) -> bool:
-        """Whether nobody has put a module of another class in the place of one."""
+        """Whether no module was replaced by one of another class."""
         return [type(module) for module in self.op] == [*self.PARTS] * len(self.rounds)
 
 
@@ -329,7 +328,7 @@ class SepConv(Separable):
     def __init__(self, channels: int, kernel: int, stride: int, affine: bool) -> None:
         super().__init__(
             [nn.ReLU(), *_depthwise_separable(channels, kernel, stride, 1, affine)],
-            # In place: nobody else sees the BatchNorm's result, nor does its gradient need it.
+            # In place: nothing else reads the result of the BatchNorm, and its gradient does not need it.
             [nn.ReLU(inplace=True), *_depthwise_separable(channels, kernel, 1, 1, affine)],
         )
 

@@ -1,4 +1,4 @@
-"""Search spaces by name: those of this package, those of installed packages, those of a module of yours."""
+"""Search spaces by name: from this package, from installed packages, or from a module of your own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SpaceConfig:
 
 
 def register(name: str) -> Callable[[S], S]:
-    """Decorator that makes a SearchSpace known as `name`. Raises ValueError where the name is taken."""
+    """Decorator that registers a SearchSpace as `name`. Raises ValueError if the name is taken."""
 
     def add(space: S) -> S:
         if name in _SPACES:
@@ -72,8 +72,8 @@ def names() -> list[str]:
 def get(name: str) -> type[SearchSpace]:
     """The search space of that name, or the class at "package.module:Class".
 
-    Raises ValueError for a name that is not known (the message lists what is), a module that cannot be
-    imported, or an object that is not a SearchSpace.
+    Raises ValueError for an unknown name (the message lists the known ones), a module that cannot be imported, or
+    an object that is not a SearchSpace.
     """
     if name in _SPACES:
         return _SPACES[name]
@@ -87,12 +87,12 @@ def get(name: str) -> type[SearchSpace]:
 
 
 def build(config: SpaceConfig, *, seed: int = 0) -> SearchSpace:
-    """The search space that `config` names, initialized with random numbers of `seed`.
+    """The search space that `config` names, initialized with random numbers from `seed`.
 
     Raises ValueError as `get`, the space and its `initialize` do.
     """
     if "all" in config.operations and len(config.operations) > 1:
-        raise ValueError('--operations "all" stands for all of them; give it alone, or leave it out')
+        raise ValueError('--operations "all" means all of them; pass it alone, or leave it out')
     operations = TABLE_6 if config.operations == ("all",) else config.operations
     space = get(config.space)(nodes=config.nodes, operations=operations, edge_normalized=config.edge_normalized)
     generator = torch.Generator().manual_seed(seed)
@@ -112,15 +112,15 @@ def load_installed() -> None:
     for point in entry_points(group=ENTRY_POINTS):
         try:
             _loaded(point)
-        except ValueError as error:  # whoever does not use it should not be stopped by it
+        except ValueError as error:  # a broken package must not stop those who do not use it
             warnings.warn(str(error), stacklevel=2)
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Imports modules, of installed packages or the working folder, for the operations that they declare.
+    """Imports modules, from installed packages or the working directory, for the operations that they declare.
 
-    Whoever calls it vouches for them: names must come from the user, never from a file. Raises ValueError for a module
-    that cannot be imported.
+    Importing runs code: names must come from the user, never from a file. Raises ValueError for a module that cannot be
+    imported.
     """
     for name in names:
         _import(name, f"module {name!r}")
@@ -138,21 +138,21 @@ def _from_module(name: str) -> object:
 def _import(name: str, what: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:
-        # An installed command does not have the working folder on its path, where one's own module lies; last,
-        # so that nothing there stands in for an installed module.
+        # The path of an installed command lacks the working directory, where a user's own module is. It goes last, so
+        # that nothing there shadows an installed module.
         sys.path.append(here)
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever a user's module raises
+    except Exception as error:  # a user's module may raise anything
         raise ValueError(f"{what} could not be imported: {type(error).__name__}: {error}") from error
 
 
 def _loaded(point: EntryPoint) -> type[SearchSpace]:
     try:
         space = point.load()
-    except Exception as error:  # whatever somebody's module raises
+    except Exception as error:  # a stranger's module may raise anything
         raise ValueError(
-            f"search space {point.name!r} of the installed {point.value} could not be imported: "
+            f"search space {point.name!r}, installed as {point.value}, could not be imported: "
             f"{type(error).__name__}: {error}"
         ) from error
     return _checked(space, point.name)

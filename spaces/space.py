@@ -1,4 +1,4 @@
-"""What a search space is: a topology, operations, architecture parameters, edge weights, derivation.
+"""The base class of search spaces: topology, operations, architecture parameters, edge weights, derivation.
 
 Shape letters: E edges (mixed operations of one cell), O candidate operations.
 """
@@ -30,8 +30,8 @@ class Topology:
     """The directed graph of one cell.
 
     Nodes 0 and 1 are the cell's inputs, nodes 2..nodes+1 its intermediate nodes, whose concatenation is the
-    output. `edges` are (source, target) pairs in a fixed order, one for each mixed operation; a pair may stand
-    more than once. Raises ValueError where an edge runs backwards or a node has no incoming edge.
+    output. `edges` are (source, target) pairs in a fixed order, one for each mixed operation; a pair may occur
+    more than once. Raises ValueError if an edge runs backwards or a node has no incoming edge.
     """
 
     nodes: int
@@ -44,7 +44,7 @@ class Topology:
         for source, target in self.edges:
             if target not in targets or not 0 <= source < target:
                 raise ValueError(
-                    f"edge ({source}, {target}) does not run forwards into one of the nodes "
+                    f"edge ({source}, {target}) does not run forward into one of the nodes "
                     f"{targets.start}..{targets.stop - 1}"
                 )
         for target in targets:
@@ -61,11 +61,11 @@ INIT_GAP = 5.0
 
 
 class SearchSpace(nn.Module):
-    """Base class of the search spaces; a space says its edges and, if it likes, how they are weighted.
+    """Base class of the search spaces; a space defines its edges and, optionally, how they are weighted.
 
     A subclass defines `edges_between` and may override `operations_default`, `edges_kept`, `edge_normalized`,
-    `initializations`, `_initialize`, `edge_weights`, and `logits`. How logits become weights of the operations is
-    not the space's business but the relaxation's (`nas.methods.relaxation`).
+    `initializations`, `_initialize`, `edge_weights`, and `logits`. Turning logits into weights of the operations is
+    the job of a relaxation (`nas.methods.relaxation`), not of the space.
 
     Args:
         nodes: intermediate nodes of a cell.
@@ -77,15 +77,15 @@ class SearchSpace(nn.Module):
         alpha: logits of the operations, (E, O) for each cell kind.
         beta: logits of the edges, (E,) for each cell kind; only where edges are normalized.
 
-    Raises ValueError for an operation that is not in the table, stands twice, or if only zero is left.
+    Raises ValueError for an operation that is unknown or listed twice, and if there is none but zero.
     """
 
     operations_default: ClassVar[tuple[str, ...]] = TABLE_6
-    #: How many of the edges entering a node are kept at derivation; None keeps all of them.
+    #: How many of the edges entering a node the derivation keeps; None keeps all of them.
     edges_kept: ClassVar[int | None] = 2
     #: Whether the weights of the edges that enter a node are a softmax (of `beta`); else each edge has the weight 1.
     edge_normalized: bool = False
-    #: The names `initialize` takes; the first is the default.
+    #: The names that `initialize` accepts; the first is the default.
     initializations: ClassVar[tuple[str, ...]] = ("zero", "random")
 
     _same_target: Tensor
@@ -93,10 +93,10 @@ class SearchSpace(nn.Module):
     def __init__(self, *, nodes: int = 4, operations: Sequence[str] = (), edge_normalized: bool | None = None) -> None:
         super().__init__()
         if hasattr(self, "mixing_weights"):
-            # Ignored without a word, it would change what a search gives.
+            # Ignored silently, it would change the result of a search.
             raise ValueError(
-                f"{type(self).__name__} overrides mixing_weights, which nothing calls any more; "
-                "override logits or edge_weights, or give the search a relaxation of your own"
+                f"{type(self).__name__} overrides mixing_weights, which is no longer called; "
+                "override logits or edge_weights, or pass the search a relaxation of your own"
             )
         self.topology = Topology(nodes, tuple(self.edges_between(nodes)))
         self.operations = _checked_operations(operations or self.operations_default)
@@ -108,7 +108,7 @@ class SearchSpace(nn.Module):
             targets = torch.tensor([target for _, target in self.topology.edges])
             self.beta = nn.ParameterDict({kind: nn.Parameter(torch.zeros(len(targets))) for kind in KINDS})
             self.register_buffer("_same_target", targets[:, None] == targets, persistent=False)
-        #: The operation that the initialization peaks, by the edge; both cell kinds start alike.
+        #: By edge, the operation whose logit the initialization peaks; the same in both kinds of cells.
         self.peaked: dict[int, str] = {}
 
     def edges_between(self, nodes: int) -> Sequence[tuple[int, int]]:
@@ -129,6 +129,7 @@ class SearchSpace(nn.Module):
             alpha = self.alpha[kind]
             return alpha.new_ones(len(alpha))
         beta = self.beta[kind]
+        # A softmax per target node, in one operation for all nodes: the rivals of an edge are those with its target.
         rivals_EE = beta.expand(len(beta), -1).masked_fill(~self._same_target, -torch.inf)
         return (beta - rivals_EE.logsumexp(dim=1)).exp()
 
@@ -166,9 +167,9 @@ class SearchSpace(nn.Module):
                 parameter.copy_(1e-3 * torch.randn(parameter.shape, generator=generator))
 
     def left_start(self, mixing: Mixing) -> dict[Kind, int]:
-        """How many edges of each cell kind have another strongest operation than the one the search started from.
+        """For each cell kind, the number of edges whose strongest operation is not the one the search started from.
 
-        Only edges whose start is peaked count, and zero is no operation, as in `derive`.
+        Only edges that started peaked count, and zero is not considered, as in `derive`.
         """
         rows = {kind: mixing[kind].tolist() for kind in KINDS}
         return {
@@ -186,10 +187,10 @@ class SearchSpace(nn.Module):
 
         The strength of an edge is its largest weight among the operations other than zero (DARTS sec. 2.4).
         Each node keeps its `edges_kept` strongest edges, each with that operation. Of equal edges the one
-        that stands first in the topology is kept, of equal operations the one that stands first in
-        `operations`; the kept edges stand in the order of the topology.
+        that comes first in the topology is kept, of equal operations the one that comes first in
+        `operations`; the kept edges are in the order of the topology.
 
-        Raises ValueError for weights of another shape or that are not finite.
+        Raises ValueError for weights that have another shape or are not finite.
         """
         cells = {kind: self._derive_cell(mixing[kind], kind) for kind in KINDS}
         return Genotype(normal=cells["normal"], reduce=cells["reduce"])
@@ -229,7 +230,7 @@ def _checked_operations(names: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(f"unknown operation {unknown[0]!r}; known: {', '.join(OPERATIONS)}")
     repeated = [name for name in names if list(names).count(name) > 1]
     if repeated:
-        raise ValueError(f"operation {repeated[0]!r} stands twice in the list; name it once")
+        raise ValueError(f"operation {repeated[0]!r} occurs twice in the list; name it once")
     if set(names) <= {"none"}:
         raise ValueError("a search space needs at least one operation other than 'none'")
     return tuple(names)

@@ -69,7 +69,7 @@ def image_folder(root: Path, **counts: int) -> Path:
         (["--layers", "three"], "--layers"),
         (["--layer", "3"], "--layers"),
         (["--nodes", "101"], "--nodes is 101; a cell has at most 100"),
-        (["--operations", "all", "none"], '"all" stands for all of them; give it alone'),
+        (["--operations", "all", "none"], '"all" means all of them; pass it alone'),
         (["--seed", str(2**64)], "--seed is 18446744073709551616; it must be from"),
         (["--epochs", "9" * 400], "it must be from 1 to 1000000000"),
         (["--device", "mps"], "no usable device 'mps'; --device cpu always works"),
@@ -379,7 +379,7 @@ def test_draw_takes_a_title_and_a_width(tmp_path: Path) -> None:
     [
         (("--width", "0"), "--width is 0; it must be more than 0 and at most 2000 (millimetres)"),
         (("--width", "nan"), "--width is nan; it must be"),
-        (("--width", "10"), "cannot be drawn 10 mm wide with letters of 6 points; make it wider"),
+        (("--width", "10"), "cannot be drawn 10 mm wide with letters of 6 points; choose a larger width"),
         (("--width", "84", "--format", "dot"), "--width is for pictures"),
         (("--title", "a", "--no-title"), "--title and --no-title exclude each other"),
     ],

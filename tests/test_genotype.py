@@ -92,7 +92,7 @@ def test_genotypes_are_hashable() -> None:
         (["reduce", "concat"], [], r"\$\.reduce\.concat: must name at least one of the nodes 2 to 3"),
         (["reduce", "concat"], [2, 4], r"\$\.reduce\.concat\[1\]: must be an intermediate node, so 2 to 3"),
         (["reduce", "concat"], [1], r"\$\.reduce\.concat\[0\]"),
-        (["reduce", "concat"], [2, 2], r"\$\.reduce\.concat\[1\]: names node 2 a second time"),
+        (["reduce", "concat"], [2, 2], r"\$\.reduce\.concat\[1\]: lists node 2 twice"),
         (["reduce", "concat"], [2, 3.5], r"\$\.reduce\.concat\[1\]: Expected `int`"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_declared_operation_can_be_used(monkeypatch: pytest.MonkeyPatch) -> No
     declare_operation("declared", "a new one")
     cell = CellGenotype(nodes=((Edge("declared", 0),),), concat=(2,))
     validate(Genotype(cell, cell))
-    with pytest.raises(ValueError, match="'declared' is declared already"):
+    with pytest.raises(ValueError, match="'declared' is already declared"):
         declare_operation("declared", "again")
 
 

@@ -197,7 +197,7 @@ def test_names_survive(name: str | None) -> None:
         ("Genotype([], [], [], [])", "line 1, column 10: name the arguments"),
         ("Genotype(**{})", "unknown argument"),
         ("Genotype(colour=1)", "unknown argument"),
-        ("Genotype(normal=1, normal=2)", "states normal a second time"),
+        ("Genotype(normal=1, normal=2)", "states normal twice"),
         (text_of("1"), "line 1, column 17: expected a list of edges"),
         (text_of("[]"), "cannot tell which of the 0 edges"),
         (text_of("[('none', 0, 1.0)]"), "expected an edge"),

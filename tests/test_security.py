@@ -90,7 +90,7 @@ def test_no_module_that_a_configuration_names_is_imported(folder: Path, training
 def test_no_module_that_a_genotype_names_is_imported(name: str, folder: Path) -> None:
     text = genotypes.to_json(genotypes.get("DARTS_V2").genotype)
     (folder / "genotype.json").write_text(text.replace("sep_conv_3x3", name))
-    with pytest.raises(GenotypeError, match="unknown operation .* of your own: name its module, --operations-from"):
+    with pytest.raises(GenotypeError, match="unknown operation .* name its module with --operations-from"):
         genotype_tool.command(["check", "genotype.json"])
     (folder / "genotype.txt").write_text(f"import {EVIL}\nDARTS = {EVIL}.Genotype(normal=[('none', 0)])")
     with pytest.raises(GenotypeError):

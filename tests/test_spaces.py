@@ -62,8 +62,8 @@ def test_edges_of_darts_and_space_agd() -> None:
     ("nodes", "edges", "message"),
     [
         (0, (), "at least 1"),
-        (1, ((2, 2),), "does not run forwards"),
-        (1, ((0, 3),), "does not run forwards"),
+        (1, ((2, 2),), "does not run forward"),
+        (1, ((0, 3),), "does not run forward"),
         (2, ((0, 2),), "no edge enters node 3"),
     ],
 )
@@ -196,7 +196,7 @@ def test_slots_that_left_the_start_are_counted(nodes: int) -> None:
 def test_hb_initialization_needs_both_identities() -> None:
     with pytest.raises(ValueError, match="needs the operation 'neg_skip_connect'"):
         build("hb", operations=("skip_connect", "sep_conv_3x3"))
-    with pytest.raises(ValueError, match="with --edge-normalized no node starts as eq. .26."):
+    with pytest.raises(ValueError, match="every node as eq. .26., which --edge-normalized rules out"):
         build("hb", edge_normalized=True)
 
 
@@ -351,7 +351,7 @@ def test_a_space_of_an_earlier_version_is_told_what_has_changed() -> None:
         def mixing_weights(self, kind: str) -> Tensor:
             return self.alpha[kind].sigmoid()
 
-    with pytest.raises(ValueError, match="Own overrides mixing_weights, which nothing calls any more; override logits"):
+    with pytest.raises(ValueError, match="Own overrides mixing_weights, which is no longer called; override logits"):
         Own()
 
 
@@ -377,7 +377,7 @@ def test_a_broken_module_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_broken_installed_space_stops_only_who_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("broken", "no_such_module:Space", registry.ENTRY_POINTS)
     monkeypatch.setattr(registry, "entry_points", lambda group, name="broken": [point] if name == "broken" else [])
-    with pytest.warns(UserWarning, match="'broken' of the installed no_such_module:Space could not be imported"):
+    with pytest.warns(UserWarning, match="'broken', installed as no_such_module:Space, could not be imported"):
         spaces.load_installed()
     with pytest.raises(ValueError, match="could not be imported: ModuleNotFoundError"):
         spaces.get("broken")
@@ -398,7 +398,7 @@ def test_entry_points_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("sep",), "unknown operation 'sep'"),
         (("none",), "other than 'none'"),
-        (("skip_connect", "skip_connect"), "stands twice"),
+        (("skip_connect", "skip_connect"), "occurs twice"),
     ],
 )
 def test_faulty_operations_are_refused(operations: tuple[str, ...], message: str) -> None:

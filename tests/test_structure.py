@@ -136,7 +136,7 @@ def test_a_package_of_another_in_the_place_of_ours_is_told_in_one_line(name: str
     argv = [sys.executable, "-m", entry_points()["optinas-results"].split(":")[0], "run"]
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {tmp_path / name}.py stands in the place of the package {name!r} of optinas")
+    assert done.stderr.startswith(f"error: {tmp_path / name}.py is imported instead of the package {name!r} of optinas")
     assert done.stderr.count("\n") == 1
 
 

@@ -1,1 +1,1 @@
-"""How steps are computed: device and precision, optimizers, CUDA graphs, figures of an epoch."""
+"""How steps are computed: device and precision, optimizers, CUDA graphs, metrics of an epoch."""

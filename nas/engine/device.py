@@ -1,4 +1,4 @@
-"""Where and how precisely a run computes."""
+"""The device and the precision in which a run computes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Literal
 import torch
 
 Precision = Literal["fp32", "bf16"]
-#: What a user may ask for; `resolve_precision` makes a Precision of it.
+#: What a user may ask for; `resolve_precision` turns it into a Precision.
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
 
-#: What cuBLAS asks for to be deterministic, read when it starts (cuBLAS documentation, "Results Reproducibility").
+#: What cuBLAS needs to be deterministic, read when it starts (cuBLAS documentation, "Results Reproducibility").
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the GPU where there is one.
+    """The device of that name; "auto" is the GPU if there is one.
 
-    Raises ValueError for a name torch does not know or a device this machine does not have.
+    Raises ValueError for a name that torch does not know, or a device that this machine does not have.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -31,14 +31,14 @@ def resolve_device(name: str) -> torch.device:
             f"unknown device {name!r}; name one such as cuda or cuda:1, --device cpu always works"
         ) from error
     try:
-        torch.zeros(1, device=device).item()  # which a meta tensor has not
-    except Exception as error:  # every kind of device raises its own, some of them pages
+        torch.zeros(1, device=device).item()  # a meta tensor has no value to read
+    except Exception as error:  # each kind of device raises its own, some of them pages long
         raise ValueError(f"this machine has no usable device {name!r}; --device cpu always works") from error
     return device
 
 
 def resolve_precision(choice: PrecisionChoice, device: torch.device, *, exactly: bool = False) -> Precision:
-    """The precision on a device; "auto" is bf16 on a GPU that computes in it, unless the figures must be exact.
+    """The precision on a device; "auto" is bf16 on a GPU with bf16 arithmetic, unless results must be exact.
 
     That is a GPU of compute capability 8.0 (Ampere) or later. Elsewhere bf16 is emulated, and slower than fp32.
     """
@@ -49,13 +49,13 @@ def resolve_precision(choice: PrecisionChoice, device: torch.device, *, exactly:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Forward passes in `precision`: in "bf16" under autocast, with weights and statistics in float32."""
+    """Within it, forward passes run in `precision`; bf16 is autocast, with weights and statistics in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager
 def full_fp32() -> Iterator[None]:
-    """Within it a GPU rounds no input of a float32 convolution or product to TF32, which has 10 bits of mantissa."""
+    """Within it, a GPU does not round inputs of float32 convolutions and products to TF32 (10 bits of mantissa)."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32
     cudnn.allow_tf32 = matmul.allow_tf32 = False
@@ -67,10 +67,10 @@ def full_fp32() -> Iterator[None]:
 
 @contextmanager
 def algorithms(device: torch.device, *, deterministic: bool) -> Iterator[None]:
-    """Within it a GPU takes the fastest algorithms, or such alone as give the same bits each time.
+    """Within it, a GPU uses the fastest algorithms or, if `deterministic`, only bitwise reproducible ones.
 
-    The fastest ones are timed for each shape of tensors (`cudnn.benchmark`), so that two runs may take different ones.
-    An operation that has no deterministic one raises torch's RuntimeError. On a CPU all are deterministic.
+    The fastest are found by timing, for each shape of tensors (`cudnn.benchmark`), so that two runs may pick different
+    ones. An operation without a deterministic algorithm raises torch's RuntimeError. On a CPU all are deterministic.
     """
     if device.type != "cuda":
         yield

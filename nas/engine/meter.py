@@ -11,7 +11,7 @@ from nas.data import Batch
 
 
 class Meter:
-    """Sums of losses and of correct predictions, kept on the device until they are read: adding waits for nothing.
+    """Sums of losses and of correct predictions, kept on the device until they are read, so that adding never waits.
 
     Accuracies are in percent; top-5 counts an image as right if its label is among the five largest logits.
     """
@@ -21,15 +21,16 @@ class Meter:
         self._sums = torch.zeros(3, dtype=torch.float64)
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Sets all sums to zero."""
         self.images = 0
-        self._sums = torch.zeros_like(self._sums)  # where the last batch was
+        self._sums = torch.zeros_like(self._sums)  # on the device of the last batch
 
     @torch.no_grad()
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Adds a batch: its mean loss, logits (N, classes), labels (N,)."""
+        """Adds a batch: its mean loss (a scalar), logits (N, classes), labels (N,)."""
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = best == labels[:, None]
+        # One addition for all three sums, in float64: an epoch adds up thousands of batches.
         sums = torch.stack([loss.detach() * len(labels), hits[:, 0].sum(), hits.sum()])
         self._sums = self._sums.to(sums.device) + sums.to(self._sums.dtype)
         self.images += len(labels)
@@ -59,7 +60,7 @@ class Meter:
 
 
 def measure(step: Callable[[Batch], tuple[Tensor, ...]], batches: Iterable[Batch], meter: Meter) -> None:
-    """Fills `meter` with the figures of the batches; `step` gives the loss and the logits (N, classes) of each."""
+    """Resets `meter` and fills it from the batches; `step` returns the loss and the logits (N, classes) of each."""
     meter.reset()
     for batch in batches:
         loss, logits = step(batch)

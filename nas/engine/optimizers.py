@@ -1,7 +1,7 @@
-"""The optimizers of both loops on any device, and their state in a checkpoint that any device can go on with.
+"""The optimizers of both loops, and their state in a checkpoint from which any device can resume.
 
-On a GPU they are the fused ones, and the learning rate that a schedule changes is a tensor there, so that a captured
-step (`nas.engine.graphs`) reads the current one. On a CPU it is a number.
+On a GPU they are the fused ones, and a scheduled learning rate is a tensor there, so that a captured step
+(`nas.engine.graphs`) reads the current value. On a CPU it is a number.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 def sgd(parameters: Iterable[nn.Parameter], *, learning_rate: float, **constants: Any) -> SGD:
-    """SGD with a learning rate that may be scheduled; `constants` are those of torch's."""
+    """SGD with a learning rate that may be scheduled; `constants` go to `torch.optim.SGD`."""
     weights = list(parameters)
     device = weights[0].device
     if device.type != "cuda":
         return SGD(weights, lr=learning_rate, **constants)
-    # float32 is what the fused kernel reads.
+    # The fused kernel reads a float32.
     return SGD(weights, lr=torch.tensor(learning_rate, dtype=torch.float32, device=device), fused=True, **constants)
 
 
 def adam(parameters: Iterable[nn.Parameter], *, learning_rate: float, **constants: Any) -> Adam:
-    """Adam with a constant learning rate; `constants` are those of torch's."""
+    """Adam with a constant learning rate; `constants` go to `torch.optim.Adam`."""
     weights = list(parameters)
     on_gpu = weights[0].device.type == "cuda"
     return Adam(weights, lr=learning_rate, fused=on_gpu or None, capturable=on_gpu, **constants)
 
 
 def learning_rate(optimizer: Optimizer) -> float:
-    """The present one, as a number."""
+    """The current learning rate, as a number."""
     return float(optimizer.param_groups[0]["lr"])
 
 
 class OptimizerState:
-    """What of an optimizer is saved and restored: its buffers and its learning rate.
+    """The part of an optimizer that is saved and restored: its buffers and its learning rate.
 
-    All else is made of the configuration, and partly of the device, and must not come from another one's checkpoint.
+    The rest follows from the configuration and the device, and must not come from a checkpoint of another device.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -51,11 +51,12 @@ class OptimizerState:
         return {"state": self._optimizer.state_dict()["state"], "learning_rate": learning_rate(self._optimizer)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError for buffers that are not those of the optimizer's parameters."""
+        """Restores both. Raises ValueError for buffers that do not belong to the optimizer's parameters."""
         self._check_buffers(state["state"])
         constants = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state["state"], "param_groups": constants})
         for group in self._optimizer.param_groups:
+            # In place: a CUDA graph reads the tensor at the address that it has recorded.
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(state["learning_rate"])
             else:
@@ -68,17 +69,17 @@ class OptimizerState:
             if parameter is None or not isinstance(buffers, dict):
                 raise ValueError("its optimizer does not fit this run")
             for value in buffers.values():
-                # A parameter's momentum, and counts of steps.
+                # Momenta have the shape of the parameter; counts of steps have none.
                 if isinstance(value, Tensor) and value.shape not in (parameter.shape, ()):
                     raise ValueError("its optimizer does not fit this run")
 
 
-#: What changes in a schedule; all else is made of the configuration, and other versions of PyTorch call it otherwise.
+#: What changes in a schedule; the rest follows from the configuration, under names that vary with PyTorch's version.
 _VARYING = ("last_epoch", "_step_count", "_last_lr")
 
 
 class ScheduleState:
-    """What of a schedule is saved and restored, with its learning rates as numbers."""
+    """The part of a schedule that is saved and restored, with its learning rates as numbers."""
 
     def __init__(self, schedule: LRScheduler) -> None:
         self._schedule = schedule

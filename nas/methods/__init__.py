@@ -1,1 +1,1 @@
-"""What distinguishes search methods from one another: how logits are relaxed to weights."""
+"""What distinguishes search methods: the bilevel steps, and how logits are relaxed to weights."""

@@ -80,7 +80,7 @@ class Bilevel:
         precision: of the forward passes.
         relaxation: from the space's logits to mixing weights (default: DARTS's softmax).
 
-    Raises ValueError for the finite-difference product under bf16, where it is about 30 % off.
+    Raises UsageError for the finite-difference product under bf16, where it is about 30 % off.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Bilevel:
             return self.criterion(logits, labels), logits
 
     def weight_step(self, train: Batch) -> tuple[Tensor, Tensor]:
-        """One clipped SGD step of the weights on a training batch; gives its loss and logits."""
+        """One clipped SGD step of the weights on a training batch; returns its loss and logits."""
         noise = self.relaxation.draw(self.space)
         self.weight_optimizer.zero_grad()
         loss, logits = self.loss(train, self._constant_mixing(noise))
@@ -133,10 +133,10 @@ class Bilevel:
         return loss.detach(), logits.detach()
 
     def architecture_step(self, train: Batch, valid: Batch) -> tuple[Tensor, Tensor]:
-        """One Adam step of the architecture on a validation batch; gives its loss and logits.
+        """One Adam step of the architecture on a validation batch; returns its loss and logits.
 
-        Weights, their gradients and the BatchNorms' running statistics stay as they are. The training batch
-        serves the virtual step of `unrolled`.
+        Weights, their gradients and the running statistics of the BatchNorms are left unchanged. The training batch
+        is used only by the virtual step of `unrolled`.
         """
         noise = self.relaxation.draw(self.space)
         with frozen_statistics(self.supernet):
@@ -145,13 +145,13 @@ class Bilevel:
             else:
                 loss, logits, gradient = self.first_order_gradient(valid, noise)
         for parameter, g in zip(self.architecture, gradient, strict=True):
-            parameter.grad = g.contiguous()  # as fused optimizers want it
+            parameter.grad = g.contiguous()  # fused optimizers require it
         self.architecture_optimizer.step()
         return loss.detach(), logits.detach()
 
     @torch.no_grad()
     def evaluation_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss and the logits of a batch with the expected mixing weights; changes nothing."""
+        """The loss and the logits of a batch with the expected mixing weights; nothing is updated."""
         return self.loss(batch, self.relaxation.expected(self.space))
 
     def first_order_gradient(self, valid: Batch, noise: Noise) -> tuple[Tensor, Tensor, Tensors]:
@@ -165,7 +165,7 @@ class Bilevel:
 
         w' = w - xi (m buf + dL_train/dw + d w) is one virtual step with the weights' own learning rate xi,
         momentum m and decay d. Its derivative adds -xi times d2L_train/(dalpha dw) times
-        v = dL_valid/dw'(w', alpha), by finite differences or exactly. All of it is of one draw, `noise`.
+        v = dL_valid/dw'(w', alpha), by finite differences or exactly. All of it uses one draw, `noise`.
 
         The supernet itself is evaluated at w', and has w again, to the bit, when this returns or raises.
         """
@@ -180,31 +180,31 @@ class Bilevel:
         return loss, logits, tuple(d - rate * i for d, i in zip(direct, implicit, strict=True))
 
     def _mixing(self, noise: Noise) -> Mixing:
-        """The mixing weights of a draw, made anew: each gradient needs a graph of its own to the architecture."""
+        """The mixing weights of a draw, computed anew: each gradient needs its own graph to the architecture."""
         mixing: Mixing = self.relaxation(self.space, noise)
         return mixing
 
     def _constant_mixing(self, noise: Noise) -> Mixing:
-        """The mixing weights of a draw, through which no gradient reaches the architecture."""
+        """The mixing weights of a draw, detached from the architecture."""
         with torch.no_grad():
             return self._mixing(noise)
 
     def _gradient(self, loss: Tensor, *others: Tensor) -> Tensors:
-        """The gradient in the architecture, and in other tensors behind it.
+        """The gradient with respect to the architecture, followed by those with respect to `others`.
 
-        A supernet of one or two cells has no normal cell; its parameters then have the gradient zero.
+        A supernet of one or two cells has no normal cell; the parameters of that kind then have the gradient zero.
         """
         return torch.autograd.grad(loss, [*self.architecture, *others], materialize_grads=True)
 
     @contextmanager
     def _moved(self, steps: Tensors) -> Iterator[None]:
-        """Within it every weight is moved by its step.
+        """Within it, every weight is moved by its step.
 
-        A graph recorded outside cannot be differentiated within, nor the other way round: autograd would notice that
+        A graph recorded outside cannot be differentiated inside, nor the other way round: autograd would notice that
         the weights have changed.
         """
         weights: list[Tensor] = list(self.weights.values())
-        # Copies, because rounding would not bring the weights back from w + step.
+        # Copies, because (w + step) - step is not w after rounding.
         before = [weight.detach().clone() for weight in weights]
         with torch.no_grad():
             torch._foreach_add_(weights, steps)
@@ -222,7 +222,7 @@ class Bilevel:
         momenta = [self.weight_optimizer.state.get(weight, {}).get("momentum_buffer") for weight in weights]
         with torch.no_grad():
             steps = torch._foreach_add(gradient, weights, alpha=self.config.weight_decay)
-            # There is none before the first step, and never any where the gradient is always zero.
+            # A weight has no momentum before the first step, and never gets one if its gradient is always zero.
             kept = [i for i, momentum in enumerate(momenta) if momentum is not None]
             if kept:
                 torch._foreach_add_([steps[i] for i in kept], [momenta[i] for i in kept], alpha=self.config.momentum)
@@ -232,12 +232,12 @@ class Bilevel:
     def _exact_product(self, train: Batch, noise: Noise, v: Tensors) -> Tensors:
         """d2L_train/(dalpha dw) v by double backward.
 
-        L_train is computed again: the graph that the virtual step could have left would take its memory during the
-        pass at w', and could not be differentiated any more, since the weights have been elsewhere.
+        L_train is computed again: keeping the graph of the virtual step would take its memory during the pass at w',
+        and it could no longer be differentiated, since the weights have been moved in between.
         """
         loss, _ = self.loss(train, self._mixing(noise))
         gradient = torch.autograd.grad(loss, list(self.weights.values()), create_graph=True, materialize_grads=True)
-        # Weights behind an input that no edge of the space reads have the constant gradient zero.
+        # Weights that only feed an input which no edge of the space reads have the constant gradient zero.
         used = [(g, part) for g, part in zip(gradient, v, strict=True) if g.requires_grad]
         outputs, directions = zip(*used, strict=True)
         return torch.autograd.grad(outputs, self.architecture, grad_outputs=directions, materialize_grads=True)
@@ -247,8 +247,8 @@ class Bilevel:
 
         It approximates the derivative only as far as the loss is smooth: where ReLUs and max pooling switch
         within +-eps v it measures their jumps too, which can be larger than the derivative (LOG.md). It is
-        DARTS's method; the exact product is the gradient. Both sides differ by little, so that they are computed in
-        full float32 on a GPU too.
+        DARTS's method; the exact product is the gradient. The two sides differ by so little that they are computed
+        in full float32 on a GPU too.
         """
         eps = 0.01 / torch.linalg.vector_norm(torch.stack(torch._foreach_norm(v)))
         sides = []
@@ -262,12 +262,12 @@ class Bilevel:
 
 @contextmanager
 def constant(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Within it the parameters require no gradient, so that none is computed for them and nothing kept for it."""
-    learnt = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in learnt:
+    """Within it, the parameters require no gradient, so that none is computed and nothing is kept for it."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in learnt:
+        for parameter in trainable:
             parameter.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Numbers that tell how a search is going."""
+"""Numbers that show how a search is going."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from spaces import KINDS, Kind, SearchSpace, is_parameter_free
 
 
 def diagnose(space: SearchSpace, mixing: Mapping[Kind, Tensor], genotype: Genotype) -> dict[str, float]:
-    """What an epoch's mixing weights, (E, O) for each kind of cell, and the genotype derived from them tell.
+    """Figures of an epoch, from the mixing weights, (E, O) for each kind of cell, and the genotype derived from them.
 
-    For each kind, by their columns of `metrics.csv`:
+    For each kind of cell, under the names of their columns in `metrics.csv`:
 
-    - `entropy`: of an edge's operations, the mean over the edges, in nats; ln O where all operations weigh the same, 0
-      where one has all the weight.
-    - `parameter_free`: edges of the genotype with an operation without parameters. Searches that collapse end in skip
-      connections alone (Zela et al., ICLR 2020, sec. 3).
-    - `left_start`: where the search started from peaked weights, edges that have left them (`SearchSpace.left_start`).
+    - `entropy`: entropy of an edge's weights, averaged over the edges, in nats: ln O if all operations have the same
+      weight, 0 if one has all of it.
+    - `parameter_free`: number of edges of the genotype whose operation has no parameters. A search that collapses ends
+      in skip connections alone (Zela et al., ICLR 2020, sec. 3).
+    - `left_start`: number of edges that have left the peaked weights they started from, if any
+      (`SearchSpace.left_start`).
     """
     left = space.left_start(mixing) if space.peaked else {}
     cells = {"normal": genotype.normal, "reduce": genotype.reduce}
@@ -37,7 +38,7 @@ def diagnose(space: SearchSpace, mixing: Mapping[Kind, Tensor], genotype: Genoty
 
 
 def mean_entropy(weights_EO: Tensor) -> float:
-    """The entropy of each edge's weights, scaled to add up to 1; its mean over the edges, in nats."""
+    """The entropy of each edge's weights, scaled to add up to 1, averaged over the edges; in nats."""
     weights_EO = weights_EO.detach().double()
     shares_EO = weights_EO / weights_EO.sum(dim=1, keepdim=True)
     return float(torch.special.entr(shares_EO).sum(dim=1).mean())

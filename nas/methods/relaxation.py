@@ -22,23 +22,23 @@ class Relaxation(nn.Module):
     a function of the architecture alone. An unrolled step evaluates them four times, and its finite difference would
     otherwise divide the difference of two draws by 2 eps.
 
-    A subclass without noise overrides `expected`, one with noise `draw` and `forward`, and `expected` where that is
-    not the softmax. What changes during a search is a buffer that `schedule` fills in place: a run saves buffers, and a
-    CUDA graph reads them at the address that it has recorded, whereas it would repeat the first value of a number.
-    Parameters are the space's; those of a relaxation are not trained.
+    A subclass without noise overrides `expected`; one with noise overrides `draw` and `forward`, and `expected` too if
+    that is not the softmax. What changes during a search is a buffer that `schedule` fills in place: a run saves
+    buffers, and a CUDA graph reads them at the address that it has recorded, whereas it would repeat the first value of
+    a Python number. Trainable parameters belong to the space; those of a relaxation are not trained.
     """
 
     def draw(self, space: SearchSpace) -> Noise:
-        """The noise of one step: none here.
+        """The noise of one step; none here.
 
-        Take it from torch's default generator of the device on which the space is, whose state is in the checkpoint.
+        Draw it from torch's default generator on the device of the space: its state is part of a checkpoint.
         """
-        # This is called within the step, also where that is captured: PyTorch registers the default generator with a
-        # CUDA graph, and each replay goes on with its random numbers. A generator of one's own would repeat them.
+        # This is called within the step, even if that is captured: PyTorch registers the default generator with a CUDA
+        # graph, and each replay continues its random numbers. Another generator would repeat the same numbers.
         return {}
 
     def forward(self, space: SearchSpace, noise: Noise) -> Mixing:
-        """The mixing weights (E, O) of a step, differentiable in the parameters of the space; no draw of its own."""
+        """The mixing weights (E, O) of a step, differentiable with respect to the space's parameters; draws nothing."""
         return self.expected(space)
 
     def expected(self, space: SearchSpace) -> Mixing:
@@ -46,4 +46,4 @@ class Relaxation(nn.Module):
         return space.mixing({kind: space.logits(kind).softmax(dim=-1) for kind in KINDS})
 
     def schedule(self, epoch: int, epochs: int) -> None:
-        """Sets the buffers for the epoch with this number, from 0 on, of a search of `epochs`: nothing here."""
+        """Sets the buffers for epoch number `epoch`, from 0 on, of a search of `epochs`; none here."""

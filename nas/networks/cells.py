@@ -55,7 +55,7 @@ def drop_path_mask(x: Tensor, prob: Tensor) -> Tensor:
     """Factors (N, 1, 1, 1) that zero whole samples of `x` with probability `prob` and rescale the others.
 
     That is drop path (Larsson et al., ICLR 2017). `prob` is a tensor, not a number, so that a captured or compiled step
-    takes the present one.
+    reads the current value.
     """
     keep = 1 - prob
     kept = torch.rand(len(x), 1, 1, 1, device=x.device) < keep
@@ -65,8 +65,8 @@ def drop_path_mask(x: Tensor, prob: Tensor) -> Tensor:
 class Cell(nn.Module):
     """One cell of a genotype; (N, concatenated nodes * C, H, W), half the size for a reduction cell.
 
-    It is called with the ReLUs of the outputs of the two cells before: each is read by two cells, which share it, as
-    the edges that leave a node share the node's.
+    Its inputs are the ReLUs of the two outputs before: each of them is read by two cells, which share the ReLU, just
+    as the edges that leave a node share the ReLU of the node.
     """
 
     def __init__(self, genotype: CellGenotype, plan: CellPlan) -> None:
@@ -128,7 +128,7 @@ class AuxiliaryHead(nn.Module):
             nn.BatchNorm2d(128),
             nn.ReLU(),
             nn.Conv2d(128, 768, 2, bias=False),
-            # DARTS's ImageNet head has no BatchNorm here, so that published weights load neither has ours.
+            # DARTS's ImageNet head lacks this BatchNorm; ours must too, or published weights would not load.
             *([] if imagenet else [nn.BatchNorm2d(768)]),
             nn.ReLU(),
         )
@@ -141,6 +141,7 @@ class AuxiliaryHead(nn.Module):
 
 def _pool_to_2x2(x: Tensor) -> Tensor:
     sides = x.shape[2:]
+    # A side of 1 cannot be divided into windows: adaptive pooling repeats it.
     if min(sides) < 2:
         return F.adaptive_avg_pool2d(x, 2)
     kernel = [min(math.ceil(0.6 * side), side - 1) for side in sides]
@@ -152,12 +153,15 @@ class Network(nn.Module):
     """The evaluation network of a genotype.
 
     Args:
-        genotype: any valid genotype; raises GenotypeError for another.
+        genotype: any valid genotype.
         config: depth, width and regularization.
-        in_channels, image_size, num_classes: of the data; `image_size` (H, W) only decides the stem "auto".
+        in_channels: channels of the images.
+        image_size: (H, W) in pixels; it only decides what the stem "auto" is.
+        num_classes: classes of the data.
 
-    Called with images (N, in_channels, H, W) it gives logits (N, num_classes); in training mode, and with an
-    auxiliary head, the pair of the logits and the auxiliary logits.
+    In training mode, and with an auxiliary head, it returns the pair of the logits and the auxiliary logits.
+
+    Raises GenotypeError for a genotype that is not valid.
     """
 
     drop_path_prob: Tensor
@@ -190,11 +194,12 @@ class Network(nn.Module):
         self.classifier = nn.Linear(widths[-1], num_classes)
         self._final_drop_path_prob = config.drop_path_prob
         self.register_buffer("drop_path_prob", torch.tensor(0.0), persistent=False)
-        # As in the supernet; here and not in the training, so that a loaded network computes the same bits.
+        # As in the supernet. Set here, not by the training, so that a loaded network computes the same bits.
         self.to(memory_format=torch.channels_last)
 
     def schedule_drop_path(self, progress: float) -> None:
-        """Sets the drop path probability for the given share, 0..1, of the training that lies behind."""
+        """Sets the drop path probability after the share `progress`, 0..1, of the training."""
+        # In place, into a buffer: a CUDA graph reads it at the address that it has recorded.
         self.drop_path_prob.fill_(self._final_drop_path_prob * progress)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -214,11 +219,11 @@ class Network(nn.Module):
 
 
 def from_darts_state_dict(state_dict: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
-    """The weights of a network trained by DARTS's code, under the names that `network` has for them.
+    """Renames the weights of a network trained by DARTS's code to those of `network`.
 
-    Only names differ: `_ops` is here `edges`; the ImageNet stem is one module; the auxiliary head's pooling is
-    not in its list of features, which shifts their numbers by two. An auxiliary head that `network` does not
-    have is left out.
+    Only names differ: `_ops` is `edges` here; the ImageNet stem is one module; the pooling of the auxiliary head is
+    not in its list of features, which shifts their numbers by two. An auxiliary head is dropped if `network` has
+    none.
     """
     renamed: dict[str, Tensor] = {}
     for name, value in state_dict.items():

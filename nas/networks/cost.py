@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds."""
+"""The cost of a network: parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas.networks.cells import Network, NetworkConfig
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters and multiply-adds of one image's forward pass, the auxiliary head apart."""
+    """Parameters, and multiply-adds of a forward pass of one image, without the auxiliary head."""
 
     params: int
     macs: int
@@ -22,7 +22,7 @@ class Cost:
 
 
 def count_parameters(module: nn.Module, *, auxiliary: bool = False) -> int:
-    """The number of weights; those of an auxiliary head only where asked for."""
+    """The number of trainable weights; those of an auxiliary head only if asked for."""
     return sum(
         p.numel() for name, p in module.named_parameters() if auxiliary or not name.startswith("auxiliary_head.")
     )
@@ -31,7 +31,7 @@ def count_parameters(module: nn.Module, *, auxiliary: bool = False) -> int:
 def count_macs(module: nn.Module, in_channels: int, image_size: tuple[int, int]) -> int:
     """Multiply-adds of convolutions and linear layers for one image (half of FlopCounterMode's figure).
 
-    The module is put in evaluation mode, so that no auxiliary head is counted, and back.
+    The module is put into evaluation mode while counting, so that no auxiliary head is counted.
     """
     training = module.training
     module.eval()

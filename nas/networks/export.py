@@ -1,4 +1,4 @@
-"""Trained networks for other programs."""
+"""Export of trained networks for other programs."""
 
 from __future__ import annotations
 
@@ -33,14 +33,16 @@ class Classifier(nn.Module):
 def to_onnx(trained: TrainedNetwork, path: str | Path) -> None:
     """Writes the network and its normalization as ONNX, for any batch size.
 
-    The graph maps `images` (N, C, H, W), float32 in 0..1, to `logits` (N, classes). Raises ValueError where
-    the packages for it are missing or the file cannot be written.
+    The graph maps `images` (N, C, H, W), float32 in 0..1, to `logits` (N, classes).
+
+    Raises ValueError if the packages for it are missing or the file cannot be written.
     """
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError(f"ONNX needs the package {error.name!r}; install optinas[onnx]") from error
+    # Two images: the exporter would take a batch of one as a constant, not as the dimension N.
     example = torch.zeros(2, trained.in_channels, *trained.image_size)
     program = torch.onnx.export(
         Classifier(trained).eval(),
@@ -52,6 +54,7 @@ def to_onnx(trained: TrainedNetwork, path: str | Path) -> None:
         verbose=False,
     )
     assert program is not None
+    # `save` writes in place: to a scratch file first, so that `path` only ever holds a whole file.
     with tempfile.TemporaryDirectory() as scratch:
         written = os.path.join(scratch, "network.onnx")
         program.save(written, include_initializers=True)

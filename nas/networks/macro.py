@@ -1,4 +1,4 @@
-"""What the supernet and the evaluation network share: the stems, and which cell stands where.
+"""The macro structure that supernet and evaluation network share: the stems, and which cell goes where.
 
 This is DARTS's macro structure (Liu et al., ICLR 2019, sec. 3.1 and 3.3, and the authors' code): a stem, a
 stack of cells of which those at 1/3 and 2/3 of the depth reduce, global average pooling, a classifier.
@@ -20,7 +20,7 @@ StemName = Literal["auto", "cifar", "imagenet"]
 #: The channels of the CIFAR stem are this many times those of the first cells (DARTS's stem_multiplier).
 STEM_MULTIPLIER = 3
 
-#: From this image side on, `auto` takes the ImageNet stem: at stride 8, the cells then see 12x12 and more.
+#: For images at least this large, `auto` is the ImageNet stem: at stride 8, the cells then see 12x12 or more.
 IMAGENET_STEM_FROM = 96
 
 
@@ -84,7 +84,7 @@ def build_stem(stem: Literal["cifar", "imagenet"], in_channels: int, channels: i
 
 @dataclass(frozen=True)
 class CellPlan:
-    """Where a cell stands: channels of its two inputs and of its nodes, and who halves the image."""
+    """The place of a cell: channels of its two inputs and of its nodes, and whether it or the one before reduces."""
 
     c_prev_prev: int
     c_prev: int
@@ -103,7 +103,7 @@ def plan_cells(
 ) -> Iterator[CellPlan]:
     """The `layers` cells after `stem`, in order; those at layers//3 and 2*layers//3 reduce and double C.
 
-    `concatenated` is the number of nodes whose concatenation is a cell's output, for each kind.
+    `concatenated` is, for each kind, the number of nodes that are concatenated to the cell's output.
     """
     c_prev_prev, c_prev = stem.widths
     reduction_prev = stem.reduces
@@ -118,9 +118,9 @@ def plan_cells(
 
 
 def build_preprocessing(plan: CellPlan, affine: bool) -> tuple[FactorizedReduce | ReLUConvBN, ReLUConvBN]:
-    """The two modules that bring a cell's inputs to its number of channels and to one size.
+    """The two modules that convert a cell's inputs to its number of channels and to one size.
 
-    Both start with a ReLU, and so do those of the next cell, which read one of the same tensors.
+    Both start with a ReLU, as do those of the next cell, which reads one of the same tensors.
     """
     first: FactorizedReduce | ReLUConvBN
     if plan.reduction_prev:

@@ -38,25 +38,25 @@ class LeavingEdges(nn.Module):
         for o, module in enumerate(candidates[0]):
             known = traits(module)
             if known.pool:
-                pools[o] = module  # any edge's: it has no weights
+                pools[o] = module  # that of any edge will do: a pool has no weights
             elif known.sign is not None:
                 identities[o] = known.sign
-            elif not known.zero:  # which adds nothing
+            elif not known.zero:  # zero adds nothing, so it is left out
                 others[o] = [modules[o] for modules in candidates]
         self.shared = SharedOperations(pools, identities, operations, channels) if pools or identities else None
         groups = stack(others)
         #: The columns of the mixing weights that belong to each of `stacked`.
         self.columns = [columns for columns, _ in groups]
         self.stacked = nn.ModuleList(group for _, group in groups)
-        # Which of the E * O mixing weights each channel of the groups' results has: operation after operation, in it
-        # edge after edge. One look-up then gives all groups their scales.
+        # The index, among the E * O mixing weights, of the one that scales each channel of the groups' results:
+        # operation after operation, within it edge after edge. One look-up then gives all groups their scales.
         rows = torch.arange(edges)[:, None] * operations
         of_channel = [(rows + o).expand(-1, channels).flatten() for columns in self.columns for o in columns]
         self._channels_of = [len(columns) * edges * channels for columns in self.columns]
         self.register_buffer("_of_channel", torch.cat(of_channel) if of_channel else None, persistent=False)
 
     def forward(self, x: Tensor, weights_EO: Tensor) -> Tensor:
-        """(N, C, H, W) to the mixed results (N, E * C, H', W')."""
+        """Maps (N, C, H, W) and the mixing weights (E, O) to the mixed results (N, E * C, H', W')."""
         total = None if self.shared is None else self.shared(x, weights_EO)
         if self.stacked:
             source = Source(x, x.relu())
@@ -70,7 +70,7 @@ class LeavingEdges(nn.Module):
         return total
 
     def origins(self) -> dict[str, list[tuple[int, str]]]:
-        """For each tensor of this module, the (edge, name) of those of separate candidates that it concatenates."""
+        """For each tensor of this module, the (edge, name) of the separate candidates' tensors that it concatenates."""
         found = {}
         for group, (columns, operations) in enumerate(zip(self.columns, self.stacked, strict=True)):
             assert isinstance(operations, StackedOperations)
@@ -87,7 +87,7 @@ class LeavingEdges(nn.Module):
 class SearchCell(nn.Module):
     """A cell of mixed operations; (N, nodes * C, H, W), half the size for a reduction cell.
 
-    It is called with the ReLUs of the outputs of the two cells before: each is read by two cells, which share it.
+    Its inputs are the ReLUs of the two outputs before: each of them is read by two cells, which share the ReLU.
     """
 
     kind: Kind
@@ -97,12 +97,12 @@ class SearchCell(nn.Module):
         super().__init__()
         self.topology, self.kind, self.channels = topology, plan.kind, plan.channels
         self.preprocess0, self.preprocess1 = build_preprocessing(plan, affine=False)
-        # Edge by edge, so that a seed gives every edge the weights it had if they were separate modules.
+        # Built edge by edge, so that a seed gives every edge the weights that separate modules would have.
         candidates = [
             [build_operation(name, plan.channels, edge_stride(plan, source), affine=False) for name in operations]
             for source, _ in topology.edges
         ]
-        #: The edges that leave each node which edges leave.
+        #: The edges that leave each node; only of nodes that any edge leaves.
         self.edges_of = {
             source: [e for e, (node, _) in enumerate(topology.edges) if node == source]
             for source in sorted({source for source, _ in topology.edges})
@@ -113,15 +113,15 @@ class SearchCell(nn.Module):
                 for source, edges in self.edges_of.items()
             }
         )
-        # The rows of the mixing weights, node after node.
+        # Reorders the rows of the mixing weights by the node that their edges leave.
         self.register_buffer("_order", torch.tensor(sum(self.edges_of.values(), start=[])), persistent=False)
 
     def forward(self, relu0: Tensor, relu1: Tensor, weights_EO: Tensor) -> Tensor:
         """Maps the ReLUs of the two outputs before, and the mixing weights (E, O), to (N, nodes * C, H', W')."""
         weights = weights_EO.index_select(0, self._order).split([len(edges) for edges in self.edges_of.values()])
         states = {0: self.preprocess0.after_relu(relu0), 1: self.preprocess1.after_relu(relu1)}
-        # Edges lead to nodes of higher numbers. So a node is complete when all those before it have been left, and the
-        # sums of several nodes grow at the same time.
+        # Edges lead to nodes with higher numbers, so a node is complete once the edges of all nodes before it are done.
+        # Until then, the sums of several nodes grow at the same time.
         for (source, edges), of_source in zip(self.edges_of.items(), weights, strict=True):
             results = self.leaving[str(source)](states[source], of_source).split(self.channels, dim=1)
             for e, result in zip(edges, results, strict=True):
@@ -130,7 +130,7 @@ class SearchCell(nn.Module):
         return torch.cat([states[2 + node] for node in range(self.topology.nodes)], dim=1)
 
     def per_edge_names(self) -> dict[str, list[str]]:
-        """For each tensor of the leaving edges, the names of those of the per-edge layout that it concatenates."""
+        """For each tensor of the leaving edges, the names of the per-edge tensors that it concatenates."""
         found = {}
         for source, edges in self.edges_of.items():
             leaving = self.leaving[str(source)]

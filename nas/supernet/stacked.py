@@ -45,17 +45,17 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A node that edges leave: its tensor and the ReLU of it, both (N, C, H, W)."""
+    """A node that edges leave: its tensor and the ReLU of that, both (N, C, H, W)."""
 
     x: Tensor
     relu: Tensor
 
 
 class StackedOperations(nn.Module, ABC):
-    """M operations of one kind on E edges, made of separate modules, whose weights they take over.
+    """M operations of one kind on E edges, made from separate modules, whose weights they take over.
 
-    Called with the source and a scale (M * E * C,) of the results, operation after operation, it gives their weighted
-    sums over the operations, (N, E * C, H', W'), as a new tensor.
+    Called with the source and the scales (M * E * C,) of the results, operation after operation, it returns the
+    weighted sums over the operations, (N, E * C, H', W'), as a new tensor.
 
     Args:
         separate: the modules of each operation, one for each edge.
@@ -68,9 +68,9 @@ class StackedOperations(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def kind(cls, module: nn.Module) -> Hashable | None:
-        """Equal for modules that this class can compute together; None for what it cannot compute.
+        """A key that is equal for modules which this class can compute together; None for what it cannot compute.
 
-        An operation of a user may look like one of ours and be another: only what is known to the last is not None.
+        A user's operation may look like one of ours and differ: the key is None unless every detail is known.
         """
 
     @abstractmethod
@@ -92,13 +92,13 @@ class StackedOperations(nn.Module, ABC):
         )
 
     def of_all_edges(self, name: str, operations: Iterable[int] | None = None) -> list[Origin]:
-        """The tensors of that name, operation after operation (default: all), in it edge after edge."""
+        """The tensors of that name, operation after operation (default: all), within each edge after edge."""
         operations = range(self.operations) if operations is None else operations
         return [Origin(m, e, name) for m in operations for e in range(self.edges)]
 
 
 class OfPass(NamedTuple):
-    """What a round of separable convolutions has of the operations that are computed in one pass."""
+    """The weights of a round of separable convolutions for the operations that are computed in one pass."""
 
     filters: Tensor
     """Depthwise, (M' * E * C, 1, K, K) of the M' operations in the pass."""
@@ -116,7 +116,7 @@ class StackedSeparable(StackedOperations):
         self.stride, self.dilation, C = first[0].stride[0], first[0].dilation[0], first[0].out_channels
         self.rounds = separate[0][0].rounds
         width = self.operations * self.edges * C
-        # Filters may differ in size, so that each operation has a tensor of its own; all else is one tensor a round.
+        # Filters may differ in size, so each operation has a tensor of its own; all else is one tensor per round.
         self.depthwise = nn.ModuleList(
             nn.ParameterList(torch.empty(self.edges * C, 1, *conv.kernel_size) for conv in first) for _ in self.rounds
         )
@@ -138,7 +138,7 @@ class StackedSeparable(StackedOperations):
         """Maps the source and a scale (M * E * C,) to the weighted sums (N, E * C, H', W')."""
         passes = passes_over(self.operations, source.x.device)
         rounds = [self._passes_of_round(i, passes) for i in range(len(self.rounds))]
-        # All passes begin with the same tensor, so that they share what its convolutions do with it.
+        # All passes begin with the same tensor, so their convolutions share its rearrangements.
         filters = [of_pass.filters for of_pass in rounds[0]]
         convolved = depthwise_each(source.relu, filters, stride=self.stride, dilation=self.dilation)
         total = None
@@ -160,13 +160,13 @@ class StackedSeparable(StackedOperations):
         return [OfPass(*of_pass) for of_pass in zip(*parts, strict=True)]
 
     def _filters(self, index: int, passes: int) -> list[Tensor]:
-        """The depthwise filters of each pass; in one pass, those of all operations, brought to the largest size."""
+        """The depthwise filters of each pass; in one pass, those of all operations, padded to the largest size."""
         of_operations = self.depthwise[index]
         assert isinstance(of_operations, nn.ParameterList)
         filters = list(of_operations)
         if passes == len(filters):
             return filters
-        # A filter between zeros is the same convolution, since each is padded so that the image keeps its size.
+        # A filter padded with zeros is the same convolution, since the image is padded so that it keeps its size.
         largest = max(f.shape[2] for f in filters)
         borders = [(largest - f.shape[2]) // 2 for f in filters]
         return [torch.cat([F.pad(f, [b] * 4) if b else f for f, b in zip(filters, borders, strict=True)])]
@@ -211,7 +211,7 @@ class StackedReductions(StackedOperations):
         """Maps the source and a scale (M * E * C,) to the weighted sums (N, E * C, H', W')."""
         pixels = even_and_odd_pixels(source.relu)
         halves = [F.conv2d(x, weight) for x, weight in zip(pixels, self.halves, strict=True)]
-        # A reduce has its two halves side by side: they are joined within each operation and edge, not as a whole.
+        # A factorized reduce has its two halves side by side, so they are joined within each operation and edge.
         by_edge = [half.unflatten(1, (self.operations * self.edges, -1)) for half in halves]
         # The sign goes into the scale, where it costs nothing.
         return sum_of_parts(self.norm(torch.cat(by_edge, dim=2).flatten(1, 2), self.sign * scale), self.operations)
@@ -253,7 +253,7 @@ class SeparateOperations(StackedOperations):
         return [edges for edges in self.separate if isinstance(edges, nn.ModuleList)]
 
 
-#: The first that can compute an operation does; the last can compute any.
+#: In order of preference; the last can compute any operation.
 CLASSES: tuple[type[StackedOperations], ...] = (StackedSeparable, StackedReductions, SeparateOperations)
 
 
@@ -274,13 +274,13 @@ def stack(candidates: Mapping[int, Sequence[nn.Module]]) -> list[tuple[list[int]
 
 
 def _norms_are_plain(module: nn.Module) -> bool:
-    """Whether all BatchNorms in `module` are such as a `StackedNorm` computes."""
+    """Whether all BatchNorms in `module` are of the kind that a `StackedNorm` computes."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     return all((m.affine, m.momentum, m.eps, m.track_running_stats) == (False, MOMENTUM, EPS, True) for m in norms)
 
 
 def concatenated(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors one after another along their first dimension; one alone may have none."""
+    """Concatenates tensors along their first dimension; a single one may be a scalar."""
     return torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
 
 
@@ -288,7 +288,7 @@ def sum_of_parts(x: Tensor, parts: int) -> Tensor:
     """The sum of the `parts` equal parts of `x`, (N, parts * C, H, W), along the channels; of one part, `x` itself."""
     if parts == 1:
         return x
-    # One by one: a reduction over the parts would walk through memory against its order.
+    # One by one: a reduction over the parts would not walk through memory in order.
     first, second, *others = x.chunk(parts, dim=1)
     total = first + second
     for part in others:
@@ -299,10 +299,11 @@ def sum_of_parts(x: Tensor, parts: int) -> Tensor:
 class SharedOperations(nn.Module):
     """Pools, each with its BatchNorm, and identities: the same for all edges, which only weight them.
 
-    Called with (N, C, H, W) and the mixing weights (E, O), it gives the weighted sums (N, E * C, H', W').
+    Called with (N, C, H, W) and the mixing weights (E, O), it returns the weighted sums (N, E * C, H', W').
 
     Args:
-        pools, identities: the operations' columns in the mixing weights, with the pool, or with the sign.
+        pools: the pools, under their columns in the mixing weights.
+        identities: the signs of the identities, under their columns.
         operations: O.
         channels: C.
     """
@@ -348,9 +349,9 @@ class SharedOperations(nn.Module):
 
 
 def passes_over(operations: int, device: torch.device) -> int:
-    """In how many passes several operations are computed on a device.
+    """The number of passes in which several operations are computed on a device.
 
-    The fewer kernels, the better for a GPU. On a CPU the results of one operation on all edges fill the cache; and
-    the gradient of a padded filter would cost as much as that of a large one.
+    A GPU is faster with fewer kernels. On a CPU the results of one operation on all edges fill the cache, and the
+    gradient of a padded filter would cost as much as that of a large one.
     """
     return operations if device.type == "cpu" else 1

@@ -46,14 +46,13 @@ class Supernet(nn.Module):
     """The network that the search trains (DARTS sec. 3.1).
 
     Args:
-        space: of which only the topology and the names of the operations are read.
+        space: only its topology and the names of its operations are read.
         config: depth, width, stem, and whether cells are computed again for the gradient.
-        in_channels, image_size, num_classes: of the data; `image_size` (H, W) only decides the stem "auto".
+        in_channels: channels of the images.
+        image_size: (H, W) in pixels; it only decides what the stem "auto" is.
+        num_classes: classes of the data.
 
-    Called with images (N, in_channels, H, W) and the mixing weights (E, O) of each cell kind, it gives logits
-    (N, num_classes).
-
-    Raises ValueError for cells to be computed again that have an operation with dropout.
+    Raises UsageError for `checkpoint_cells` with an operation that has dropout.
     """
 
     def __init__(
@@ -76,10 +75,10 @@ class Supernet(nn.Module):
         self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
         if config.checkpoint_cells and any(isinstance(m, _DropoutNd) for m in self.cells.modules()):
             raise UsageError(
-                "an operation has dropout, which a cell that is computed again would draw anew; leave "
-                "--checkpoint-cells out"
+                "--checkpoint-cells computes each cell twice, but an operation has dropout, which would be drawn "
+                "anew the second time; leave it out"
             )
-        # Stacked channels are innermost in memory, so that what is stacked lies side by side.
+        # The channels innermost in memory, so that stacked channels lie side by side.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, mixing: Mapping[Kind, Tensor]) -> Tensor:
@@ -97,7 +96,7 @@ class Supernet(nn.Module):
         if not (self.checkpoint_cells and torch.is_grad_enabled()):
             return cell(relu0, relu1, weights_EO)
 
-        # Only what is handed over as an argument gets a gradient: the cell is called as a function of its parameters.
+        # Only arguments get a gradient, so the cell is called as a function of its parameters.
         names, parameters = zip(*cell.named_parameters(), strict=True)
 
         def function(relu0: Tensor, relu1: Tensor, weights_EO: Tensor, *parameters: Tensor) -> Tensor:

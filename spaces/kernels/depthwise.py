@@ -1,14 +1,14 @@
-"""Depthwise convolution, with the gradients that the library is slow at on a CPU.
+"""Depthwise convolution, with faster gradients where those of the library are slow on a CPU.
 
 With the channels innermost, oneDNN is fast at the convolution itself, and at the weight gradient of filters up to
-three wide. For the rest it falls back to general code, up to thirty times slower. Everything can be had from the fast
-cases:
+three wide. For the rest it falls back to general code, up to thirty times slower. Everything can be reduced to the
+fast cases:
 
 - The gradient of the input is a convolution of the output's gradient with the mirrored filter (stride 1).
 - A 5x5 filter is two filters three wide. Its columns -1, 0, 1 see pixels that are neighbours. Its columns -2, 0, 2 see
   pixels that are neighbours in the image of the even columns, or in that of the odd ones.
 - Dilation 2 is no dilation on a quarter of the pixels: even and odd rows and columns are four images for the undilated
-  filter. Stride 2 wants only the first of them.
+  filter. Stride 2 needs only the first of them.
 
 Measured against the library's own gradients: 5x5 with dilation 2 in 10.3 instead of 23.3 ms, at stride 2 in 3.1 instead
 of 55.6 ms, undilated in 0.68 instead of 1.17 ms (LOG.md has the shapes). tests/test_depthwise.py compares results and
