@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Train and test a network: `python train_eval.py --arch DARTS_V2 --dataset cifar10 --data data --download`."""
+"""Train and test a network: `python train_eval.py --arch DARTS_V2 --dataset cifar10 --data data --download`.
+
+Or measure one that has been trained: `python train_eval.py --evaluate RUN`, whose flags `--evaluate RUN --help` shows.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,32 @@ import nas.interrupts  # noqa: F401 - before all that takes long
 from typing import Any
 
 from nas import cli
-from nas.runs.record import as_json
-from nas.train import TrainConfig, evaluate, presets_for, read_run, report_table, train
+from nas.errors import UsageError
+from nas.evaluate import EvaluateConfig, as_trained, evaluate, report_table
+from nas.runs.record import EvaluationResult, as_json
+from nas.train import TrainConfig, presets_for, train
 
 
 def command(argv: list[str]) -> dict[str, Any]:
     """Parses, trains (or with --evaluate only measures), prints the table, returns the result."""
-    given = cli.peek(argv, evaluate="", arch="")
-    default = read_run(given["evaluate"]) if given["evaluate"] else cli.preset(presets_for(given["arch"]), argv)
-    config = cli.parse(TrainConfig, argv, description=__doc__ or "", default=default)
-    result = evaluate(config) if config.evaluate else train(config)
+    given = cli.peek(argv, evaluate="", onnx="", arch="")
+    if given["onnx"] and not given["evaluate"]:
+        raise UsageError("--onnx goes with --evaluate RUN, the run whose network is to be written")
+    result = _evaluated(given["evaluate"], argv) if given["evaluate"] else _trained(given["arch"], argv)
     print(report_table(result))
     return as_json(result)
+
+
+def _trained(arch: str, argv: list[str]) -> EvaluationResult:
+    default = cli.preset(presets_for(arch), argv)
+    return train(cli.parse(TrainConfig, argv, description=__doc__ or "", default=default))
+
+
+def _evaluated(run: str, argv: list[str]) -> EvaluationResult:
+    default = as_trained(run)
+    for flag in cli.foreign_flags(argv, of=TrainConfig, to=EvaluateConfig):
+        raise UsageError(f"{flag} is for training; with --evaluate it is as the run had it, leave it out")
+    return evaluate(cli.parse(EvaluateConfig, argv, description=__doc__ or "", default=default))
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Times a training step of an evaluation network against its plain form: `python -m benchmarks.evaluation_step`.
 
-The step is that of `nas.train`: drop path, auxiliary loss, clipped SGD. *Plain* is the network as the literature runs
+The step is that of `Training`: drop path, auxiliary loss, clipped SGD. *Plain* is the network as the literature runs
 it, in NCHW, edge by edge and operator by operator (reference/network.py); ours is on a GPU a CUDA graph, as in the
 training. Tables are printed, and written as JSON with --out.
 """
@@ -25,9 +25,9 @@ from benchmarks.timing import Step, spread, time_rounds, write_result
 from nas.data import Batch
 from nas.engine.device import Precision, algorithms, autocast, resolve_device
 from nas.engine.graphs import captured
+from nas.engine.training import Training, TrainingConfig
 from nas.networks.cells import Network, NetworkConfig
 from nas.screen import table
-from nas.train import TrainConfig, Training
 from reference.network import PlainNetwork
 
 
@@ -82,7 +82,7 @@ def _rows(
     )
     steps = {}
     for engine, network in builders.items():
-        training = Training(TrainConfig(), network(), config.precision)
+        training = Training(TrainingConfig(), network(), config.precision)
         (step,) = captured(training.training_step, device=device, enabled=engine == "ours")
         steps[engine] = partial(step, batch)
     seconds = time_rounds(steps, config.rounds, device)
@@ -133,7 +133,7 @@ def _loss(network: nn.Module, config: Config, batch: Batch) -> Tensor:
     images, labels = batch
     with autocast(images.device, config.precision):
         logits, auxiliary = network(images)
-        return F.cross_entropy(logits, labels) + TrainConfig().auxiliary_weight * F.cross_entropy(auxiliary, labels)
+        return F.cross_entropy(logits, labels) + TrainingConfig().auxiliary_weight * F.cross_entropy(auxiliary, labels)
 
 
 def _work(config: Config) -> Work:

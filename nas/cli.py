@@ -10,7 +10,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import is_dataclass
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -35,6 +36,21 @@ def peek(argv: Sequence[str], **defaults: str) -> dict[str, str]:
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from error
     return vars(known)
+
+
+def foreign_flags(argv: Sequence[str], *, of: type, to: type) -> list[str]:
+    """The flags on a command line that the dataclass `of` has and the dataclass `to` does not."""
+    foreign = _flags(of) - _flags(to)
+    given = (argument.partition("=")[0].replace("_", "-") for argument in argv)
+    return [flag for flag in given if {flag, flag.replace("--no-", "--", 1)} & foreign]
+
+
+def _flags(config: type) -> set[str]:
+    """The flags that `parse` makes of a dataclass; those of a bool also have a form with no-."""
+    flags: set[str] = set()
+    for name, kind in get_type_hints(config).items():
+        flags |= _flags(kind) if isinstance(kind, type) and is_dataclass(kind) else {f"--{name.replace('_', '-')}"}
+    return flags
 
 
 def preset(presets: Mapping[str, Callable[[str], C]], argv: Sequence[str]) -> C:

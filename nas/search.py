@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from nas import data
 from nas.data import Batch, DataConfig, ImageData, Loader
 from nas.engine.device import Precision, PrecisionChoice, resolve_device, resolve_precision
 from nas.engine.graphs import Step, captured
-from nas.engine.meter import Meter, measure
+from nas.engine.meter import Meter, evaluation_step, measure
 from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.errors import MAX_EPOCHS, SEEDS, check_ranges, users_mistakes
 from nas.methods.bilevel import Bilevel, BilevelConfig
@@ -132,8 +133,7 @@ def search(
     """
     with users_mistakes():
         device = resolve_device(config.run.device)
-        by_differences = config.bilevel.unrolled and config.bilevel.hessian_product == "finite-difference"
-        precision = resolve_precision(config.precision, device, exactly=by_differences)
+        precision = resolve_precision(config.precision, device, exactly=config.bilevel.needs_fp32)
         # For config.json, which a resumed run must have too.
         config = replace(config, precision=precision, relaxation="softmax" if relaxation is None else repr(relaxation))
         images = data.load(config.data) if images is None else images
@@ -146,7 +146,8 @@ def search(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         bilevel.weight_optimizer, config.epochs, eta_min=config.bilevel.learning_rate_min
     )
-    plain = (bilevel.architecture_step, bilevel.weight_step, bilevel.evaluation_step)
+    evaluation = partial(evaluation_step, bilevel.predict, precision=precision)
+    plain = Steps(bilevel.architecture_step, bilevel.weight_step, evaluation)
     steps = Steps(*captured(*plain, device=device, enabled=config.run.cuda_graph))
     meters, derived = Meters(Meter(), Meter(), Meter()), Derived()
     name = f"search-{config.data.dataset}-{config.space.space.replace(':', '.')}-seed{config.seed}"

@@ -5,42 +5,37 @@ The test images choose nothing: the figure of a run is that of its last epoch.
 
 from __future__ import annotations
 
-import math
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 import torch
 from msgspec import UNSET
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import spaces
 from nas import data
-from nas.data import Batch, DataConfig, ImageData
-from nas.engine.device import Precision, PrecisionChoice, algorithms, autocast, resolve_device, resolve_precision
+from nas.data import DataConfig, ImageData
+from nas.engine.device import PrecisionChoice, resolve_device, resolve_precision
 from nas.engine.graphs import captured
-from nas.engine.meter import Meter, measure
-from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate, sgd
+from nas.engine.meter import Meter, evaluation_step, measure
+from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate
+from nas.engine.training import Training, TrainingConfig
 from nas.errors import MAX_EPOCHS, SEEDS, UsageError, check_ranges, users_mistakes
+from nas.evaluate import figures
 from nas.networks import architecture, handmade, weights
 from nas.networks.architecture import Architecture, Resolved
 from nas.networks.cells import Network, NetworkConfig
-from nas.networks.cost import count_macs, count_parameters
-from nas.networks.export import to_onnx
+from nas.networks.cost import count_parameters
 from nas.networks.handmade import HandmadeConfig
-from nas.networks.weights import TrainedNetwork
 from nas.runs import record
-from nas.runs.directory import RunDirectory, read_config
-from nas.runs.record import EvaluationResult, TrainRecord, TrainResult
+from nas.runs.directory import RunDirectory
+from nas.runs.record import TrainRecord, TrainResult
 from nas.runs.run import Run, RunConfig, directory_of
-from nas.runs.same_data import SameData, report_test_images
-from nas.screen import table
+from nas.runs.same_data import SameData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,41 +51,11 @@ class TrainConfig:
     """Start with the weights of this finished run's directory, of the same architecture, instead of new ones."""
     preset: Literal["paper", "smoke"] = "paper"
     """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU."""
-    evaluate: str | None = None
-    """Train nothing: load the weights of this finished run's directory and measure them on the test images."""
-    onnx: str | None = None
-    """With --evaluate: also write the network, with its normalization, to this ONNX file."""
     seed: int = 0
     """Seed of the weights and of the order and augmentation of the images."""
     epochs: int = 600
     """Passes over the training images (DARTS sec. 3.2: 600 on CIFAR, sec. 3.4: 250 on ImageNet; hand-made networks:
     300 and 100)."""
-    learning_rate: float = 0.025
-    """Initial learning rate, SGD (DARTS sec. A.2; 0.1 on ImageNet, and for hand-made networks)."""
-    learning_rate_min: float = 0.0
-    """Learning rate at the end of the cosine schedule (DARTS sec. A.2)."""
-    schedule: Literal["cosine", "exponential", "step"] = "cosine"
-    """Learning rate by epoch: cosine (DARTS on CIFAR), times --gamma an epoch (exponential, DARTS on ImageNet), or
-    times --gamma at each of --milestones (step, hand-made networks)."""
-    gamma: float = 0.97
-    """Factor of the exponential schedule (DARTS sec. 3.4) and of the step schedule."""
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    """Shares of the epochs after which the step schedule lowers the learning rate."""
-    momentum: float = 0.9
-    """Momentum of SGD (DARTS sec. A.2)."""
-    nesterov: bool = False
-    """Take Nesterov's form of the momentum."""
-    weight_decay: float = 3e-4
-    """Weight decay (DARTS sec. A.2; 3e-5 on ImageNet, 1e-4 for hand-made networks)."""
-    grad_clip: float | None = 5.0
-    """Largest norm of the gradient (DARTS's code); None: any."""
-    label_smoothing: float = 0.0
-    """Label smoothing (DARTS sec. 3.4: 0.1 on ImageNet)."""
-    auxiliary_weight: float = 0.4
-    """Weight of the auxiliary head's loss (DARTS sec. 3.2)."""
-    ema_decay: float | None = None
-    """Measure and save, not the weights but their exponential moving average over the steps, with this decay, such as
-    0.9999 (Szegedy et al., CVPR 2016, sec. 8, after Polyak and Juditsky 1992); None: the weights."""
     precision: PrecisionChoice = "auto"
     """Forward passes in fp32, or in bf16 with weights and statistics in fp32; auto: bf16 on GPUs that compute in it
     (NVIDIA from A100 on)."""
@@ -98,33 +63,12 @@ class TrainConfig:
     """Also report the best epoch's test accuracy, which the test images chose and which is optimistic."""
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=lambda: DataConfig(batch_size=96))
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     handmade: HandmadeConfig = field(default_factory=HandmadeConfig)
 
     def __post_init__(self) -> None:
-        if self.onnx and not self.evaluate:
-            raise ValueError("--onnx goes with --evaluate RUN, the run whose network is to be written")
-        if any(not 0 < share < 1 for share in self.milestones):
-            raise ValueError(f"--milestones are {self.milestones}; each must lie between 0 and 1")
-        if self.nesterov and not self.momentum:
-            raise ValueError("--nesterov needs a --momentum larger than 0")
-        if self.grad_clip is not None and not 0 < self.grad_clip < math.inf:
-            raise ValueError(f"--grad-clip is {self.grad_clip:g}; it must be more than 0, or None for no clipping")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(
-                f"--ema-decay is {self.ema_decay:g}; it must lie between 0 and 1, or be None for no average"
-            )
-        anything = (0, math.inf)
-        check_ranges(
-            self,
-            {
-                **dict.fromkeys(("learning_rate", "learning_rate_min", "weight_decay"), anything),
-                **dict.fromkeys(("auxiliary_weight", "gamma"), anything),
-                **dict.fromkeys(("momentum", "label_smoothing"), (0, 1)),
-                "epochs": (1, MAX_EPOCHS),
-                "seed": SEEDS,
-            },
-        )
+        check_ranges(self, {"epochs": (1, MAX_EPOCHS), "seed": SEEDS})
 
 
 def paper(dataset: str) -> TrainConfig:
@@ -132,11 +76,8 @@ def paper(dataset: str) -> TrainConfig:
     if dataset == "imagenet":
         return TrainConfig(
             epochs=250,
-            learning_rate=0.1,
-            schedule="exponential",
-            weight_decay=3e-5,
-            label_smoothing=0.1,
             data=DataConfig(dataset=dataset, batch_size=128),
+            training=TrainingConfig(learning_rate=0.1, schedule="exponential", weight_decay=3e-5, label_smoothing=0.1),
             network=NetworkConfig(layers=14, init_channels=48, stem="imagenet", auxiliary=True),
         )
     return TrainConfig(
@@ -150,8 +91,8 @@ def smoke(dataset: str) -> TrainConfig:
     return TrainConfig(
         preset="smoke",
         epochs=20,
-        learning_rate=0.05,
         data=DataConfig(dataset=dataset, batch_size=64),
+        training=TrainingConfig(learning_rate=0.05),
         network=NetworkConfig(layers=3, init_channels=16, auxiliary=True),
     )
 
@@ -164,14 +105,16 @@ def handmade_paper(dataset: str) -> TrainConfig:
     imagenet = dataset == "imagenet"
     return TrainConfig(
         epochs=100 if imagenet else 300,
-        learning_rate=0.1,
-        schedule="step",
-        milestones=(0.3, 0.6, 0.9) if imagenet else (0.5, 0.75),
-        gamma=0.1,
-        nesterov=True,
-        weight_decay=1e-4,
-        grad_clip=None,
         data=DataConfig(dataset=dataset, batch_size=256 if imagenet else 64),
+        training=TrainingConfig(
+            learning_rate=0.1,
+            schedule="step",
+            milestones=(0.3, 0.6, 0.9) if imagenet else (0.5, 0.75),
+            gamma=0.1,
+            nesterov=True,
+            weight_decay=1e-4,
+            grad_clip=None,
+        ),
     )
 
 
@@ -216,10 +159,10 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
         _load_weights(network, arch, images, Path(origin) / weights.NAME)
     train_loader = images.train_loader(seed=config.seed, device=device)
     test_loader = images.test_loader(device=device)
-    training = Training(config, network, precision)
-    plain = (training.training_step, training.evaluation_step)
-    training_step, evaluation_step = captured(*plain, device=device, enabled=config.run.cuda_graph)
-    schedule = _schedule(config, training.optimizer)
+    training = Training(config.training, network, precision)
+    plain = (training.training_step, partial(evaluation_step, training.measured, precision=precision))
+    train_on, test_on = captured(*plain, device=device, enabled=config.run.cuda_graph)
+    schedule = training.schedule(config.epochs)
     same_data = SameData(images)
     train_meter, test_meter, best = Meter(), Meter(), Best()
     name = f"eval-{config.data.dataset}-{Path(config.arch).stem}-seed{config.seed}"
@@ -254,10 +197,10 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
                 network.schedule_drop_path(epoch / config.epochs)
             network.train()
             for batch in run.steps(train_loader.epoch(epoch, run.step), train_meter):
-                loss, logits = training_step(batch)
+                loss, logits = train_on(batch)
                 train_meter.update(loss, logits, batch[1])
             training.measured.eval()
-            measure(evaluation_step, run.interruptible(test_loader.epoch(epoch)), test_meter)
+            measure(test_on, run.interruptible(test_loader.epoch(epoch)), test_meter)
             run.check_finite()
             best.accuracy = max(best.accuracy, test_meter.accuracy)
             _report_epoch(run, train_meter, test_meter, learning_rate(training.optimizer))
@@ -265,7 +208,7 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
             train_meter.reset()
         arch.write(directory)
         weights.save(directory.path / weights.NAME, training.measured, arch, images)
-        result = _result(run, config, resolved, _figures(training.measured, test_meter, images), best)
+        result = _result(run, config, resolved, figures(training.measured, test_meter, images), best)
         record.write(directory, _record(directory, config, resolved, same_data, result))
         return result
 
@@ -284,58 +227,6 @@ def _load_weights(network: nn.Module, arch: Architecture, images: ImageData, pat
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in state.items()}
-
-
-class Training:
-    """A network, its optimizer, and the average of its weights where one is kept.
-
-    Attributes:
-        measured: what is tested and saved, the average or the network itself.
-    """
-
-    def __init__(self, config: TrainConfig, network: nn.Module, precision: Precision) -> None:
-        self.network, self.precision = network, precision
-        self.optimizer = sgd(
-            network.parameters(),
-            learning_rate=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-        )
-        self.average: AveragedModel | None = None
-        if config.ema_decay is not None:
-            # The statistics of BatchNorm too. It counts its updates on the CPU, which waits for nothing, and does
-            # not count those of a captured step, which does not matter after the first.
-            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-        self.measured = network if self.average is None else self.average.module
-        self._criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-        self._auxiliary_weight = config.auxiliary_weight
-        self._grad_clip = config.grad_clip
-
-    def training_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One SGD step on a batch; gives its loss and its logits (N, classes)."""
-        self.optimizer.zero_grad()
-        with autocast(batch[0].device, self.precision):
-            loss, logits = self._loss(*batch)
-        loss.backward()
-        if self._grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self._grad_clip)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-        return loss.detach(), logits.detach()
-
-    def evaluation_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The cross entropy and the logits of a batch, by the network that is measured."""
-        return evaluation_step(self.measured, batch, self.precision)
-
-    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, with the weighted one of the auxiliary head where the network has it, and the logits."""
-        output = self.network(x)
-        if isinstance(output, Tensor):
-            return self._criterion(output, y), output
-        logits, auxiliary = output
-        return self._criterion(logits, y) + self._auxiliary_weight * self._criterion(auxiliary, y), logits
 
 
 class SameArchitecture:
@@ -364,25 +255,6 @@ class Best:
         self.accuracy = state["accuracy"]
 
 
-def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    if config.schedule == "exponential":
-        return torch.optim.lr_scheduler.ExponentialLR(optimizer, config.gamma)
-    if config.schedule == "step":
-        # Rounded up and never 0: the first epoch has the initial rate. 1e-9 is for shares such as 0.1 * 3.
-        epochs = [max(1, math.ceil(share * config.epochs - 1e-9)) for share in config.milestones]
-        return torch.optim.lr_scheduler.MultiStepLR(optimizer, epochs, config.gamma)
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs, eta_min=config.learning_rate_min)
-
-
-@torch.no_grad()
-def evaluation_step(network: nn.Module, batch: Batch, precision: Precision) -> tuple[Tensor, Tensor]:
-    """The cross entropy of a batch and its logits (N, classes)."""
-    x, y = batch
-    with autocast(x.device, precision):
-        logits = network(x)
-        return nn.functional.cross_entropy(logits, y), logits
-
-
 def _report_epoch(run: Run, train_meter: Meter, test_meter: Meter, learning_rate: float) -> None:
     run.add_metrics(
         {
@@ -397,13 +269,13 @@ def _report_epoch(run: Run, train_meter: Meter, test_meter: Meter, learning_rate
     run.log_epoch("test", train_meter, test_meter)
 
 
-def _result(run: Run, config: TrainConfig, resolved: Resolved, figures: Mapping[str, Any], best: Best) -> TrainResult:
+def _result(run: Run, config: TrainConfig, resolved: Resolved, measured: Mapping[str, Any], best: Best) -> TrainResult:
     search = resolved.search
     return TrainResult(
         run_dir=str(run.directory.path),
         arch=config.arch,
         dataset=config.data.dataset,
-        **figures,
+        **measured,
         seconds=round(run.seconds, 3),
         epochs=config.epochs,
         space=search.result.space if search else None,
@@ -423,96 +295,3 @@ def _record(
         architecture=resolved.architecture.identity,
         search=resolved.search,
     )
-
-
-def report_table(result: EvaluationResult) -> str:
-    """What a user wants to see of a result, as a table of one row."""
-    space, seconds = (result.space, result.search_seconds) if isinstance(result, TrainResult) else (None, None)
-    row = {
-        "space": space or "-",
-        "architecture": result.arch,
-        "parameters": result.params,
-        "multiply-adds": result.macs,
-        "search seconds": "-" if seconds is None else f"{seconds:.0f}",
-        "test accuracy %": result.test_accuracy,
-    }
-    return table([row])
-
-
-def _figures(network: nn.Module, meter: Meter, images: ImageData) -> dict[str, Any]:
-    """What a network costs, and how well it did on the test images."""
-    return {
-        "test_accuracy": meter.accuracy,
-        "test_error": 100 - meter.accuracy,
-        "test_top5_error": 100 - meter.top5_accuracy if images.num_classes > 5 else UNSET,
-        "params": count_parameters(network),
-        "macs": count_macs(network, images.channels, images.image_size),
-    }
-
-
-def read_run(directory: str) -> TrainConfig:
-    """The configuration of a training run in `directory`. Raises UsageError where there is none."""
-    described = read_config(Path(directory))
-    try:
-        if "network" not in described:  # every field has a default: a search's configuration would do
-            raise ValueError("its configuration has no network")
-        # Where it was computed does not bind who measures it, and no file may name a module to import.
-        return msgspec.convert({**described, "run": {}, "operations_from": ()}, TrainConfig)
-    except ValueError as error:
-        raise UsageError(f"{directory} is not the directory of a training run: {error}") from error
-
-
-def evaluate(config: TrainConfig) -> EvaluationResult:
-    """Measures the saved weights of the run `config.evaluate` on the test images of `config.data`.
-
-    Raises UsageError for a directory without weights, for other classes or images than it was trained on, for
-    a flag that belongs to training, or an ONNX file that cannot be written.
-    """
-    assert config.evaluate is not None
-    _refuse_training_flags(config, read_run(config.evaluate))
-    with users_mistakes():
-        spaces.import_modules(config.operations_from)
-        trained = weights.load(Path(config.evaluate) / weights.NAME)
-        images = data.load(config.data, trained.view)
-        trained.normalize(images)
-        if config.onnx:
-            to_onnx(trained, config.onnx)
-    report_test_images(images, Path(config.evaluate))
-    return EvaluationResult(
-        run_dir=config.evaluate,
-        arch=config.arch,
-        dataset=config.data.dataset,
-        **figures_of(trained, images, config),
-        epochs=config.epochs,
-    )
-
-
-def figures_of(trained: TrainedNetwork, images: ImageData, config: TrainConfig) -> dict[str, Any]:
-    """What a trained network costs, how well it does on the test images, and the seconds that took.
-
-    `images` must be normalized for it; of `config`, the device, its algorithms and the precision are taken.
-    Raises UsageError where these are not to be had.
-    """
-    with users_mistakes():
-        device = resolve_device(config.run.device)
-        precision = resolve_precision(config.precision, device)
-    started = time.monotonic()
-    meter, network = Meter(), trained.network.to(device)
-    with algorithms(device, deterministic=config.run.deterministic):
-        # Not captured: one pass is over before that would pay.
-        measure(
-            partial(evaluation_step, network, precision=precision), images.test_loader(device=device).epoch(0), meter
-        )
-    figures = _figures(network, meter, images)
-    return {**figures, "seconds": round(time.monotonic() - started, 3)}
-
-
-def _refuse_training_flags(config: TrainConfig, trained: TrainConfig) -> None:
-    for name in TrainConfig.__dataclass_fields__:
-        if name not in ("run", "data", "precision", "evaluate", "onnx", "operations_from") and getattr(
-            config, name
-        ) != getattr(trained, name):
-            flag = "a flag of the network" if name in ("network", "handmade") else f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} is for training; with --evaluate it is as the run had it, leave it out")
-    if config.data.split_seed != trained.data.split_seed:
-        raise UsageError("--split-seed must be that of the run: with another, training images would be tested on")

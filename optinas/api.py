@@ -18,6 +18,7 @@ import torch
 from msgspec import UNSET
 
 import genotypes
+import nas.evaluate
 import nas.search
 import nas.train
 import spaces
@@ -27,11 +28,11 @@ from nas import data, screen
 from nas.data import DataConfig, ImageData, manifest
 from nas.data.manifest import Manifest
 from nas.errors import Stopped, users_mistakes
+from nas.evaluate import EvaluateConfig, check_split
 from nas.networks import architecture, weights
 from nas.networks.weights import TrainedNetwork
 from nas.runs import record
 from nas.runs.record import EvaluationResult, SearchRecord, TrainRecord
-from nas.runs.run import RunConfig
 from nas.search import SearchConfig
 from nas.train import TrainConfig
 from optinas.arrays import NAME, Arrays
@@ -40,11 +41,8 @@ from optinas.options import check_names, configured, errors_worded, leaves, show
 PathLike = str | os.PathLike[str]
 
 _SEARCH = leaves(nas.search.PRESETS["paper"]("digits"))
-#: What train() has as its first argument, and what train_eval.py does besides training.
-_NOT_OF_TRAINING = ("arch", "evaluate", "onnx")
-_TRAIN = {
-    name: value for name, value in leaves(nas.train.PRESETS["paper"]("digits")).items() if name not in _NOT_OF_TRAINING
-}
+_TRAIN = leaves(nas.train.PRESETS["paper"]("digits"))
+del _TRAIN["arch"]  # the first argument of train()
 _EVALUATE = {
     **leaves(DataConfig()),
     **{name: _TRAIN[name] for name in ("device", "deterministic", "precision")},
@@ -282,18 +280,17 @@ def evaluate(
             if before is None or before.data.dataset == NAME:
                 raise TypeError("evaluate() needs a dataset here: nothing says which images the network is for")
             dataset = before.data.dataset
-        if before is not None and options.get("split_seed", before.data.split_seed) != before.data.split_seed:
-            raise ValueError("split_seed must be that of the training: with another, its images would be tested on")
-        config = replace(before or TrainConfig(), run=RunConfig())
+        config = before or EvaluateConfig()
         if isinstance(dataset, Arrays):
             config = replace(config, data=replace(config.data, data=None, download=False))
         with users_mistakes():
             config = configured(config, {**options, "dataset": _name(dataset)})
-            images = _in_memory(dataset, config.data) or data.load(config.data, trained.view)
-            trained.normalize(images)
+            if before is not None:
+                check_split(config.data, before.data)
+            images = trained.normalized(_in_memory(dataset, config.data) or data.load(config.data, trained.view))
         device = next(trained.network.parameters()).device
         try:
-            figures = nas.train.figures_of(trained, images, config)
+            figures = nas.evaluate.measured(trained, images, config)
         finally:
             trained.network.to(device)
         note = None if trained_on is None else manifest.compare_tests(trained_on, images.manifest())
@@ -401,13 +398,13 @@ def _in_memory(dataset: str | Arrays, config: DataConfig) -> ImageData | None:
     return dataset.data(config) if isinstance(dataset, Arrays) else None
 
 
-def _training_of(network: Trained | TrainedNetwork | PathLike) -> tuple[TrainConfig | None, Manifest | None]:
-    """How a network was trained, and on which images, where that is known."""
+def _training_of(network: Trained | TrainedNetwork | PathLike) -> tuple[EvaluateConfig | None, Manifest | None]:
+    """How a network is measured as it was trained, and on which images it was, where that is known."""
     if isinstance(network, Trained):
-        return network.config, network.record.data
+        return EvaluateConfig(precision=network.config.precision, data=network.config.data), network.record.data
     if isinstance(network, TrainedNetwork) or not os.path.isdir(network):
         return None, None
-    config = nas.train.read_run(os.fspath(network))
+    config = nas.evaluate.as_trained(os.fspath(network))
     try:
         return config, manifest.read(Path(network))
     except ValueError:

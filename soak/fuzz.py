@@ -25,6 +25,7 @@ import nas.runs.environment
 from nas.data import DataError
 from nas.data.pixels import read_image
 from nas.errors import UsageError
+from nas.evaluate import read_run
 from nas.networks import architecture, weights
 from nas.networks.cells import NetworkConfig
 from nas.networks.handmade import HandmadeConfig
@@ -32,7 +33,6 @@ from nas.runs import checkpoint, record
 from nas.runs.directory import read_config
 from nas.runs.run import Run, RunConfig, directory_of
 from nas.study import compare
-from nas.train import read_run
 from soak import processes
 from soak.cases import Case, Reference, Result, generator, message_fault
 from soak.mutate import mutated

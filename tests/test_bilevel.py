@@ -140,7 +140,7 @@ def test_all_of_a_step_is_of_one_draw(product: HessianProduct) -> None:
     gradient = flat(p.grad for p in bilevel.architecture)
     assert relative_error(gradient, expected) <= (1e-6 if product == "exact" else 1e-3)
     bilevel.weight_step(batch(0))
-    bilevel.evaluation_step(batch(1))
+    bilevel.predict(batch(1)[0])
     assert relaxation.evaluations == [3 if product == "exact" else 4, 1]
 
 

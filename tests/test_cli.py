@@ -229,7 +229,7 @@ def test_a_complaint_is_one_line_that_no_terminal_obeys(told: str, capsys: pytes
     [
         (train_search.command, SEARCH, "nas.search.Supernet"),
         (train_eval.command, TRAIN, "nas.networks.architecture.Network"),
-        (train_eval.command, TRAIN, "nas.train.count_macs"),
+        (train_eval.command, TRAIN, "nas.evaluate.count_macs"),
     ],
     ids=["search", "network", "cost"],
 )

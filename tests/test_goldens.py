@@ -26,11 +26,12 @@ from torch import nn
 import genotypes
 import spaces
 from nas.data import Batch
+from nas.engine.meter import evaluation_step
+from nas.engine.training import Training, TrainingConfig
 from nas.methods.bilevel import Bilevel, BilevelConfig
 from nas.networks import handmade
 from nas.networks.cells import Network, NetworkConfig
 from nas.supernet import Supernet, SupernetConfig
-from nas.train import TrainConfig, Training
 from spaces import SpaceConfig
 
 GOLDENS = Path(__file__).with_name("goldens.json")
@@ -78,12 +79,12 @@ def search(space_name: str, config: BilevelConfig) -> list[float]:
         losses.append(bilevel.architecture_step(batch(2 * step), batch(2 * step + 1))[0])
         losses.append(bilevel.weight_step(batch(2 * step))[0])
     supernet.eval()
-    losses.append(bilevel.evaluation_step(batch(STEPS))[0])
+    losses.append(evaluation_step(bilevel.predict, batch(STEPS), precision="fp32")[0])
     return [float(loss) for loss in losses]
 
 
 @in_float64()
-def training(build: Callable[[], nn.Module], config: TrainConfig) -> list[float]:
+def training(build: Callable[[], nn.Module], config: TrainingConfig) -> list[float]:
     """Losses of training steps, and that of the evaluation after them."""
     torch.manual_seed(0)
     network = build()
@@ -94,7 +95,7 @@ def training(build: Callable[[], nn.Module], config: TrainConfig) -> list[float]
             network.schedule_drop_path(step / STEPS)
         losses.append(trained.training_step(batch(step))[0])
     trained.measured.eval()
-    losses.append(trained.evaluation_step(batch(STEPS))[0])
+    losses.append(evaluation_step(trained.measured, batch(STEPS), precision="fp32")[0])
     return [float(loss) for loss in losses]
 
 
@@ -114,9 +115,9 @@ CASES: dict[str, Callable[[], list[float]]] = {
         for space in ("darts", "hb", "agd")
         for order, config in ORDERS.items()
     },
-    "training DARTS_V2": partial(training, evaluation_network, TrainConfig(label_smoothing=0.1, ema_decay=0.9)),
+    "training DARTS_V2": partial(training, evaluation_network, TrainingConfig(label_smoothing=0.1, ema_decay=0.9)),
     "training hbnet20": partial(
-        training, hand_made_network, TrainConfig(learning_rate=0.01, nesterov=True, grad_clip=None)
+        training, hand_made_network, TrainingConfig(learning_rate=0.01, nesterov=True, grad_clip=None)
     ),
 }
 

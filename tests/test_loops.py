@@ -16,6 +16,7 @@ import train_search
 from genotypes import ZOO
 from nas import data
 from nas.data import DataConfig
+from nas.engine.meter import evaluation_step
 from nas.methods.bilevel import Bilevel, BilevelConfig
 from nas.networks.cells import Network, NetworkConfig
 from nas.runs import checkpoint
@@ -113,8 +114,7 @@ def test_the_search_loop(tmp_path: Path) -> None:
         schedule.step()
     supernet.eval()
     held_out = images.train_loader(seed=5, indices=theirs, augment=False).epoch(0)
-    with torch.no_grad():
-        figures = [(*bilevel.evaluation_step(batch), batch[1]) for batch in held_out]
+    figures = [(*evaluation_step(bilevel.predict, batch, precision="bf16"), batch[1]) for batch in held_out]
     right = sum(int((logits.argmax(1) == y).sum()) for _, logits, y in figures)
 
     state = checkpoint.load(tmp_path / "run")

@@ -19,10 +19,10 @@ import train_eval
 import train_search
 from nas.data import Batch
 from nas.engine.meter import Meter
+from nas.engine.training import Training
 from nas.errors import NonFiniteLossError, Stopped
 from nas.runs import checkpoint
 from nas.runs.run import Run
-from nas.train import Training
 from tests.tiny import OPERATIONS, SEARCH, TRAIN, add_loss, assert_same, final_state, gumbel_search
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,6 +19,7 @@ from genotypes import ZOO
 from nas import data
 from nas.data import DataConfig
 from nas.engine.meter import Meter
+from nas.engine.training import TrainingConfig
 from nas.errors import UsageError
 from nas.networks import weights
 from nas.networks.cells import Network, NetworkConfig
@@ -57,7 +58,7 @@ def test_the_algorithms_are_as_the_flag_says(flag: str, tmp_path: Path, monkeypa
         return nullcontext()
 
     monkeypatch.setattr("nas.runs.run.algorithms", algorithms)
-    monkeypatch.setattr("nas.train.algorithms", algorithms)
+    monkeypatch.setattr("nas.evaluate.algorithms", algorithms)
     run(tmp_path, "--epochs", "1", flag)
     train_eval.command(["--evaluate", str(tmp_path), "--device", "cpu", flag])
     assert seen == [("cpu", flag == "--deterministic")] * 2
@@ -227,12 +228,15 @@ def test_every_training_image_is_used_and_no_test_image_trains(tmp_path: Path, m
 
 def test_the_presets_are_the_papers_protocols() -> None:
     cifar, imagenet = PRESETS["paper"]("cifar10"), PRESETS["paper"]("imagenet")
+    assert cifar.training == TrainingConfig(
+        learning_rate=0.025, schedule="cosine", momentum=0.9, weight_decay=3e-4, grad_clip=5.0, auxiliary_weight=0.4
+    )
     assert (cifar.epochs, cifar.data.batch_size, cifar.data.cutout) == (600, 96, True)
-    assert (cifar.learning_rate, cifar.momentum, cifar.weight_decay, cifar.grad_clip) == (0.025, 0.9, 3e-4, 5.0)
-    assert (cifar.auxiliary_weight, cifar.schedule, cifar.label_smoothing) == (0.4, "cosine", 0.0)
     assert cifar.network == NetworkConfig(layers=20, init_channels=36, auxiliary=True, drop_path_prob=0.2)
-    assert (imagenet.epochs, imagenet.learning_rate, imagenet.schedule) == (250, 0.1, "exponential")
-    assert (imagenet.gamma, imagenet.weight_decay, imagenet.label_smoothing) == (0.97, 3e-5, 0.1)
+    assert imagenet.training == TrainingConfig(
+        learning_rate=0.1, schedule="exponential", gamma=0.97, weight_decay=3e-5, label_smoothing=0.1
+    )
+    assert imagenet.epochs == 250
     assert imagenet.network == NetworkConfig(layers=14, init_channels=48, stem="imagenet", auxiliary=True)
 
 
@@ -270,7 +274,7 @@ def test_the_auxiliary_loss_is_weighted(tmp_path: Path) -> None:
 def test_a_config_file_is_the_whole_configuration(tmp_path: Path) -> None:
     run(tmp_path / "run", "--label-smoothing", "0.05")
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert saved["label_smoothing"] == 0.05
+    assert saved["training"]["label_smoothing"] == 0.05
     assert set(saved) == set(TrainConfig.__dataclass_fields__)
 
 

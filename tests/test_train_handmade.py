@@ -83,12 +83,13 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pyt
 def test_the_presets_are_the_papers_protocol() -> None:
     cifar, imagenet = HANDMADE_PRESETS["paper"]("cifar10"), HANDMADE_PRESETS["paper"]("imagenet")
     for config in (cifar, imagenet):
-        assert (config.learning_rate, config.momentum, config.nesterov, config.weight_decay) == (0.1, 0.9, True, 1e-4)
-        assert (config.schedule, config.gamma, config.grad_clip, config.label_smoothing) == ("step", 0.1, None, 0)
+        of = config.training
+        assert (of.learning_rate, of.momentum, of.nesterov, of.weight_decay) == (0.1, 0.9, True, 1e-4)
+        assert (of.schedule, of.gamma, of.grad_clip, of.label_smoothing) == ("step", 0.1, None, 0)
         assert config.data.augment
         assert not config.data.cutout
-    assert (cifar.epochs, cifar.data.batch_size, cifar.milestones) == (300, 64, (0.5, 0.75))
-    assert (imagenet.epochs, imagenet.data.batch_size, imagenet.milestones) == (100, 256, (0.3, 0.6, 0.9))
+    assert (cifar.epochs, cifar.data.batch_size, cifar.training.milestones) == (300, 64, (0.5, 0.75))
+    assert (imagenet.epochs, imagenet.data.batch_size, imagenet.training.milestones) == (100, 256, (0.3, 0.6, 0.9))
 
 
 def test_the_smoke_preset_is_the_protocol_of_cifar_in_few_epochs() -> None:
@@ -151,7 +152,7 @@ def test_mistakes_are_named_before_anything_is_written(flags: tuple[str, ...], m
 
 def test_the_variants_of_a_run_are_not_changed_in_an_evaluation(tmp_path: Path) -> None:
     run(tmp_path / "run", "--arch", "agdnet7")
-    with pytest.raises(ValueError, match="a flag of the network is for training"):
+    with pytest.raises(ValueError, match="--growth is for training"):
         train_eval.command(["--evaluate", str(tmp_path / "run"), "--growth", "5"])
 
 

@@ -3,6 +3,7 @@
 Shape letters: N images, C channels, H height, W width.
 """
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -198,6 +199,12 @@ class ImageData(ABC):
             f"{kind}, brought to {H}x{W} pixels (height x width)",
             *self.left_out,
         ]
+
+    def normalized_by(self, mean: Tensor, std: Tensor) -> "ImageData":
+        """Give the same images, normalized by other statistics, (C,) float32 in units of 0..255."""
+        other = copy.copy(self)
+        other.mean, other.std = mean, std
+        return other
 
     def manifest(self) -> Manifest:
         """Say what a run must find again."""

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nas.data import Batch
+from nas.engine.device import Precision, autocast
 
 
 class Meter:
@@ -65,3 +67,14 @@ def measure(step: Callable[[Batch], tuple[Tensor, ...]], batches: Iterable[Batch
     for batch in batches:
         loss, logits = step(batch)
         meter.update(loss, logits, batch[1])
+
+
+@torch.no_grad()
+def evaluation_step(
+    network: Callable[[Tensor], Tensor], batch: Batch, *, precision: Precision
+) -> tuple[Tensor, Tensor]:
+    """The cross entropy of a batch and its logits (N, classes); changes nothing."""
+    images, labels = batch
+    with autocast(images.device, precision):
+        logits = network(images)
+        return F.cross_entropy(logits, labels), logits

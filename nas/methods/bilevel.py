@@ -68,6 +68,11 @@ class BilevelConfig:
         if self.hessian_product == "exact" and not self.unrolled:
             raise ValueError("--hessian-product exact does nothing without --unrolled; add that, or leave it out")
 
+    @property
+    def needs_fp32(self) -> bool:
+        """Whether forward passes in bf16 are too coarse: for the differences of the finite-difference product."""
+        return self.unrolled and self.hessian_product == "finite-difference"
+
 
 class Bilevel:
     """A supernet, a search space and the optimizers of both levels.
@@ -92,7 +97,7 @@ class Bilevel:
         precision: Precision = "fp32",
         relaxation: Relaxation | None = None,
     ) -> None:
-        if config.unrolled and config.hessian_product == "finite-difference" and precision != "fp32":
+        if config.needs_fp32 and precision != "fp32":
             raise UsageError(
                 f"the finite-difference Hessian product is about 30 % off in {precision}; "
                 "use --hessian-product exact or --precision fp32"
@@ -149,10 +154,9 @@ class Bilevel:
         self.architecture_optimizer.step()
         return loss.detach(), logits.detach()
 
-    @torch.no_grad()
-    def evaluation_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss and the logits of a batch with the expected mixing weights; nothing is updated."""
-        return self.loss(batch, self.relaxation.expected(self.space))
+    def predict(self, images: Tensor) -> Tensor:
+        """The logits (N, classes) of images with the expected mixing weights, such as for held-out ones."""
+        return self.supernet(images, self.relaxation.expected(self.space))
 
     def first_order_gradient(self, valid: Batch, noise: Noise) -> tuple[Tensor, Tensor, Tensors]:
         """Loss, logits and the gradient of L_valid(w, alpha) in alpha (DARTS sec. 2.3, xi = 0)."""

@@ -125,8 +125,8 @@ class TrainedNetwork:
         mean, std = ((torch.tensor(values, dtype=torch.float64) * 255).float() for values in (self.mean, self.std))
         return mean, std
 
-    def normalize(self, images: ImageData) -> None:
-        """Has `images` normalized as those that the network was trained on.
+    def normalized(self, images: ImageData) -> ImageData:
+        """The same images, normalized as those that the network was trained on.
 
         Raises ValueError for other classes or another number of channels.
         """
@@ -135,7 +135,7 @@ class TrainedNetwork:
                 f"the network was trained on {len(self.classes)} classes of images with {self.in_channels} channels; "
                 f"{images.name} has {images.num_classes} with {images.channels}, or under other names"
             )
-        images.mean, images.std = self._statistics()
+        return images.normalized_by(*self._statistics())
 
 
 class _Header(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

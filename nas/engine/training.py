@@ -1,0 +1,131 @@
+"""Training a network: the step on a batch, with everything that shapes it but the images and the network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from nas.data import Batch
+from nas.engine.device import Precision, autocast
+from nas.engine.optimizers import sgd
+from nas.errors import check_ranges
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Optimizer, schedule and loss of a training; the defaults are DARTS's for CIFAR."""
+
+    learning_rate: float = 0.025
+    """Initial learning rate, SGD (DARTS sec. A.2; 0.1 on ImageNet, and for hand-made networks)."""
+    learning_rate_min: float = 0.0
+    """Learning rate at the end of the cosine schedule (DARTS sec. A.2)."""
+    schedule: Literal["cosine", "exponential", "step"] = "cosine"
+    """Learning rate by epoch: cosine (DARTS on CIFAR), times --gamma an epoch (exponential, DARTS on ImageNet), or
+    times --gamma at each of --milestones (step, hand-made networks)."""
+    gamma: float = 0.97
+    """Factor of the exponential schedule (DARTS sec. 3.4) and of the step schedule."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Shares of the epochs after which the step schedule lowers the learning rate."""
+    momentum: float = 0.9
+    """Momentum of SGD (DARTS sec. A.2)."""
+    nesterov: bool = False
+    """Take Nesterov's form of the momentum."""
+    weight_decay: float = 3e-4
+    """Weight decay (DARTS sec. A.2; 3e-5 on ImageNet, 1e-4 for hand-made networks)."""
+    grad_clip: float | None = 5.0
+    """Gradient-clipping norm (DARTS's code); None disables it."""
+    label_smoothing: float = 0.0
+    """Label smoothing (DARTS sec. 3.4: 0.1 on ImageNet)."""
+    auxiliary_weight: float = 0.4
+    """Weight of the auxiliary head's loss (DARTS sec. 3.2)."""
+    ema_decay: float | None = None
+    """Measure and save the exponential moving average of the weights over the steps, with this decay, such as 0.9999
+    (Szegedy et al., CVPR 2016, sec. 8, after Polyak and Juditsky 1992), instead of the weights; None: the weights."""
+
+    def __post_init__(self) -> None:
+        if any(not 0 < share < 1 for share in self.milestones):
+            raise ValueError(f"--milestones are {self.milestones}; each must lie between 0 and 1")
+        if self.nesterov and not self.momentum:
+            raise ValueError("--nesterov needs a --momentum larger than 0")
+        if self.grad_clip is not None and not 0 < self.grad_clip < math.inf:
+            raise ValueError(f"--grad-clip is {self.grad_clip:g}; it must be more than 0, or None for no clipping")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(
+                f"--ema-decay is {self.ema_decay:g}; it must lie between 0 and 1, or be None for no average"
+            )
+        anything = (0, math.inf)
+        check_ranges(
+            self,
+            {
+                **dict.fromkeys(("learning_rate", "learning_rate_min", "weight_decay"), anything),
+                **dict.fromkeys(("auxiliary_weight", "gamma"), anything),
+                **dict.fromkeys(("momentum", "label_smoothing"), (0, 1)),
+            },
+        )
+
+
+class Training:
+    """A network, its optimizer, and the average of its weights where one is kept.
+
+    Args:
+        config: optimizer, schedule and loss.
+        network: gives logits (N, classes), or in training mode the pair of them and those of an auxiliary head.
+        precision: of the forward passes.
+
+    Attributes:
+        measured: what is tested and saved, the average or the network itself.
+    """
+
+    def __init__(self, config: TrainingConfig, network: nn.Module, precision: Precision) -> None:
+        self.config, self.network, self.precision = config, network, precision
+        self.optimizer = sgd(
+            network.parameters(),
+            learning_rate=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+        )
+        self.average: AveragedModel | None = None
+        if config.ema_decay is not None:
+            # The statistics of BatchNorm too. It counts its updates on the CPU, which waits for nothing, and does
+            # not count those of a captured step, which does not matter after the first.
+            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+        self.measured = network if self.average is None else self.average.module
+        self._criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+
+    def schedule(self, epochs: int) -> lr_scheduler.LRScheduler:
+        """The optimizer's learning rate over a training of so many epochs, to be stepped after each."""
+        config = self.config
+        if config.schedule == "exponential":
+            return lr_scheduler.ExponentialLR(self.optimizer, config.gamma)
+        if config.schedule == "step":
+            # Rounded up and never 0: the first epoch has the initial rate. 1e-9 is for shares such as 0.1 * 3.
+            after = [max(1, math.ceil(share * epochs - 1e-9)) for share in config.milestones]
+            return lr_scheduler.MultiStepLR(self.optimizer, after, config.gamma)
+        return lr_scheduler.CosineAnnealingLR(self.optimizer, epochs, eta_min=config.learning_rate_min)
+
+    def training_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One SGD step on a batch; gives its loss and its logits (N, classes)."""
+        self.optimizer.zero_grad()
+        with autocast(batch[0].device, self.precision):
+            loss, logits = self._loss(*batch)
+        loss.backward()
+        if self.config.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return loss.detach(), logits.detach()
+
+    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, with the weighted one of the auxiliary head where the network has it, and the logits."""
+        output = self.network(x)
+        if isinstance(output, Tensor):
+            return self._criterion(output, y), output
+        logits, auxiliary = output
+        return self._criterion(logits, y) + self.config.auxiliary_weight * self._criterion(auxiliary, y), logits
