@@ -33,7 +33,7 @@ IMAGES: Any = SimpleNamespace(
     std=torch.tensor([50.0]),
 )
 ARCHITECTURE = CellArchitecture(
-    genotype_json=genotypes.to_json(genotypes.get("DARTS_V2").genotype), config=NetworkConfig(layers=1, init_channels=2)
+    genotype=genotypes.get("DARTS_V2").genotype, config=NetworkConfig(layers=1, init_channels=2)
 )
 
 
@@ -103,7 +103,7 @@ def test_a_truncated_file_is_refused(share: int, content: bytes, tmp_path: Path)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"version": 3}, "its format is version 3, and this release reads version 2"),
+        ({"version": 4}, "its format is version 4, and this release reads version 3"),
         ({"version": "x"}, "Expected `int`"),
         ({"mean": [0.5, 0.5]}, "a number for each of the 1 channels"),
         ({"mean": []}, "a number for each of the 1 channels"),
@@ -121,6 +121,8 @@ def test_a_truncated_file_is_refused(share: int, content: bytes, tmp_path: Path)
         ({"colour": "red"}, "unknown field"),
         ({"col\x7four": "red"}, r"unknown field `col\\x7four`"),
         ({"architecture": {"type": "shell", "command": "true"}}, "Invalid value 'shell'"),
+        ({"architecture": {"type": "cells", "genotype": "{}", "config": {}}}, "genotype: .: Expected `object`"),
+        ({"architecture": {"type": "cells", "genotype": "x" * 100_001, "config": {}}}, "is longer than 100000"),
         ({"architecture": {"type": "handmade", "name": "agdnet3004", "config": {}}}, "too few for"),
         ({"architecture": {"type": "handmade", "name": "x" * 5000, "config": {}}}, "unknown hand-made network"),
     ],
@@ -188,11 +190,16 @@ def test_tensors_that_are_not_the_networks_are_refused(
     assert message in refusal(tmp_path / "other", sealed(tensors, header))
 
 
-def test_a_file_of_the_format_before_is_refused_as_such(content: bytes, tmp_path: Path) -> None:
+def test_files_of_the_formats_before_are_refused_as_such(content: bytes, tmp_path: Path) -> None:
     tensors, header = parts(content)
+    header["version"] = 2
+    header["architecture"]["genotype_json"] = json.dumps(header["architecture"].pop("genotype"))
+    second = sealed(tensors, header)
     del header["version"]
-    old = to_safetensors(tensors, {"optinas": json.dumps(header)})
-    assert "its format is version 1, and this release reads version 2; train again" in refusal(tmp_path / "old", old)
+    first = to_safetensors(tensors, {"optinas": json.dumps(header)})
+    for version, old in ((1, first), (2, second)):
+        told = f"its format is version {version}, and this release reads version 3; train again"
+        assert told in refusal(tmp_path / "old", old)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +240,7 @@ def test_the_lower_bound_of_the_tensors_is_one(name: str) -> None:
 @pytest.mark.parametrize("name", genotypes.names())
 def test_the_lower_bound_of_the_tensors_of_cells_is_close(name: str, layers: int) -> None:
     architecture = CellArchitecture(
-        genotype_json=genotypes.to_json(genotypes.get(name).genotype),
+        genotype=genotypes.get(name).genotype,
         config=NetworkConfig(layers=layers, init_channels=2),
     )
     with torch.device("meta"):
@@ -244,6 +251,6 @@ def test_the_lower_bound_of_the_tensors_of_cells_is_close(name: str, layers: int
 def test_networks_that_nobody_trains_are_refused_before_they_are_built() -> None:
     with pytest.raises(ValueError, match="agdnet3004: a depth of 3004 is more than 2000"):
         handmade.build("agdnet3004")
-    architecture = CellArchitecture(genotype_json=ARCHITECTURE.genotype_json, config=NetworkConfig(layers=100_000))
+    architecture = CellArchitecture(genotype=ARCHITECTURE.genotype, config=NetworkConfig(layers=100_000))
     with pytest.raises(ValueError, match="--layers is 100000, which makes 800000 operations; at most 20000"):
         architecture.build(in_channels=1, image_size=(8, 8), num_classes=2)

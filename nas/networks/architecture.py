@@ -1,15 +1,15 @@
 """What can be trained: a network of cells, as a genotype says, or a hand-made one.
 
-An architecture is data: it builds its network, says what it is, and is kept in the header of a weights file.
+An architecture is data: it builds its network, says what it is, and is kept in the header of a weights file
+(`nas.networks.weights`).
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import torch
 from torch import nn
 
@@ -31,18 +31,12 @@ MAX_OPERATIONS = 20_000
 _PREPROCESSING_TENSORS = 12  # of a cell: two convolutions, and two BatchNorms of five tensors
 
 
-class CellArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cells"):
+@dataclass(frozen=True, kw_only=True)
+class CellArchitecture:
     """The evaluation network of a genotype."""
 
-    genotype_json: str
-    """The genotype as versioned JSON."""
+    genotype: Genotype
     config: NetworkConfig
-
-    @property
-    def genotype(self) -> Genotype:
-        """Raises GenotypeError where the JSON is not that of a genotype."""
-        spaces.load_installed()  # whose operations the genotype may have
-        return genotypes.from_json(self.genotype_json, where="the saved genotype")
 
     @property
     def identity(self) -> str:
@@ -56,8 +50,7 @@ class CellArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     @property
     def fewest_tensors(self) -> int:
         """A lower bound of the length of the network's `state_dict`, found without building it."""
-        genotype = self.genotype
-        operations = [_operations(cell) for cell in (genotype.normal, genotype.reduce)]
+        operations = [_operations(cell) for cell in (self.genotype.normal, self.genotype.reduce)]
         with torch.device("meta"):
             tensors = {
                 name: len(build_operation(name, self.config.init_channels, 1).state_dict())
@@ -72,27 +65,29 @@ class CellArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
         Raises ValueError for one of more operations than anybody trains.
         """
-        genotype = self.genotype
-        operations = self.config.layers * max(len(_operations(cell)) for cell in (genotype.normal, genotype.reduce))
+        cells = self.genotype.normal, self.genotype.reduce
+        operations = self.config.layers * max(len(_operations(cell)) for cell in cells)
         if operations > MAX_OPERATIONS:
             raise ValueError(
                 f"--layers is {self.config.layers}, which makes {operations} operations; at most "
                 f"{MAX_OPERATIONS} are possible"
             )
-        return Network(genotype, self.config, in_channels=in_channels, image_size=image_size, num_classes=num_classes)
+        return Network(
+            self.genotype, self.config, in_channels=in_channels, image_size=image_size, num_classes=num_classes
+        )
 
     def write(self, directory: Directory) -> None:
         """Leaves `genotype.json` and the cells' pictures in a run's directory."""
-        genotype = self.genotype
-        genotypes.save(genotype, directory.path / "genotype.json")
-        draw_cells(directory, genotype, "")
+        genotypes.save(self.genotype, directory.path / "genotype.json")
+        draw_cells(directory, self.genotype, "")
 
 
 def _operations(cell: CellGenotype) -> list[str]:
     return [edge.operation for node in cell.nodes for edge in node]
 
 
-class HandmadeArchitecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="handmade"):
+@dataclass(frozen=True, kw_only=True)
+class HandmadeArchitecture:
     """A hand-made network, see `nas.networks.handmade`."""
 
     name: str
@@ -144,7 +139,8 @@ def resolve(arch: str | Genotype, network: NetworkConfig, hand_made: HandmadeCon
     """
     if isinstance(arch, Genotype):
         _refuse(hand_made, "for hand-made networks", "a genotype")
-        return Resolved(CellArchitecture(genotype_json=genotypes.to_json(arch), config=network), None)
+        genotypes.validate(arch)
+        return Resolved(CellArchitecture(genotype=arch, config=network), None)
     if not arch:
         raise ValueError(
             "--arch is missing; name a published genotype (optinas-genotype list), a hand-made network such as "
@@ -163,7 +159,7 @@ def resolve(arch: str | Genotype, network: NetworkConfig, hand_made: HandmadeCon
         if Path(arch).exists():
             raise
         raise ValueError(f"{error}; hand-made networks: {handmade.describe()}") from error
-    return Resolved(CellArchitecture(genotype_json=genotypes.to_json(genotype), config=network), search)
+    return Resolved(CellArchitecture(genotype=genotype, config=network), search)
 
 
 def _search_behind(directory: Path) -> SearchRecord | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -21,16 +21,20 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+import genotypes
+import spaces
 from genotypes.atomic import write_atomically
 from genotypes.messages import one_line
 from nas.data import ImageData, View
 from nas.data.augment import normalize
 from nas.data.view import Resize
-from nas.networks.architecture import Architecture
+from nas.networks.architecture import Architecture, CellArchitecture, HandmadeArchitecture
+from nas.networks.cells import NetworkConfig
+from nas.networks.handmade import HandmadeConfig
 
 NAME = "weights.safetensors"
-#: Of the header; 1 had no digest.
-VERSION = 2
+#: Of the header; 1 had no digest, and 2 the genotype as JSON within a string.
+VERSION = 3
 _NO_DIGEST = "0" * 64
 _LARGEST_HEADER = 4_000_000  # bytes; 20 cells of Space-HB need a tenth
 _LONGEST_REASON = 300  # characters
@@ -138,11 +142,42 @@ class TrainedNetwork:
         return images.normalized_by(*self._statistics())
 
 
+class _Cells(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag="cells"):
+    """A CellArchitecture in the header."""
+
+    genotype: msgspec.Raw
+    """In its versioned JSON form."""
+    config: NetworkConfig
+
+    def decoded(self) -> CellArchitecture:
+        """Raises GenotypeError for what is not a valid genotype."""
+        spaces.load_installed()  # whose operations the genotype may have
+        genotype = genotypes.from_json(bytes(self.genotype).decode(), where="the saved genotype")
+        return CellArchitecture(genotype=genotype, config=self.config)
+
+
+class _Handmade(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag="handmade"):
+    """A HandmadeArchitecture in the header."""
+
+    name: str
+    config: HandmadeConfig
+
+    def decoded(self) -> HandmadeArchitecture:
+        return HandmadeArchitecture(name=self.name, config=self.config)
+
+
+def _encoded(architecture: Architecture) -> _Cells | _Handmade:
+    if isinstance(architecture, HandmadeArchitecture):
+        return _Handmade(name=architecture.name, config=architecture.config)
+    genotype = msgspec.json.format(genotypes.to_json(architecture.genotype).encode(), indent=-1)  # on one line
+    return _Cells(genotype=msgspec.Raw(genotype), config=architecture.config)
+
+
 class _Header(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What rebuilds a network; every field is checked before anything is built of it."""
 
     version: int = VERSION
-    architecture: Architecture
+    architecture: _Cells | _Handmade
     in_channels: Annotated[int, Meta(ge=1)]
     image_size: tuple[_Side, _Side]
     classes: Annotated[tuple[str, ...], Meta(min_length=1)]
@@ -156,11 +191,6 @@ class _Header(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(f"mean and std must have a number for each of the {self.in_channels} channels")
         if not (all(map(math.isfinite, self.mean)) and all(0 < value < math.inf for value in self.std)):
             raise ValueError("mean and std must be finite, and std more than 0")
-
-    def build(self) -> nn.Module:
-        return self.architecture.build(
-            in_channels=self.in_channels, image_size=self.image_size, num_classes=len(self.classes)
-        )
 
 
 class _Version(msgspec.Struct):
@@ -183,7 +213,7 @@ def save(path: Path, network: nn.Module, architecture: Architecture, images: Ima
     Raises ValueError for a mean or deviation that `load` would refuse, OSError.
     """
     header = _Header(
-        architecture=architecture,
+        architecture=_encoded(architecture),
         in_channels=images.channels,
         image_size=images.image_size,
         classes=tuple(images.classes),
@@ -193,7 +223,7 @@ def save(path: Path, network: nn.Module, architecture: Architecture, images: Ima
         depth=images.view.depth,
     )
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    metadata = {"optinas": json.dumps(msgspec.to_builtins(header)), "sha256": _NO_DIGEST}
+    metadata = {"optinas": msgspec.json.encode(header).decode(), "sha256": _NO_DIGEST}
     content = to_safetensors(tensors, metadata)
     end = 8 + int.from_bytes(content[:8], "little")
     digest = _digest(content[:end], content[end:], _NO_DIGEST)
@@ -228,12 +258,19 @@ def _read(file: BinaryIO) -> TrainedNetwork:
     if version != VERSION:
         raise ValueError(f"its format is version {version}, and this release reads version {VERSION}; train again")
     header = msgspec.json.decode(metadata.optinas, type=_Header)
-    _check_shapes(header, shapes)
+    architecture = header.architecture.decoded()
+    build = partial(
+        architecture.build,
+        in_channels=header.in_channels,
+        image_size=header.image_size,
+        num_classes=len(header.classes),
+    )
+    _check_shapes(architecture, build, shapes)
     data = file.read()
     if _digest(head, data, metadata.sha256) != metadata.sha256:
         raise ValueError("its content does not match its digest; copy the file again or train again")
     tensors = from_safetensors(head + data)
-    network = header.build()
+    network = build()
     for name, value in network.state_dict().items():
         if tensors[name].dtype != value.dtype:
             raise ValueError(f"{name} is in {tensors[name].dtype}, not in {value.dtype}")
@@ -242,7 +279,7 @@ def _read(file: BinaryIO) -> TrainedNetwork:
     network.load_state_dict(tensors)
     return TrainedNetwork(
         network.eval(),
-        header.architecture,
+        architecture,
         header.in_channels,
         header.image_size,
         header.classes,
@@ -274,19 +311,21 @@ def _read_head(file: BinaryIO) -> tuple[bytes, dict[str, tuple[int, ...]], _Meta
     return start + text, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, metadata
 
 
-def _check_shapes(header: _Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_shapes(
+    architecture: Architecture, build: Callable[[], nn.Module], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
     """Raises ValueError where the file's tensors are not those of the network, of which no value is computed here."""
     try:
-        if header.architecture.fewest_tensors > len(shapes):
-            raise ValueError(f"it holds {len(shapes)} tensors, too few for {header.architecture.summary}")
+        if architecture.fewest_tensors > len(shapes):
+            raise ValueError(f"it holds {len(shapes)} tensors, too few for {architecture.summary}")
         with torch.device("meta"):
-            expected = {name: tuple(value.shape) for name, value in header.build().state_dict().items()}
+            expected = {name: tuple(value.shape) for name, value in build().state_dict().items()}
     except (OverflowError, RuntimeError, TypeError) as error:  # torch's, for sizes that no memory has
-        raise ValueError(f"{header.architecture.summary} cannot be built") from error
+        raise ValueError(f"{architecture.summary} cannot be built") from error
     for name in sorted(expected.keys() | shapes.keys()):
         if expected.get(name) != shapes.get(name):
             kind = "no such tensor" if name not in shapes else "no place for it" if name not in expected else "another"
-            raise ValueError(f"the tensors are not those of {header.architecture.summary}: {name[:100]!a} ({kind})")
+            raise ValueError(f"the tensors are not those of {architecture.summary}: {name[:100]!a} ({kind})")
 
 
 def _digest(head: bytes, data: bytes, claimed: str) -> str:
