@@ -1,4 +1,4 @@
-"""The search: a supernet learns its weights and its architecture in turns; a genotype comes out."""
+"""The search: weights and architecture of a supernet are trained in turns, and a genotype is derived."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ PRESETS = {"paper": paper, "smoke": smoke}
 
 
 class Loaders(NamedTuple):
-    """Batches for the weights, for the architecture, and the latter's images as they are, to measure on."""
+    """Batches for the weights, for the architecture, and the latter's images without augmentation, for evaluation."""
 
     weights: Loader
     architecture: Loader
@@ -92,7 +92,7 @@ class Loaders(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """What is done with batches, by the bilevel problem itself or as CUDA graphs."""
+    """The three steps on batches, of the bilevel problem itself or as CUDA graphs."""
 
     architecture: Step
     weights: Step
@@ -100,7 +100,7 @@ class Steps(NamedTuple):
 
 
 class Meters(NamedTuple):
-    """Figures of an epoch: of the two kinds of steps, and of the held-out images after them."""
+    """Loss and accuracy of an epoch: of the two kinds of steps, and of the held-out images after them."""
 
     weights: Meter
     architecture: Meter
@@ -108,7 +108,7 @@ class Meters(NamedTuple):
 
 
 class Derived:
-    """The genotype of the last epoch as JSON: derived once, for another device might round a tie the other way."""
+    """The genotype of the last epoch as JSON, saved because another device might round a tie the other way."""
 
     genotype = ""
 
@@ -124,17 +124,19 @@ class Derived:
 def search(
     config: SearchConfig, *, images: ImageData | None = None, relaxation: Relaxation | None = None
 ) -> SearchResult:
-    """Runs (or resumes) a search in its run directory and returns its result, as kept in `result.json`.
+    """Runs (or resumes) a search in its run directory and returns its result, as in `result.json`.
 
-    `images` takes the place of those that `config.data` names; `relaxation` is how the logits of the space become
-    mixing weights (default: DARTS's softmax).
+    Args:
+        config: everything that decides the search.
+        images: replace those that `config.data` names.
+        relaxation: turns the logits of the space into mixing weights (default: DARTS's softmax).
 
-    Raises UsageError for a user's mistake, before anything is written; NonFiniteLossError; Stopped.
+    Raises UsageError for a user error, before anything is written; NonFiniteLossError; Stopped.
     """
     with users_mistakes():
         device = resolve_device(config.run.device)
         precision = resolve_precision(config.precision, device, exactly=config.bilevel.needs_fp32)
-        # For config.json, which a resumed run must have too.
+        # Goes into config.json, which must be the same for a resumed run.
         config = replace(config, precision=precision, relaxation="softmax" if relaxation is None else repr(relaxation))
         images = data.load(config.data) if images is None else images
         torch.manual_seed(config.seed)
@@ -155,7 +157,7 @@ def search(
     run = Run(
         directory,
         {
-            "data": same_data,  # first: a network for other classes would not load
+            "data": same_data,  # first: for other classes, loading the network would fail without saying why
             "relaxation": relaxation,
             "supernet": bilevel.supernet,
             "space": bilevel.space,
@@ -213,19 +215,19 @@ def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> L
     weights, architecture = images.search_split(seed=config.seed, train_portion=config.train_portion)
     return Loaders(
         images.train_loader(seed=config.seed, indices=weights, device=device),
-        # Both halves must not be cropped and flipped by the same random numbers, nor by those of another run.
+        # A purpose, not another seed: no random numbers are shared with the other half, nor with another run.
         images.train_loader(seed=config.seed, purpose="architecture", indices=architecture, device=device),
         images.train_loader(seed=config.seed, indices=architecture, augment=False, device=device),
     )
 
 
 def _search_epoch(run: Run, steps: Steps, loaders: Loaders, meters: Meters, epoch: int) -> None:
-    """Alternates both steps over what is left of an epoch (DARTS, algorithm 1)."""
+    """Alternates both steps over the rest of an epoch (DARTS, algorithm 1)."""
     number = len(loaders.weights)
     train_batches = loaders.weights.epoch(epoch, run.step)
     valid_batches = endless(loaders.architecture, epoch * number + run.step)
     for train, valid in run.steps(zip(train_batches, valid_batches, strict=False), meters.weights):
-        # A captured step's outputs hold until the next step.
+        # Read at once: the outputs of a captured step are overwritten by the next step.
         loss, logits = steps.architecture(train, valid)
         meters.architecture.update(loss, logits, valid[1])
         loss, logits = steps.weights(train)
@@ -233,7 +235,7 @@ def _search_epoch(run: Run, steps: Steps, loaders: Loaders, meters: Meters, epoc
 
 
 def endless(loader: Loader, start: int) -> Iterator[Batch]:
-    """Epoch after epoch of a loader, from its step number `start` on: one stream, wherever it is resumed."""
+    """Yields the batches of epoch after epoch of a loader, from step number `start` on, counted over all epochs."""
     epoch, step = divmod(start, len(loader))
     yield from loader.epoch(epoch, step)
     for later in itertools.count(epoch + 1):
@@ -287,6 +289,6 @@ def _finish(run: Run, config: SearchConfig, derived: Derived, held_out: Meter, s
     found = SearchRecord(seed=config.seed, settings=directory.settings, data=same_data.summary, result=result)
     record.write(directory, found)
     directory.log(
-        f"the genotype and pictures of its cells are in {directory.path}: genotype.json, normal.svg, reduce.svg"
+        f"genotype and pictures of its cells written to {directory.path}: genotype.json, normal.svg, reduce.svg"
     )
     return result

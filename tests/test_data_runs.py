@@ -125,7 +125,7 @@ def test_the_log_begins_with_what_was_found(place: Path, capsys: pytest.CaptureF
     (place / "images/train/ant/notes.txt").touch()
     (place / "run" / "log.txt").unlink()
     train(place / "images", place / "run", "--resume")
-    found = "found 18 images of 2 classes: 12 to train on, 6 to test on; colour, brought to 8x8 pixels"
+    found = "found 18 images of 2 classes: 12 to train on, 6 to test on; colour, resized to 8x8 pixels"
     for text in (capsys.readouterr().out, (place / "run" / "log.txt").read_text()):
         assert text.startswith(found)
         assert text.splitlines()[1].startswith("left out: 1 .txt files")
@@ -151,7 +151,7 @@ def test_an_evaluation_says_which_test_images_are_others(
     change(place / "images")
     evaluate(place)
     out = capsys.readouterr().out
-    assert "brought to 8x8 pixels" in out  # as the network was trained, whatever the files are
+    assert "resized to 8x8 pixels" in out  # as the network was trained, whatever the files are
     assert told in out
     assert bool(told) == ("note:" in out)
 
@@ -163,7 +163,7 @@ def test_an_evaluation_goes_on_without_a_manifest(
     path = place / "run" / manifest.NAME
     path.unlink() if content is None else path.write_bytes(content)
     report_test_images(load(DataConfig()), place / "run")
-    assert "whether the test images are those of the training is not known" in capsys.readouterr().out
+    assert "cannot tell whether the test images are those of the training run" in capsys.readouterr().out
 
 
 def test_an_evaluation_at_another_size_is_refused(place: Path) -> None:
@@ -176,8 +176,8 @@ def test_the_manifest_tells_arrays_apart(tmp_path: Path) -> None:
     first, other = (load(DataConfig(**fake, split_seed=seed)).manifest() for seed in (0, 1))
     assert manifest.changes(first, first) == []
     assert manifest.changes(first, other) == [
-        "training images: 12 then, 12 now, and others",
-        "test images: 4 then, 4 now, and others",
+        "training images: 12 then, 12 now, but different",
+        "test images: 4 then, 4 now, but different",
     ]
     assert manifest.from_text(manifest.to_text(first)) == first
     assert json.loads(manifest.to_text(first))["train"]["per_class"] == [6, 6]

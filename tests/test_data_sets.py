@@ -184,7 +184,7 @@ def test_cifar(cifar: str, tmp_path: Path) -> None:
 
 
 def test_cifar_that_is_not_there(cifar: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is not in .*; pass --download") as caught:
+    with pytest.raises(DataError, match=r"is missing from .*; pass --download") as caught:
         load(DataConfig(dataset=cifar, data=str(tmp_path)))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())

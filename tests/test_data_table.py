@@ -69,7 +69,7 @@ READ: dict[str, tuple[tuple[str, ...], int, str]] = {
     "Windows": ((*TREE, "ant/Thumbs.db", "ant/desktop.ini", "$RECYCLE.BIN/1.png"), 4, "3 hidden"),
     "other files": ((*TREE, "ant/a.txt", "ant/b.txt", "bee/c.csv"), 4, "2 .txt files, such as"),
     "files without ending": ((*TREE, "ant/README"), 4, "1 unnamed files"),
-    "files beside classes": ((*TREE, "lone.png"), 4, "1 files outside of class folders"),
+    "files beside classes": ((*TREE, "lone.png"), 4, "1 files outside class folders"),
     "PostScript and others": ((*TREE, "ant/a.eps", "ant/b.ps", "ant/c.pdf", "ant/d.wmf"), 4, "1 .eps files"),
     "endings in capitals": (("ant/1.JPG", "ant/2.Png", "bee/1.JPEG", "bee/2.TIFF"), 4, ""),
 }
@@ -92,24 +92,27 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "test without train": ((*parts("test", "val"),), "has test/ but no train/"),
     "two spellings": (
         (*parts("train", "test"), *parts("Training", "val")),
-        "Training/ and train/, which mean the same",
+        "Training/ and train/, which name the same",
     ),
-    "two tests": ((*parts("train", "test"), "Testing/ant/1.png"), "Testing/ and test/, which mean the same"),
+    "two tests": ((*parts("train", "test"), "Testing/ant/1.png"), "Testing/ and test/, which name the same"),
     "parts without classes": (("train/1.png", "test/1.png"), "train/ and test/ without class folders"),
     "parts without classes, and a class": (("train/1.png", "valid/1.png", "ant/1.png"), "without class folders"),
     "no classes": (("1.png",), "has no class folders"),
     "one class": (("ant/1.png",), "only one class folder, 'ant'"),
     "only a wrapper": (parts("data/train", "data/test"), "only one class folder, 'data'"),
-    "an empty class": (("ant/1.png", "ant/2.png", "bee/"), "bee has no images"),
+    "an empty class": (("ant/1.png", "ant/2.png", "bee/"), "bee has no readable images"),
     "a class of other files": (("ant/1.png", "ant/2.png", "bee/a.eps"), "1 .eps files"),
-    "a class of one image": (("ant/1.png", "ant/2.png", "bee/1.png"), "class 'bee' has 1 image"),
+    "a class of one image": (("ant/1.png", "ant/2.png", "bee/1.png"), "class 'bee' has a single image"),
     "another class in the test part": (
         (*parts("train", "test"), "test/wasp/1.png"),
-        "wasp is a class that the training",
+        "wasp is a class without training",
     ),
-    "a class in other letters": ((*parts("train", "test"), "test/Ant/1.png"), "Ant is a class that the training"),
+    "a class in other letters": ((*parts("train", "test"), "test/Ant/1.png"), "Ant is a class without training"),
     "nothing": ((), "has no class folders"),
-    "the same name in two Unicode forms": (("e\u0301/1.png", "\u00e9/1.png", "bee/1.png"), "in two Unicode forms"),
+    "the same name in two Unicode forms": (
+        ("e\u0301/1.png", "\u00e9/1.png", "bee/1.png"),
+        "in different Unicode forms",
+    ),
 }
 
 
@@ -125,15 +128,15 @@ def test_folders_that_are_refused(case: str, tmp_path: Path) -> None:
 
 #: Links by name and target, how many files are read of TREE and them, and what is said.
 LINKS: dict[str, tuple[dict[str, str], int, str]] = {
-    "to the folder above": ({"ant/up": ".."}, 4, "1 links to folders that are read already"),
-    "far above": ({"ant/up": "../.."}, 4, "1 links to folders that are read already"),
-    "to itself": ({"ant/self": "."}, 4, "1 links to folders that are read already"),
-    "a class to another": ({"cat": "ant"}, 4, "1 links to folders that are read already"),
+    "to the folder above": ({"ant/up": ".."}, 4, "1 links to folders that are read anyway"),
+    "far above": ({"ant/up": "../.."}, 4, "1 links to folders that are read anyway"),
+    "to itself": ({"ant/self": "."}, 4, "1 links to folders that are read anyway"),
+    "a class to another": ({"cat": "ant"}, 4, "1 links to folders that are read anyway"),
     "two to one folder outside": ({"ant/a": "../../pool", "bee/a": "../../pool"}, 6, "1 links to folders"),
     "a folder outside": ({"ant/more": "../../pool"}, 6, ""),
     "a file outside": ({"ant/3.png": "../../pool/1.png"}, 5, ""),
     "a file outside twice": ({"ant/3.png": "../../pool/1.png", "bee/3.png": "../../pool/1.png"}, 5, "1 links to files"),
-    "a file of another class": ({"ant/3.png": "../bee/1.png"}, 4, "1 links to files that are read already"),
+    "a file of another class": ({"ant/3.png": "../bee/1.png"}, 4, "1 links to files that are read anyway"),
     "to nothing": ({"ant/3.png": "nowhere.png"}, 4, "1 broken links"),
 }
 
@@ -166,7 +169,7 @@ def test_parts_that_are_links(tmp_path: Path) -> None:
 def test_entries_that_are_no_files(tmp_path: Path) -> None:
     touch(tmp_path, *TREE)
     os.mkfifo(tmp_path / "ant" / "3.png")
-    assert "1 entries that are no files" in read_folder(tmp_path, 0).left_out[0]
+    assert "1 entries that are not files" in read_folder(tmp_path, 0).left_out[0]
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
@@ -331,9 +334,9 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "truncated": (truncated, "a.png", "cannot read the image"),
     "truncated TIFF": (truncated, "a.tif", "cannot read the image"),
     "floats": (lambda p: Image.new("F", (4, 4), 0.5).save(p), "a.tif", "floating-point numbers"),
-    "negative": (lambda p: grey(-3, np.int32).save(p), "a.tif", "its pixels go from -3 to -3"),
+    "negative": (lambda p: grey(-3, np.int32).save(p), "a.tif", "its pixels range from -3 to -3"),
     "more than 16 bits": (lambda p: grey(70000, np.int32).save(p), "a.tif", "from 70000 to 70000"),
-    "12 bits a colour": (deep_colour, "a.tif", "its colours have 16 bits but end at 4095"),
+    "12 bits a colour": (deep_colour, "a.tif", "its colours have 16 bits, but none is above 4095"),
     "a bomb": (lambda p: p.write_bytes(png_of(60000, 60000)), "a.png", "decompression bomb"),
     "a folder": (lambda p: p.mkdir(), "a.png", "cannot read the image"),
 }
@@ -370,7 +373,7 @@ def test_a_run_is_told_what_was_found(tmp_path: Path) -> None:
     data: ImageData = load(DataConfig(dataset="folder", data=root))
     train, test = len(data.train_labels), len(data.test_labels)
     assert data.found == [
-        f"found 12 images of 2 classes: {train} to train on, {test} to test on; grey, brought to 4x5 pixels "
+        f"found 12 images of 2 classes: {train} to train on, {test} to test on; grey, resized to 4x5 pixels "
         "(height x width)",
         f"left out: 1 .txt files, such as {tmp_path / 'ant' / 'notes.txt'}",
     ]

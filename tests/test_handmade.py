@@ -379,7 +379,7 @@ def test_the_networks_of_torchvision(name: str) -> None:
 
 
 def test_names_that_are_not_torchvisions() -> None:
-    with pytest.raises(ValueError, match="'layer1.0.conv' is no weight"):
+    with pytest.raises(ValueError, match="'layer1.0.conv' is not a weight"):
         from_torchvision_state_dict({"layer1.0.conv": torch.zeros(())})
 
 
@@ -459,17 +459,17 @@ def test_the_command_that_counts(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
-        ("hbnet55", HandmadeConfig(), "hbnet55: a depth of 55 is not 6n [+] 2 with n of 1 or more; take 56"),
+        ("hbnet55", HandmadeConfig(), "hbnet55: a depth of 55 is not 6n [+] 2 with n at least 1; the nearest is 56"),
         ("resnet2", HandmadeConfig(), "not 6n [+] 2"),
         ("agdnet41", HandmadeConfig(), "not 3m [+] 4"),
-        ("vggnet16", HandmadeConfig(), "unknown hand-made network 'vggnet16'; there are resnet, hbnet, "),
+        ("vggnet16", HandmadeConfig(), "unknown hand-made network 'vggnet16'; known: resnet, hbnet, "),
         ("hbnet", HandmadeConfig(), "unknown hand-made network"),
         ("resnet20", HandmadeConfig(growth=24), "--growth is not for resnet"),
         ("densenet40", HandmadeConfig(first_unit="hb"), "--first-unit is not for densenet"),
         ("resnet20", HandmadeConfig(bottleneck_stride="3x3"), "--bottleneck-stride is for the ImageNet networks"),
         ("resnet34", HandmadeConfig(bottleneck_stride="3x3"), "--bottleneck-stride is for the ImageNet networks"),
-        ("resnet56", HandmadeConfig(form="imagenet"), "56 is none of 34, 50, 101"),
-        ("agdnet40", HandmadeConfig(form="imagenet"), "40 is not 121"),
+        ("resnet56", HandmadeConfig(form="imagenet"), "56 is not available on ImageNet; use one of 34, 50, 101"),
+        ("agdnet40", HandmadeConfig(form="imagenet"), "40 is not available on ImageNet; use 121"),
     ],
 )
 def test_mistakes_are_named(name: str, config: HandmadeConfig, message: str) -> None:
@@ -505,5 +505,5 @@ def test_a_network_has_one_name(name: str) -> None:
 
 
 def test_a_family_cannot_be_registered_twice() -> None:
-    with pytest.raises(ValueError, match="a family 'hbnet' already"):
+    with pytest.raises(ValueError, match="family 'hbnet' is already registered"):
         handmade.registry.family("hbnet", listed=(), options=())(handmade.FAMILIES["hbnet"].build)

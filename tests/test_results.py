@@ -115,5 +115,5 @@ def test_what_is_no_ended_run_is_left_out_and_named(tmp_path: Path, capsys: pyte
         assert text in said
     for text in ("truncated", "got `null`", "has no record.json, which a run writes when it ends"):
         assert text in said
-    with pytest.raises(UsageError, match="there is no ended training run among these"):
+    with pytest.raises(UsageError, match="none of these directories holds a finished training run"):
         compare.command([str(tmp_path / "nothing")])

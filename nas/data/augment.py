@@ -1,7 +1,7 @@
 """Augmentation of whole batches with its own randomness for each image.
 
 The order is that of DARTS (Liu et al. 2019, `data_transforms_cifar10`): pad with black and crop, mirror,
-normalize, cut out. Drawing the random numbers is kept apart from applying them, so that the latter can be
+normalize, cut out. Random numbers are drawn separately from being applied, so that their application can be
 checked against a plain computation for each image.
 
 Shape letters: N images, C channels, H height, W width.
@@ -40,7 +40,7 @@ class Draws:
 
 
 def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
-    """Pad with zeros on all sides, cut each image's own window of the old size, mirror some.
+    """Pad with zeros on all sides, crop a window of the old size from each image, and mirror some.
 
     Args:
         images: (N, C, H, W).
@@ -56,6 +56,7 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) 
     columns = torch.arange(W, device=images.device).expand(N, W)
     columns = offsets[:, 1:] + torch.where(flips[:, None], W - 1 - columns, columns)
     padded = F.pad(images, (padding,) * 4)
+    # Two gathers, rows and then columns, are one kernel each for the whole batch; a loop over images would be N slices.
     bands = padded.gather(2, rows[:, None, :, None].expand(N, C, H, padded.shape[3]))
     return bands.gather(3, columns[:, None, None, :].expand(N, C, H, W))
 
@@ -95,7 +96,7 @@ class Augmentation:
         image_size: (H, W).
         crop_padding: pixels of black around an image before the crop.
         flip: whether half of the images are mirrored.
-        cutout_length: side of the square to blank out; none: no cutout.
+        cutout_length: side of the square to blank out, in pixels; None for no cutout.
     """
 
     image_size: tuple[int, int]
@@ -106,7 +107,7 @@ class Augmentation:
     def draw(self, num_images: int, *, key: Key, epoch: int) -> Draws:
         """Draw the choices of a whole epoch.
 
-        They are drawn at once and on the CPU: the same on every device, and one transfer an epoch.
+        They are drawn at once on the CPU, so that they are the same on every device and need one transfer per epoch.
         """
         stream = generator("augment", *key, epoch)
         rows, columns = (torch.randint(side, (num_images,), generator=stream) for side in self.image_size)

@@ -1,4 +1,4 @@
-"""The flags of the data."""
+"""The configuration of the data."""
 
 import os
 from dataclasses import dataclass

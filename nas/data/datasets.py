@@ -1,4 +1,4 @@
-"""The data sets, one function each. A new one is a function under `@dataset("name")`."""
+"""The data sets, one function each. To add one, write a function under `@dataset("name")`."""
 
 import difflib
 import shutil
@@ -49,10 +49,10 @@ def dataset(name: str) -> Callable[[B], B]:
 
 
 def load(config: DataConfig, view: View | None = None) -> ImageData:
-    """Load the data set that the flags name, to be seen as a trained network sees it if its `view` is given.
+    """Load the data set that the configuration names; with `view`, in the form that a trained network expects.
 
     Raises:
-        DataError: there is no such data set, its images are missing or faulty, or cannot be seen so.
+        DataError: there is no such data set, or its images are missing, faulty, or do not fit `view`.
     """
     if config.dataset not in BUILDERS:
         close = difflib.get_close_matches(config.dataset, BUILDERS, n=1)
@@ -68,7 +68,7 @@ def load(config: DataConfig, view: View | None = None) -> ImageData:
     images = VIEWED[config.dataset](config, view) if config.dataset in VIEWED else BUILDERS[config.dataset](config)
     if images.image_size != view.image_size:
         raise DataError(
-            f"{images.name} has images of {_size(images.view)} pixels, and the network was trained on {_size(view)}; "
+            f"{images.name} has images of {_size(images.view)} pixels, but the network was trained on {_size(view)}; "
             f"pass --image-size {view.image_size[0]}"
         )
     return images
@@ -114,7 +114,7 @@ def cifar100(config: DataConfig) -> ImageData:
 
 @dataset("imagenet")
 def imagenet(config: DataConfig, view: View | None = None) -> ImageData:
-    """ImageNet (Russakovsky et al. 2015) from train/ and val/ with one folder a class, streamed."""
+    """ImageNet (Russakovsky et al. 2015) from train/ and val/ with one folder per class, streamed."""
     root = _folder_of(config)
     found = read_parts(root / "train", root / "val")
     side = config.image_size or 224
@@ -135,7 +135,7 @@ def imagenet(config: DataConfig, view: View | None = None) -> ImageData:
 
 @dataset("folder")
 def folder(config: DataConfig, view: View | None = None) -> ImageData:
-    """Your own images: train/ and test/ (or val/) of class folders, or class folders to be split here."""
+    """Your own images: class folders in train/ and test/ (or val/), or class folders that are split here."""
     found = read_folder(_folder_of(config), config.split_seed)
     view = view or _common_view(config, found)
     pixels = view.channels * view.image_size[0] * view.image_size[1]
@@ -172,6 +172,7 @@ def _held(config: DataConfig, found: Folder, view: View) -> ImageData:
 
 
 def _streamed(config: DataConfig, found: Folder, view: View) -> ImageData:
+    # Evenly spaced, because the files are sorted by class.
     sample = found.train.paths[:: -(-len(found.train.paths) // STATISTICS_SAMPLE)]
     mean, std = channel_statistics(replace(view, resize="fit").decode(sample)[0])
     return StreamedData(
@@ -208,12 +209,12 @@ def fake(config: DataConfig) -> ImageData:
     )
 
 
-#: Builders of data sets that consist of files, which can be seen as any network sees them.
+#: Builders of data sets that consist of files, which can be converted for any trained network.
 VIEWED: dict[str, Callable[[DataConfig, View | None], ImageData]] = {"imagenet": imagenet, "folder": folder}
 
 
 def _refuse_folder(config: DataConfig) -> None:
-    # Training on 8x8 digits is not what someone wants who names a folder.
+    # Who names a folder does not want to train on 8x8 digits.
     if config.data is not None:
         raise DataError(
             f"--dataset {config.dataset} reads no folder, but --data is {config.data}; "
@@ -248,19 +249,19 @@ def _cifar(source: type[CIFAR10], config: DataConfig) -> ImageData:
 
 def _read_cifar(source: type[CIFAR10], root: Path, *, train: bool) -> CIFAR10:
     with warnings.catch_warnings():
-        # The files were written by a numpy of 2009; numpy 2.4.0 to 2.4.4 warn of how it spelt a flag.
+        # The files were written by numpy in 2009; numpy 2.4.0 to 2.4.4 warn about the spelling of a flag in them.
         warnings.filterwarnings("ignore", message=r"dtype\(\): align")
         try:
             return source(str(root), train=train)
         except RuntimeError as error:
             raise DataError(
-                f"{source.__name__} is not in {root / source.base_folder}, or not whole; pass --download "
-                f"to fetch it, or --data FOLDER if {source.base_folder} lies in another folder"
+                f"{source.__name__} is missing from {root / source.base_folder}, or incomplete; pass --download "
+                f"to fetch it, or --data FOLDER if {source.base_folder} is in another folder"
             ) from error
 
 
 def _download(source: type[CIFAR10], root: Path) -> None:
-    """Fetch what is not there yet; it appears under its name only when it is whole."""
+    """Fetch the files if they are missing; they appear under their name only when complete."""
     try:
         _read_cifar(source, root, train=True)
     except DataError:

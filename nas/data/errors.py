@@ -1,7 +1,7 @@
-"""What a user can get wrong about the data."""
+"""The error for data that a user must fix."""
 
 from nas.errors import UsageError
 
 
 class DataError(UsageError):
-    """Says in one line what is wrong with the data, where, and how to mend it."""
+    """Says in one line what is wrong with the data, where, and how to fix it."""

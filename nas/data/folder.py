@@ -1,4 +1,4 @@
-"""Which files of a folder are images of which class, and of which part. docs/DATA.md tells the rules to users."""
+"""Which files of a folder are images of which class and part. docs/DATA.md has the rules for users."""
 
 import hashlib
 import os
@@ -17,16 +17,16 @@ from nas.data.pixels import extensions
 
 LAYOUT = "a folder of class folders, or train/ and test/ (or val/) with class folders in each"
 
-#: Share of the images to test on where a folder has no test part.
+#: Share of the images to test on if a folder has no test part.
 TEST_PORTION = 0.2
 
-#: How parts are spelled, in lower case and without hyphens, underscores and spaces.
+#: The spellings of parts, in lower case and without hyphens, underscores and spaces.
 _KINDS = {
     "train": r"train(ing)?(set|data|images)?",
     "test": r"test(ing)?(set|data|images)?",
     "val": r"val(id|idation)?(set|data|images)?",
 }
-#: What systems and programs leave in folders, in lower case; names that begin with a dot as well.
+#: What systems and programs leave in folders, in lower case; names that begin with a dot are skipped too.
 _SYSTEM = {
     *("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"),
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "__pycache__"),
@@ -36,7 +36,7 @@ _HEIF = {".heic", ".heif", ".hif"}
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Labelled files: N paths, their labels, (N,) int64, and names that are the same wherever the folder lies."""
+    """Labelled files: N paths, their labels, (N,) int64, and names that do not depend on where the folder is."""
 
     paths: list[str]
     labels: Tensor
@@ -49,7 +49,7 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class Folder:
-    """The images of a folder in its two parts, and a line for each reason to leave something out."""
+    """The images of a folder in its two parts, and a line for each reason for which files were left out."""
 
     classes: list[str]
     train: ImageFiles
@@ -58,7 +58,7 @@ class Folder:
 
 
 def shown(name: str) -> str:
-    """Return a name as it can be printed: bytes that are not UTF-8 as backslash, x and two digits."""
+    """Return a printable form of a name: bytes that are not UTF-8 become a backslash, x and two digits."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -66,7 +66,7 @@ def read_folder(root: Path, split_seed: int) -> Folder:
     """Find the images of a folder of either layout.
 
     Raises:
-        DataError: the folder cannot be read, is of neither layout or of a doubtful one, or has classes without images.
+        DataError: the folder cannot be read, has neither layout or an ambiguous one, or has classes without images.
     """
     top = Lister()
     parts = _parts(root, top)
@@ -83,10 +83,12 @@ def read_parts(train: Path, test: Path, left_out: Sequence[str] = ()) -> Folder:
     """Find the images of a training folder and a test folder, each with class folders.
 
     Raises:
-        DataError: a folder cannot be read, has no classes or ones without images, or the test folder others.
+        DataError: a folder cannot be read, has no classes or empty ones, or the classes of the two do not match.
     """
     if _within(os.path.realpath(test), os.path.realpath(train)):
-        raise DataError(f"{test} is a link into {train}, so that training images would be tested on; give it its own")
+        raise DataError(
+            f"{test} is a link into {train}, so the test would use training images; give it images of its own"
+        )
     lister = Lister(train, test)
     classes = lister.classes(train)
     training = lister.images(train, classes, "train")
@@ -101,7 +103,7 @@ def _parts(root: Path, top: "Lister") -> tuple[Path, Path] | None:
     for names in nested.values():
         if len(names) > 1:
             told = " and ".join(f"{shown(name)}/" for name in names)
-            raise DataError(f"{root} has {told}, which mean the same part; keep one of them")
+            raise DataError(f"{root} has {told}, which name the same part; keep one of them")
     tests = [*nested["test"], *nested["val"]]
     if nested["train"]:
         train = nested["train"][0]
@@ -129,7 +131,7 @@ def _plain(name: str) -> str:
 
 
 class Lister:
-    """Lists folders, and counts what it leaves out. `roots` are the folders that are read whole."""
+    """Lists folders, and counts what it leaves out. `roots` are the folders that are read completely."""
 
     def __init__(self, *roots: Path) -> None:
         self.names: list[str] = []
@@ -139,20 +141,22 @@ class Lister:
         self._examples: dict[str, str] = {}
 
     def subfolders(self, folder: Path) -> dict[str, str]:
-        """Return the folders in a folder that count, by name in Unicode's form NFC, sorted.
+        """Return the paths of the subfolders that count, by their name in Unicode's form NFC, sorted.
 
         Raises:
-            DataError: the folder cannot be read, or two names are the same but for their Unicode form.
+            DataError: the folder cannot be read, or two names differ only in their Unicode form.
         """
         found: dict[str, str] = {}
         for entry in self._entries(str(folder)):
             if self._is_folder(entry):
                 name = unicodedata.normalize("NFC", entry.name)
                 if name in found:
-                    raise DataError(f"{folder} has two folders called {shown(name)}, in two Unicode forms; merge them")
+                    raise DataError(
+                        f"{folder} has two folders called {shown(name)}, in different Unicode forms; merge them"
+                    )
                 found[name] = entry.path
             elif not entry.is_dir():
-                self._leave_out(entry, "files outside of class folders")
+                self._leave_out(entry, "files outside class folders")
         self.names = sorted(found)
         return {name: found[name] for name in self.names}
 
@@ -182,7 +186,7 @@ class Lister:
             raise DataError(f"{folder} has no class folders; --data must name {LAYOUT}")
         if unknown := sorted(set(present) - set(classes)):
             raise DataError(
-                f"{folder / shown(unknown[0])} is a class that the training images lack; "
+                f"{folder / shown(unknown[0])} is a class without training images; "
                 f"add it there or remove it here (known: {_shortened(classes)})"
             )
         paths, labels, names = [], [], []
@@ -190,16 +194,14 @@ class Lister:
             found = list(self._files_below(path))
             if not found:
                 kinds = "" if not (left_out := self.report()) else f" ({'; '.join(left_out)})"
-                raise DataError(
-                    f"{folder / name} has no images that are read here{kinds}; add some (.jpg .png ...) or remove it"
-                )
+                raise DataError(f"{folder / name} has no readable images{kinds}; add some (.jpg .png ...) or remove it")
             paths += found
             labels += [classes.index(name)] * len(found)
             names += [_name(part, name, os.path.relpath(file, path)) for file in found]
         return ImageFiles(paths, torch.tensor(labels), names)
 
     def report(self) -> list[str]:
-        """Return a line for each reason, with how often it came and an example."""
+        """Return a line for each reason, with a count and an example."""
         lines = [
             f"left out: {count:,} {reason}, such as {shown(self._examples[reason])}"
             for reason, count in self._counts.most_common(12)
@@ -208,14 +210,14 @@ class Lister:
         return lines + ([f"left out: files of {rest:,} more kinds"] if rest else [])
 
     def beside(self, parts: Sequence[Path]) -> list[str]:
-        """Return the lines on what lies beside the parts of a folder."""
+        """Return the lines about what was left out next to the parts of a folder."""
         read = {os.path.basename(part) for part in parts}
         others = [shown(name) for name in self.names if name not in read]
         told = [f"left out: {', '.join(others[:10])} beside {' and '.join(sorted(read))}"] if others else []
         return told + self.report()
 
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        """Yield what is not left out for its name, in order."""
+        """Yield the entries that are not left out because of their names, in order."""
         try:
             with os.scandir(folder) as scanned:
                 entries = sorted(scanned, key=lambda entry: entry.name)
@@ -246,8 +248,9 @@ class Lister:
         if not entry.is_symlink():
             return True
         target = os.path.realpath(entry.path)
+        # Reading it would count images twice, or never end.
         if any(_within(target, read) or _within(read, target) for read in self._reading):
-            self._leave_out(entry, "links to folders that are read already")
+            self._leave_out(entry, "links to folders that are read anyway")
             return False
         if self._reading:
             self._reading.append(target)
@@ -261,9 +264,9 @@ class Lister:
         elif entry.is_symlink() and not os.path.exists(entry.path):
             self._leave_out(entry, "broken links")
         elif not entry.is_file():
-            self._leave_out(entry, "entries that are no files")
+            self._leave_out(entry, "entries that are not files")
         elif entry.is_symlink() and self._is_known(os.path.realpath(entry.path)):
-            self._leave_out(entry, "links to files that are read already")
+            self._leave_out(entry, "links to files that are read anyway")
         else:
             return True
         return False
@@ -284,7 +287,7 @@ def _within(path: str, folder: str) -> bool:
 
 
 def _name(part: str, label: str, inner: str) -> str:
-    """Return what tells a file apart: its part, class and path there, the same on every system."""
+    """Return what identifies a file: its part, class and path there, the same on every system."""
     return "/".join([part, label, unicodedata.normalize("NFC", inner).replace(os.sep, "/")])
 
 
@@ -293,10 +296,10 @@ def _shortened(names: Sequence[str]) -> str:
 
 
 def chosen_for_test(files: ImageFiles, classes: Sequence[str], seed: int) -> Tensor:
-    """Choose about a fifth of the files for testing, each by its own name alone, so that no other file moves it.
+    """Choose about a fifth of the files for testing, each by its name alone, so that adding files moves no other.
 
-    Only where that would leave a class without test images, the file whose number is lowest is taken all the same, and
-    the highest is kept where none would be left to train on.
+    There are two exceptions: if a class would have no test images, its file with the lowest number is chosen; if it
+    would have no training images, its file with the highest number is kept for training.
 
     Returns:
         (N,) bool.
@@ -309,7 +312,7 @@ def chosen_for_test(files: ImageFiles, classes: Sequence[str], seed: int) -> Ten
     for label, name in enumerate(classes):
         rows = (files.labels == label).nonzero()[:, 0]
         if len(rows) < 2:
-            raise DataError(f"class '{name}' has 1 image(s) to split in two; give it two or more")
+            raise DataError(f"class '{name}' has a single image, which cannot be split; give it two or more")
         if not in_test[rows].any():
             in_test[rows[numbers[rows].argmin()]] = True
         if in_test[rows].all():
@@ -318,6 +321,6 @@ def chosen_for_test(files: ImageFiles, classes: Sequence[str], seed: int) -> Ten
 
 
 def _number(seed: int, name: str) -> float:
-    """Return a number from 0 to 1, as good as random, made of the seed and a name."""
+    """Return a pseudorandom number from 0 to 1 that depends on the seed and a name."""
     text = f"{seed}/{name}".encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big") / 2**48

@@ -1,4 +1,4 @@
-"""What every data set offers, wherever its images live: labels, splits and loaders.
+"""The interface of every data set, in memory or on disk: labels, splits and loaders.
 
 Shape letters: N images, C channels, H height, W width.
 """
@@ -27,8 +27,8 @@ Key = tuple[str | int, ...]
 def generator(*key: str | int) -> torch.Generator:
     """Return a CPU generator whose stream depends on `key` alone, such as `("order", seed, epoch)`.
 
-    The key is hashed: torch's CPU generator keeps only 32 bits of a seed, so that numbers packed
-    into its higher bits would be lost.
+    The key is hashed because torch's CPU generator keeps only 32 bits of a seed: numbers packed into
+    higher bits would be lost.
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
@@ -52,14 +52,14 @@ def stratified_split(labels: Tensor, *, first: float, seed: int, classes: Sequen
     counts = torch.bincount(labels, minlength=len(classes))
     if (smallest := int(counts.min())) < 2:
         raise DataError(
-            f"class '{classes[int(counts.argmin())]}' has {smallest} image(s) to split in two; give it two or more"
+            f"class '{classes[int(counts.argmin())]}' has {smallest} image(s), too few to split; give it two or more"
         )
     try:
         parts = train_test_split(
             torch.arange(len(labels)).numpy(),
             train_size=first,
             stratify=labels.numpy(),
-            # scikit-learn takes 32 bits and no negative numbers.
+            # scikit-learn accepts only non-negative seeds of 32 bits.
             random_state=generator("split", seed).initial_seed(),
         )
     except ValueError as error:
@@ -73,19 +73,19 @@ def stratified_split(labels: Tensor, *, first: float, seed: int, classes: Sequen
 class Loader(ABC):
     """Batches of labelled images, epoch after epoch.
 
-    A batch is a function of (key, epoch, step) and of nothing else, so that a run can go on in the
+    A batch is a function of (key, epoch, step) and of nothing else, so that a run can be resumed in the
     middle of an epoch. Torch's global random state is neither read nor changed.
 
     Args:
         indices: (N,) int64, the images to serve.
-        batch_size: images a batch; the last batch of an epoch may be smaller.
+        batch_size: images per batch; the last batch of an epoch may be smaller.
         key: of the order and the augmentation, such as `(seed,)`. Without one the images come in the order of
             `indices`, each once and as they are.
-        device: where the batches are wanted.
+        device: where the batches are put.
 
     Attributes:
-        num_images: images that one epoch serves. A training epoch leaves out a last batch of a
-            single image, because BatchNorm cannot train on one value a channel.
+        num_images: images in an epoch. A training epoch leaves out a last batch of a single image, because
+            BatchNorm cannot train on one value per channel.
     """
 
     def __init__(self, indices: Tensor, *, batch_size: int, key: Key | None, device: torch.device) -> None:
@@ -97,14 +97,14 @@ class Loader(ABC):
         self._key = key
 
     def __len__(self) -> int:
-        """Steps an epoch."""
+        """Return the number of steps in an epoch."""
         return -(-self.num_images // self._batch_size)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Iterate over one epoch, from `start_step` on.
 
-        Only one epoch of a loader may be under way at a time; the next one may begin before the
-        last has been read to its end.
+        Only one epoch of a loader can be read at a time; the next one may begin before the last has been
+        read to its end.
 
         Yields:
             Batches on the device.
@@ -121,7 +121,7 @@ class Loader(ABC):
         return self._indices[shuffled[: self.num_images]]
 
     def _rows(self, start_step: int) -> Iterator[slice]:
-        """Say for each step which part of the epoch's order is its batch."""
+        """Yield for each step the part of the epoch's order that is its batch."""
         for step in range(start_step, len(self)):
             first = step * self._batch_size
             yield slice(first, min(first + self._batch_size, self.num_images))
@@ -131,7 +131,7 @@ class Loader(ABC):
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return the tensor on the device; a GPU gets it in its turn, and nobody waits for it."""
+    """Return the tensor on the device; to a GPU by an asynchronous copy through pinned memory."""
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
@@ -143,13 +143,13 @@ class ImageData(ABC):
     Attributes:
         name: of the data set.
         classes: names of the classes; label i means `classes[i]`.
-        view: channels, size in pixels, and how image files are brought to it.
+        view: channels, size in pixels, and how image files are resized to it.
         train_labels: (N,) int64.
         test_labels: (N,) int64.
         mean: (C,) float32 of the training pixels, in units of 0..255.
         std: (C,) float32 likewise.
-        streamed: whether images are read from disk as they are needed, rather than held in memory.
-        left_out: lines that say what of a folder was left out and why.
+        streamed: whether images are read from disk when needed, not held in memory.
+        left_out: lines that say which files of a folder were left out, and why.
     """
 
     streamed: bool
@@ -191,12 +191,12 @@ class ImageData(ABC):
 
     @property
     def found(self) -> list[str]:
-        """Lines for the beginning of a run: what there is, and what was left out and why."""
+        """Lines for the start of a run: what there is, and what was left out and why."""
         train, test, (H, W) = len(self.train_labels), len(self.test_labels), self.image_size
         kind = {1: "grey", 3: "colour"}.get(self.channels, f"{self.channels}-channel")
         return [
             f"found {train + test:,} images of {self.num_classes} classes: {train:,} to train on, {test:,} to test on; "
-            f"{kind}, brought to {H}x{W} pixels (height x width)",
+            f"{kind}, resized to {H}x{W} pixels (height x width)",
             *self.left_out,
         ]
 
@@ -207,7 +207,7 @@ class ImageData(ABC):
         return other
 
     def manifest(self) -> Manifest:
-        """Say what a run must find again."""
+        """Return what identifies these data, for a run that is resumed."""
         return Manifest(
             dataset=self.name,
             classes=self.classes,
@@ -235,21 +235,20 @@ class ImageData(ABC):
 
         Args:
             seed: of the order and the augmentation.
-            purpose: tells the loaders of one run apart, whose random numbers are then unrelated, whatever their seeds.
+            purpose: distinguishes the loaders of one run, so that their random numbers are independent.
             indices: (N,) int64, which training images; default: all.
-            augment: shuffle and augment. If not, the images come in the order of `indices`, each
-                once and as they are.
-            device: where the batches are wanted.
+            augment: shuffle and augment. If not, the images come in the order of `indices`, each once and unchanged.
+            device: where the batches are put.
 
         Raises:
-            DataError: a batch is larger than the split to shuffle.
+            DataError: a batch is larger than the set to shuffle.
         """
         chosen = torch.arange(len(self.train_labels)) if indices is None else indices.cpu()
         batch_size = self._config.batch_size
         if augment and batch_size > len(chosen):
             raise DataError(
                 f"a batch of {batch_size} images is larger than the {len(chosen)} training images of "
-                f"{self.name} to draw it from; pass --batch-size {len(chosen)} or less"
+                f"{self.name} that it is drawn from; pass --batch-size {len(chosen)} or less"
             )
         return self._loader(
             "train",
@@ -260,7 +259,7 @@ class ImageData(ABC):
         )
 
     def test_loader(self, *, device: torch.device | str = "cpu", batch_size: int | None = None) -> Loader:
-        """Serve every test image once, in order, as it is; `batch_size` defaults to the configured one."""
+        """Serve every test image once, in order and unchanged; `batch_size` defaults to the configured one."""
         return self._loader(
             "test",
             torch.arange(len(self.test_labels)),
@@ -280,11 +279,11 @@ class ImageData(ABC):
             DataError: `train_portion` is not between 0 and 1, or a class is too small to split.
         """
         if not 0 < train_portion < 1:
-            raise DataError(f"--train-portion is {train_portion:g}; it must lie between 0 and 1")
+            raise DataError(f"--train-portion is {train_portion:g}; it must be between 0 and 1")
         return stratified_split(self.train_labels, first=train_portion, seed=seed, classes=self.classes)
 
     def _cutout_length(self) -> int | None:
-        """Return the side of the square to blank out: 16 on images of 32 as in DARTS; none without cutout."""
+        """Return the side of the square to blank out: 16 for images of 32 as in DARTS; None without cutout."""
         if not self._config.cutout:
             return None
         return self._config.cutout_length or max(1, min(self.image_size) // 2)

@@ -1,4 +1,4 @@
-"""What a run must find again in its data: classes, counts, digests, and for files what tells each of them."""
+"""The identity of a data set, which a resumed run must find again: classes, counts, and digests."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from torch import Tensor
 
 NAME = "data.json"
 
-#: Files of a part up to which each is told apart: 16 bytes each. Beyond there are counts and a digest.
+#: Up to this many files, a part lists each with 16 bytes; above, it has only counts and a digest.
 MOST_FILES = 100_000
-_LARGEST = 8_000_000  # bytes of data.json, which MOST_FILES in both parts, and the names of classes, stay below
+_LARGEST = 8_000_000  # bytes of data.json; MOST_FILES in both parts and all names of classes need less
 _BYTES = 8
 
 
@@ -32,13 +32,13 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     images: int
     per_class: tuple[int, ...]
     kind: Literal["content", "size", "array"]
-    """Of what the digest and the entries are made: names with contents or sizes, or the pixels in memory."""
+    """What digest and entries are computed from: names with contents or with sizes, or the pixels in memory."""
     digest: Annotated[str, Meta(max_length=64)]
     entries: bytes = b""
-    """For each file, sorted, 8 bytes of its name and 8 of its content or size; empty for arrays and many files."""
+    """For each file, sorted, 8 bytes for its name and 8 for its content or size; empty for arrays and many files."""
 
     def files(self) -> dict[bytes, bytes]:
-        """The content of each file by its name, both in 8 bytes."""
+        """Return the digest of each file by that of its name, 8 bytes each."""
         rows = (self.entries[i : i + 2 * _BYTES] for i in range(0, len(self.entries), 2 * _BYTES))
         return {row[:_BYTES]: row[_BYTES:] for row in rows}
 
@@ -58,7 +58,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def part_of_files(contents: Contents, labels: Tensor, num_classes: int) -> Part:
-    """Describe a part that consists of files with labels (N,)."""
+    """Return the identity of a part that consists of files with labels (N,)."""
     names = (hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=_BYTES) for name in contents.names)
     rows = sorted(name.digest() + content for name, content in zip(names, contents.contents, strict=True))
     entries = b"".join(rows)
@@ -72,7 +72,7 @@ def part_of_files(contents: Contents, labels: Tensor, num_classes: int) -> Part:
 
 
 def part_of_arrays(images: Tensor, labels: Tensor, num_classes: int) -> Part:
-    """Describe a part that is held in memory: images (N, C, H, W) uint8 and labels (N,)."""
+    """Return the identity of a part in memory: images (N, C, H, W) uint8 and labels (N,)."""
     digest = hashlib.sha256()
     for chunk in images.split(1024):
         digest.update(chunk.contiguous().numpy().tobytes())
@@ -85,7 +85,7 @@ def _counts(labels: Tensor, num_classes: int) -> tuple[int, ...]:
 
 
 def without_files(manifest: Manifest) -> Manifest:
-    """Return a manifest without what tells each file apart, which is small however many there are."""
+    """Return a manifest without the entries of single files, which is small however many there are."""
     train, test = (msgspec.structs.replace(part, entries=b"") for part in (manifest.train, manifest.test))
     return msgspec.structs.replace(manifest, train=train, test=test)
 
@@ -96,12 +96,12 @@ def to_text(manifest: Manifest) -> str:
 
 
 def from_text(text: str | bytes) -> Manifest:
-    """Return the manifest of a text. Raises ValueError where it is none."""
+    """Parse the JSON of a manifest. Raises ValueError if it is not one."""
     return msgspec.json.decode(text, type=Manifest)
 
 
 def read(folder: Path) -> Manifest:
-    """Return the manifest that a run left in its folder. Raises ValueError where there is none that can be read."""
+    """Return the manifest that a run left in its folder. Raises ValueError if there is none that can be read."""
     path = folder / NAME
     try:
         with open(path, "rb") as file:
@@ -114,14 +114,14 @@ def read(folder: Path) -> Manifest:
 
 
 def changes(before: Manifest, now: Manifest) -> list[str]:
-    """Say what became of the data of a run; nothing if they are the same."""
+    """Say how the data of a run have changed; an empty list if they have not."""
     told = []
     gone, new = (sorted(set(a) - set(b)) for a, b in ((before.classes, now.classes), (now.classes, before.classes)))
     for names, what in ((gone, "gone"), (new, "new")):
         if names:
             told.append(f"{len(names)} class(es) {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})")
     if before.classes != now.classes and not told:
-        told.append("the classes stand in another order")
+        told.append("the classes are in another order")
     for field in ("image_size", "channels", "resize", "depth"):
         then, is_now = getattr(before, field), getattr(now, field)
         if then != is_now:
@@ -139,7 +139,9 @@ def _shown(value: object) -> str:
 
 def _difference(before: Part, now: Part) -> str:
     if not (before.entries and now.entries):
-        return f"{before.images:,} then, {now.images:,} now" + (", and others" if before.images == now.images else "")
+        return f"{before.images:,} then, {now.images:,} now" + (
+            ", but different" if before.images == now.images else ""
+        )
     then, here = before.files(), now.files()
     told = [f"{len(here.keys() - then):,} new", f"{len(then.keys() - here):,} gone"]
     if before.kind == now.kind:
@@ -152,16 +154,16 @@ def _changed(then: dict[bytes, bytes], here: dict[bytes, bytes]) -> int:
 
 
 def compare_tests(trained: Manifest, now: Manifest) -> str | None:
-    """Say how the test images of today differ from those of a training; None if they do not.
+    """Say how the test images differ from those of a training run; None if they do not.
 
-    An image was trained on if a training image had its name, or its content where that is known.
+    An image counts as trained on if a training image had its name or, if known, its content.
     """
     if trained.test.digest == now.test.digest:
         return None
-    told = f"the test images are not those of the training: {_difference(trained.test, now.test)}"
+    told = f"the test images are not those of the training run: {_difference(trained.test, now.test)}"
     if not (trained.train.entries and now.test.entries):
         return told
-    learnt, here = trained.train.files(), now.test.files()
-    contents = set(learnt.values()) if trained.train.kind == now.test.kind == "content" else set[bytes]()
-    seen = sum(name in learnt or content in contents for name, content in here.items())
+    trained_on, here = trained.train.files(), now.test.files()
+    contents = set(trained_on.values()) if trained.train.kind == now.test.kind == "content" else set[bytes]()
+    seen = sum(name in trained_on or content in contents for name, content in here.items())
     return f"{told}; {seen:,} of {now.test.images:,} were trained on"

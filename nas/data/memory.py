@@ -1,4 +1,4 @@
-"""Data sets small enough to live in memory, on the device that trains on them.
+"""Data sets small enough to be held in memory, on the device that trains on them.
 
 Shape letters: N images, C channels, H height, W width.
 """
@@ -18,7 +18,7 @@ from nas.data.view import View
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (C,) float32 of uint8 images (N, C, H, W), in units of 0..255."""
-    # Counting how often each of the 256 values occurs is exact and needs no float copy of the images.
+    # Counting how often each of the 256 values occurs is exact, and needs no copy of the images as floats.
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for chunk in images.split(1024):
         counts += torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in chunk.unbind(1)])
@@ -26,12 +26,12 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     share = counts.double() / counts.sum(dim=1, keepdim=True)
     mean = share @ values
     variance = (share * (values - mean[:, None]).square()).sum(dim=1)
-    # A channel that never changes must not be divided by zero; one grey level is the finest there is.
+    # A constant channel must not be divided by zero; one grey level is the smallest difference there is.
     return mean.float(), variance.sqrt().clamp(min=1).float()
 
 
 def brought_to(images: Tensor, side: int | None) -> Tensor:
-    """Scale uint8 images (N, C, H, W) to squares of the given side, if one is given."""
+    """Resize uint8 images (N, C, H, W) to squares of the given side in pixels; None leaves them as they are."""
     if side is None or images.shape[-2:] == (side, side):
         return images
     return torch.cat([resize(chunk, [side, side], antialias=True) for chunk in images.split(1024)])
@@ -84,10 +84,10 @@ class MemoryData(ImageData):
         train_labels: (N,) int64.
         test_images: (N, C, H, W) uint8.
         test_labels: (N,) int64.
-        config: the flags.
-        flip: whether to mirror training images unless the flags say otherwise.
+        config: the configuration of the data.
+        flip: whether to mirror training images, unless the configuration says otherwise.
         depth: see `View`.
-        contents: of images from files, for each part the names of its files and bytes that depend on their content.
+        contents: for images from files: for each part, names of files and bytes that depend on their content.
     """
 
     streamed = False

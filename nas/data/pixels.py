@@ -1,4 +1,4 @@
-"""Image files to pixels: what is opened at all, and how each kind becomes 8 bits. docs/DATA.md tells it to users.
+"""Image files to pixels: which files are opened, and how each kind becomes 8 bits. docs/DATA.md has it for users.
 
 Shape letters: N images, C channels, H height, W width.
 """
@@ -20,21 +20,21 @@ from nas import screen
 from nas.data.errors import DataError
 
 #: Pillow's names of the formats that are read. All are decoded within Pillow: EPS would start Ghostscript, WMF is drawn
-#: by Windows, and others hand the file to programs that happen to be installed.
+#: by Windows, and others pass the file to programs that may be installed.
 FORMATS = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "QOI"),
     *("SGI", "SUN", "TIFF", "WEBP"),
 )
-#: Has no signature, so that anything might be taken for one; it is tried on files that are called so.
+#: TGA has no signature, so that any file could be taken for one: it is tried only on files with that extension.
 UNSIGNED = "TGA"
 
-#: Tags of TIFF.
+#: TIFF tags (TIFF 6.0).
 BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281
 
-#: Significant bits of deep pixels: those of usual sensors and of full words.
+#: Possible numbers of significant bits: those of common sensors, and a full word.
 DEPTHS = (8, 10, 12, 14, 16)
 
-# Pillow refuses twice as many pixels as those of which it warns; photographs of 100 megapixels lie between.
+# Pillow refuses images with twice as many pixels as it warns about; photographs of 100 megapixels are in between.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 S = TypeVar("S")
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class Survey(NamedTuple):
-    """What images have in common: (H, W), 1 or 3 channels, and the bits of those that have more than 8."""
+    """The common form of images: (H, W), 1 or 3 channels, and the bits of those that have more than 8."""
 
     image_size: tuple[int, int]
     channels: int
@@ -50,17 +50,17 @@ class Survey(NamedTuple):
 
 
 class _Head(NamedTuple):
-    image_size: tuple[int, int]  # as seen by the viewer
+    image_size: tuple[int, int]  # after rotation as the camera was held
     grey: bool
     deep: bool
 
 
 @functools.cache
 def extensions() -> frozenset[str]:
-    """The endings, in lower case and with their dot, of the files that are read here."""
+    """Return the extensions, in lower case with their dot, of the files that are read."""
     _register_heif()
     known = Image.registered_extensions()
-    readable = {*Image.OPEN, "MPO"}  # which the JPEG reader reads
+    readable = {*Image.OPEN, "MPO"}  # MPO has no reader of its own: that of JPEG reads it
     return frozenset(e for e, name in known.items() if name in readable and name in (*FORMATS, UNSIGNED))
 
 
@@ -74,7 +74,7 @@ def _register_heif() -> None:
 
 @functools.cache
 def _formats(extension: str) -> list[str]:
-    extensions()  # has Pillow load all its plug-ins
+    extensions()  # makes Pillow load all its plug-ins
     named = [UNSIGNED] if Image.registered_extensions().get(extension) == UNSIGNED else []
     return [name for name in (*named, *FORMATS) if name in Image.OPEN]
 
@@ -97,7 +97,7 @@ def read_image(path: str, channels: int, *, depth: int = 16, cover: int | None =
         path: of the file.
         channels: 1 or 3.
         depth: see `to_eight_bits`.
-        cover: a side in pixels; a large JPEG may then be decoded smaller, but not below twice that side.
+        cover: a side in pixels: a large JPEG may be decoded at a smaller size, but at least twice that side.
 
     Raises:
         DataError: the file cannot be decoded; names it.
@@ -107,15 +107,15 @@ def read_image(path: str, channels: int, *, depth: int = 16, cover: int | None =
             if cover is not None:
                 file.draft(None, (2 * cover, 2 * cover))
             return to_eight_bits(file, channels, depth=depth)
-    except Exception as error:  # each decoder has errors of its own, from OSError to struct.error
+    except Exception as error:  # decoders raise anything from OSError to struct.error
         raise _unreadable(path, error) from error
 
 
 def to_eight_bits(image: Image.Image, channels: int, *, depth: int = 16) -> Image.Image:
-    """Bring an image of any mode to 8 bits: grey if `channels` is 1, else RGB.
+    """Convert an image of any mode to 8 bits: grey if `channels` is 1, else RGB.
 
-    The camera's orientation is applied and transparency is laid on white. Of grey pixels of more than 8 bits the upper
-    8 of `depth` bits are kept.
+    The camera's orientation is applied, and transparent images are composed on white. Of grey pixels with more than 8
+    bits, the upper 8 of `depth` bits are kept.
 
     Raises:
         ValueError: pixels are floating-point numbers, or beyond `depth` bits.
@@ -139,27 +139,27 @@ def _upper_bits(values: np.ndarray, depth: int) -> np.ndarray:
     least, largest = int(values.min()), int(values.max())
     if least < 0 or largest >= 2**depth:
         raise ValueError(
-            f"its pixels go from {least} to {largest}, those of the data set from 0 to {2**depth - 1}; "
-            "bring all images to the same range"
+            f"its pixels range from {least} to {largest}, those of the data set from 0 to {2**depth - 1}; "
+            "convert all images to the same range"
         )
     return (values >> (depth - 8)).astype(np.uint8)
 
 
 def _check_colour_depth(image: Image.Image) -> None:
-    # Pillow keeps the upper 8 of 16 bits of a colour, which are all zero or nearly so where only 12 are used.
+    # Pillow keeps the upper 8 of 16 bits of a colour, which are zero or nearly so if only 12 bits are used.
     if image.mode not in ("RGB", "RGBA"):
         return
     tags = getattr(image, "tag_v2", {})
     bits, largest = (max(np.ravel(tags.get(tag, 0)).tolist()) for tag in (BITS_PER_SAMPLE, MAX_SAMPLE_VALUE))
     if bits > 8 and 0 < largest < 2**15:
-        raise ValueError(f"its colours have 16 bits but end at {largest}; convert it to 8 bits")
+        raise ValueError(f"its colours have 16 bits, but none is above {largest}; convert it to 8 bits")
 
 
 def survey(paths: Sequence[str]) -> Survey:
-    """Choose one size, one number of channels and one depth for images.
+    """Choose one size, number of channels and depth for all images.
 
-    The size is the common one, else a square of the median short side; there is 1 channel if all are grey, else 3. The
-    depth is that of the largest pixel of all images with more than 8 bits: many a camera stores 12 bits in 16.
+    The size is their common size, or else a square of the median short side; there is 1 channel if all are grey, else
+    3. The depth is that of the largest pixel of all images with more than 8 bits: many cameras store 12 bits in 16.
 
     Raises:
         DataError: a file is not an image.
@@ -186,9 +186,9 @@ def _read_head(path: str) -> _Head:
 
 
 def _depth(paths: Sequence[str]) -> int:
-    """Return the least of DEPTHS that holds every pixel of the files; the largest where none does or there are none.
+    """Return the least of DEPTHS that holds every pixel of the files; the largest if none does, or without files.
 
-    What is beyond is refused where it is decoded. Reading ends at the first chunk that needs the largest.
+    Larger pixels are refused when decoded. Reading ends at the first chunk that needs the largest depth.
     """
     largest = -1
     for first in range(0, len(paths), 64):
@@ -209,7 +209,7 @@ def _largest_pixel(path: str) -> int:
 
 def in_parallel(function: Callable[[S], T], items: Sequence[S], what: str) -> list[T]:
     """Map in threads (Pillow decodes without holding Python's lock), with a progress bar on a terminal."""
-    # Handing over tiny images one by one would cost more than decoding them.
+    # In chunks: passing tiny images to the threads one by one would cost more than decoding them.
     chunks = [items[first : first + 16] for first in range(0, len(items), 16)]
 
     def run(chunk: Sequence[S]) -> list[T]:
@@ -217,7 +217,7 @@ def in_parallel(function: Callable[[S], T], items: Sequence[S], what: str) -> li
 
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        # disable=None: no bar unless on a terminal
+        # disable=None shows the bar only on a terminal
         tqdm(total=len(items), desc=what, leave=False, disable=screen.silent() or None) as bar,
     ):
         results: list[T] = []

@@ -1,4 +1,4 @@
-"""Data sets too large for memory: images are read from disk by worker processes as they are needed.
+"""Data sets too large for memory: images are read from disk by worker processes when needed.
 
 Shape letters: N images, C channels, H height, W width.
 """
@@ -41,8 +41,7 @@ def train_transform(image_size: tuple[int, int], *, flip: bool) -> v2.Transform:
 class BatchReader(Dataset[Tensor | str]):
     """Reads the batches that a loader asks for: (N, C, H, W) uint8, or what is wrong with one of the images.
 
-    The randomness of an image comes from (key, epoch, position), so that it does not matter which worker
-    reads it.
+    The random numbers of an image depend on (key, epoch, position) alone, so that any worker may read it.
     """
 
     def __init__(self, paths: Sequence[str], view: View, transform: v2.Transform | None, key: Key | None) -> None:
@@ -56,7 +55,7 @@ class BatchReader(Dataset[Tensor | str]):
         try:
             return torch.stack([self._image(position, epoch) for position in positions])
         except DataError as error:
-            # As text, because an error raised here would reach the user wrapped in the worker's traceback.
+            # As text: an exception raised here would reach the user wrapped in the worker's traceback.
             return str(error)
 
     def _image(self, position: int, epoch: int) -> Tensor:
@@ -64,7 +63,7 @@ class BatchReader(Dataset[Tensor | str]):
         if self._transform is None or self._key is None:
             return torch.from_numpy(view.read(path).copy())
         image = read_image(path, view.channels, depth=view.depth)
-        # The transforms draw from torch's global state, which is the caller's own without workers.
+        # The transforms draw from torch's global state; without workers, that is the caller's.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(generator("image", *self._key, epoch, position).get_state())
             pixels: Tensor = v2.functional.pil_to_tensor(self._transform(image))
@@ -93,7 +92,7 @@ class StreamLoader(Loader):
         self._mean = mean.to(device)
         self._std = std.to(device)
         self._augmentation = augmentation
-        # The list is refilled for each epoch; the workers that read it stay.
+        # Refilled for each epoch, so that the workers can stay: a new sampler would need a new DataLoader.
         self._requests: list[Request] = []
         self._reading: DataLoader[Any] = DataLoader(
             reader,
@@ -102,7 +101,7 @@ class StreamLoader(Loader):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # else it would draw from the global state
+            generator=torch.Generator(),  # without one it would draw a seed from the global state
         )
 
     def _batches(self, epoch: int, order: Tensor, start_step: int) -> Iterator[Batch]:
@@ -123,7 +122,7 @@ class StreamLoader(Loader):
 
 
 class StreamedData(ImageData):
-    """Images read from files whenever they are needed.
+    """Images read from files whenever needed.
 
     Args:
         name: of the data set.
@@ -133,10 +132,10 @@ class StreamedData(ImageData):
         test: the test files.
         mean: (C,) of the pixels, in units of 0..255.
         std: (C,) likewise.
-        config: the flags.
+        config: the configuration of the data.
 
     Raises:
-        DataError: a flag is set that streamed data have no use for.
+        DataError: an option is set that does not apply to streamed data.
     """
 
     streamed = True
@@ -155,8 +154,8 @@ class StreamedData(ImageData):
     ) -> None:
         if config.crop_padding is not None:
             raise DataError(
-                f"--crop-padding is for data in memory, but {name} is read from disk, where crops are "
-                "also scaled; leave it out"
+                f"--crop-padding is for data in memory, but {name} is read from disk and cropped at varying "
+                "scales; leave it out"
             )
         super().__init__(
             name,
@@ -192,7 +191,7 @@ class StreamedData(ImageData):
         )
 
     def _manifest_of(self, part: str, labels: Tensor) -> Part:
-        # To read every file once more, for its content, would take as long as an epoch.
+        # Sizes instead of contents: reading every file for its content would take as long as an epoch.
         files = self._parts[part]
         sizes = [os.path.getsize(path).to_bytes(8, "big") for path in files.paths]
         return part_of_files(Contents("size", files.names, sizes), labels, self.num_classes)

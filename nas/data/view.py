@@ -1,4 +1,4 @@
-"""How a network sees an image: the one way from a file to pixels, in tests, evaluations and predictions.
+"""How a network sees an image: the only path from a file to pixels, for tests, evaluations and predictions.
 
 Shape letters: N images, C channels, H height, W width.
 """
@@ -16,18 +16,18 @@ from torchvision.transforms import v2
 
 from nas.data.pixels import in_parallel, read_image, to_eight_bits
 
-#: fit: scaled to cover the size, the centre kept. crop: ImageNet's test view (scale to 256, keep the centre 224).
+#: fit: scale to cover the size, keep the centre. crop: ImageNet's test view (scale to 256, keep the centre 224).
 Resize = Literal["fit", "crop"]
 
 
 @dataclass(frozen=True)
 class View:
-    """What a network expects of an image, beside its normalization.
+    """What a network expects of an image, apart from its normalization.
 
     Attributes:
-        channels: 1 or 3 (of files; others in memory).
+        channels: 1 or 3 for files; any in memory.
         image_size: (H, W) in pixels.
-        resize: how an image is brought to that size.
+        resize: how an image is resized to that.
         depth: significant bits of grey pixels that have more than 8.
     """
 
@@ -71,7 +71,7 @@ class View:
             DataError: an image cannot be decoded; names it.
         """
         images = torch.empty(len(paths), self.channels, *self.image_size, dtype=torch.uint8)
-        into = images.numpy()  # much cheaper to write to than a tensor, image by image
+        into = images.numpy()  # writing single images into a tensor would be much slower
 
         def decode_one(index: int) -> bytes:
             into[index] = self.read(paths[index])
@@ -81,7 +81,7 @@ class View:
 
 
 def content_digest(path: str) -> bytes:
-    """Return 8 bytes that depend on a file's content; of a file read just now, it comes from the system's cache."""
+    """Return 8 bytes that depend on a file's content; a file that was just read is still in the system's cache."""
     digest = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as file:
         while block := file.read(2**20):

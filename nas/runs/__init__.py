@@ -1,1 +1,1 @@
-"""A run and its directory: position, checkpoints, records, and what it shows."""
+"""Runs and their directories: position, checkpoints, records, TensorBoard."""

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and primitives behind a digest, written whole or not at all, the last two of them."""
+"""Checkpoints: tensors and primitives with a digest, written atomically; the last two are kept."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ PREVIOUS = "checkpoint.previous.pt"
 NEW = "checkpoint.new.pt"
 DAMAGED = "checkpoint.damaged.pt"
 
-#: The first line of a file; what follows is what `torch.save` writes, of which it holds the SHA-256.
+#: The first line of a file, with the SHA-256 of the rest, which is what `torch.save` writes.
 _HEADER = re.compile(rb"optinas checkpoint 1 sha256 ([0-9a-f]{64})\n")
 
-#: What `torch.save` names in a file of tensors and primitives. `weights_only` would take some more, with which a file
-#: of a hundred bytes could ask for any amount of memory.
+#: What `torch.save` names in a file of tensors and primitives. `weights_only` accepts more, with which a file of a
+#: hundred bytes could allocate any amount of memory.
 _GLOBALS = re.compile(r"collections (OrderedDict|Counter)|torch Size|torch \w+Storage|torch\._utils _rebuild_tensor_v2")
 
 
 def save(directory: Path, state: dict[str, Any]) -> None:
-    """Writes `state` (tensors and primitives) as the directory's checkpoint; keeps the one before it.
+    """Writes `state` (tensors and primitives) as the directory's checkpoint, and keeps the previous one.
 
-    Raises OSError; both older ones stay then, as on a full disk.
+    Raises OSError, for example on a full disk; both older checkpoints are then left as they were.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     current, new = directory / NAME, directory / NEW
     write_atomically(new, sealed(buffer.getvalue()))
     if current.exists():
-        # Between this and the next line only the previous one has its name, which `load` falls back on.
+        # If the process is killed between this and the next line, only the previous one is there; `load` uses that.
         os.replace(current, directory / PREVIOUS)
     os.replace(new, current)
 
 
 def sealed(payload: bytes) -> bytes:
-    """`payload` behind a line with its digest."""
+    """Prepends a line with the digest of `payload`."""
     return f"optinas checkpoint 1 sha256 {hashlib.sha256(payload).hexdigest()}\n".encode() + payload
 
 
 def exists(directory: Path) -> bool:
-    """Whether there is a checkpoint, be it damaged."""
+    """Whether there is a checkpoint, intact or damaged."""
     return (directory / NAME).exists() or (directory / PREVIOUS).exists()
 
 
@@ -85,15 +85,15 @@ def load(
             continue
         if failures:
             os.replace(directory / NAME, directory / DAMAGED)
-            warn(f"{failures[0]}; it is kept as {DAMAGED}, and the run continues from {path}, the one before")
+            warn(f"{failures[0]}; it is kept as {DAMAGED}, and the run continues from the previous one, {path}")
         return state
     if failures:
-        raise UsageError(f"no checkpoint can be read ({'; '.join(failures)}); start a run in another --run-dir")
+        raise UsageError(f"no checkpoint can be read ({'; '.join(failures)}); start a new run in another --run-dir")
     return None
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The state in a file. Raises ValueError for a file that is not exactly as `save` wrote it, OSError."""
+    """The state in a file. Raises ValueError for a file that is not exactly as `save` wrote it; OSError."""
     content = memoryview(path.read_bytes())
     header = _HEADER.match(content[:200])
     if header is None or hashlib.sha256(content[header.end() :]).hexdigest().encode() != header[1]:
@@ -102,7 +102,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         _check_archive(payload)
         state = torch.load(payload, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds
+    except Exception as error:  # torch and pickle raise many kinds
         raise ValueError(f"it is not a checkpoint of tensors and numbers ({type(error).__name__})") from error
     if not isinstance(state, dict):
         raise ValueError("it is not a checkpoint of a run")
@@ -110,9 +110,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _check_archive(payload: io.BytesIO) -> None:
-    """Raises ValueError where reading would take more memory than the file, or would call what `save` does not."""
+    """Raises ValueError if reading would need more memory than the file, or call anything that `save` does not."""
     with zipfile.ZipFile(payload) as archive:
         entries = archive.infolist()
+        # torch.save never compresses; a compressed entry could be a zip bomb.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("it is compressed")
         for entry in entries:
@@ -125,9 +126,9 @@ def _check_archive(payload: io.BytesIO) -> None:
 
 
 def check_like(saved: object, own: object, where: str) -> None:
-    """Raises ValueError where a saved state is not built like the present one: keys, types, shapes.
+    """Raises ValueError if a saved state is not structured like our own: keys, types, shapes.
 
-    An empty mapping of `own` takes any, because the buffers of an optimizer come with its first step; it checks them.
+    An empty mapping in `own` accepts any: an optimizer has no buffers before its first step, and checks them itself.
     """
     if isinstance(own, Tensor):
         fits = isinstance(saved, Tensor) and (saved.shape, saved.dtype) == (own.shape, own.dtype)

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, device."""
+"""The environment of a run: versions, commit, device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = ("optinas", "torch", "torchvision", "numpy", "scikit-learn")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Versions, the commit of the toolkit where it is a checkout, the device and the command, for `env.json`."""
+    """Versions, the commit of the toolkit if it is a checkout, the device and the command, for `env.json`."""
     commit, dirty = _commit(Path(__file__).resolve().parent.parent)
     return {
         "commit": commit,
@@ -30,7 +30,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words: the GPU's name, or the processor's with its number of cores."""
+    """The device in words: the GPU's name, or the type of the device and the processor's architecture."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()})"
@@ -44,14 +44,14 @@ def _version(package: str) -> str | None:
 
 
 def _commit(checkout: Path) -> tuple[str | None, bool | None]:
-    """The commit and whether files differ from it; (None, None) where this is no checkout of the toolkit."""
+    """The commit, and whether files differ from it; (None, None) if this is not a checkout of the toolkit."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(checkout), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
-        # An installed copy may lie inside somebody else's repository.
+        # An installed copy may be inside another repository, whose commit would say nothing about the toolkit.
         git("ls-files", "--error-unmatch", "nas/runs/environment.py")
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
     except (OSError, subprocess.SubprocessError):

@@ -16,17 +16,17 @@ _PAD = 10
 _LINE = 1
 
 _INK = (34, 34, 34)
-# From white over the blue of Okabe and Ito to a darker one: dark enough on white, told apart by colour-blind readers.
+# From white through the blue of Okabe and Ito to a darker one: enough contrast, also for colour-blind readers.
 _SHADES = np.array([[255, 255, 255], [0, 114, 178], [0, 46, 92]])
 
 
 def heat_map(values_RC: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> np.ndarray:
     """The picture (H, W, 3) of a matrix of weights between 0 and 1, in 8 bits a channel.
 
-    A shade stands for the square root of the weight, so that small weights, too, are told apart, and for the same
-    weight in every picture, so that pictures of several epochs compare.
+    A shade is the square root of the weight, so that small weights can be told apart too, and means the same weight in
+    every picture, so that pictures of several epochs can be compared.
     """
-    # Drawn by Pillow: a search makes some of these every epoch, and matplotlib takes ten times as long.
+    # With Pillow: a search draws some of these every epoch, and matplotlib takes ten times as long.
     font = _font()
     shades_RC = np.sqrt(np.clip(values_RC, 0, 1))
     colours_RC3 = np.stack([np.interp(shades_RC, (0, 0.6, 1), shade) for shade in _SHADES.T], axis=-1).astype(int)
@@ -45,6 +45,7 @@ def heat_map(values_RC: np.ndarray, rows: Sequence[str], columns: Sequence[str],
         for c in range(len(columns)):
             x = left + cell * c
             pen.rectangle((x, y, x + cell - 1 - _LINE, y + _ROW - 1 - _LINE), tuple(colours_RC3[r, c].tolist()))
+            # Dark text is not legible on the darker half of the shades.
             ink = "white" if shades_RC[r, c] > 0.5 else _INK
             pen.text((x + cell / 2, y + _ROW / 2), f"{values_RC[r, c]:.2f}", ink, font, anchor="mm")
     return np.asarray(image)
@@ -52,11 +53,11 @@ def heat_map(values_RC: np.ndarray, rows: Sequence[str], columns: Sequence[str],
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
-    import matplotlib  # here, because it takes half a second; its font is that of the cells' pictures
+    import matplotlib  # here, because it takes half a second; for its font, which is also that of the cells' pictures
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _TEXT)
 
 
 def _width(texts: Sequence[str]) -> int:
-    """Of the longest of some texts, in pixels."""
+    """The width of the longest of some texts, in pixels."""
     return max(int(_font().getlength(text)) + 1 for text in texts)

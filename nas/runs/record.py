@@ -1,4 +1,4 @@
-"""What a run leaves for others when it has ended: its record, written and read here and nowhere else."""
+"""The record that a finished run leaves for other programs; read and written only here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nas.errors import UsageError
 from nas.runs.directory import Directory, read_json
 
 NAME = "record.json"
-#: The result alone, for scripts: what the last line of the screen says.
+#: The result alone, for scripts; the same as the last line of the output.
 RESULT = "result.json"
 
 _Count = Annotated[int, Meta(ge=0, le=2**62)]
@@ -22,17 +22,17 @@ _Seconds = Annotated[float, Meta(ge=0)]
 _Value = bool | int | float | str | None
 
 Settings = dict[str, _Value | list[_Value]]
-"""A configuration, flat, with dotted names."""
+"""A flat configuration with dotted names."""
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The result of a search; the names of the fields are the keys that the README promises."""
+    """The result of a search; the names of the fields are the documented keys of `result.json`."""
 
     run_dir: str
     space: str
     dataset: str
     genotype: str
-    """In the text notation of the literature."""
+    """In the notation of the literature."""
     valid_accuracy: _Percent
     """The supernet's, on the architecture's half of the training images."""
     epochs: _Count
@@ -40,7 +40,7 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class EvaluationResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The figures of a trained network; the names of the fields are the keys that the README promises."""
+    """The figures of a trained network; the names of the fields are the documented keys of `result.json`."""
 
     run_dir: str
     arch: str
@@ -48,20 +48,20 @@ class EvaluationResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     test_accuracy: _Percent
     test_error: _Percent
     test_top5_error: _Percent | UnsetType = UNSET
-    """Of more than 5 classes."""
+    """Only for more than 5 classes."""
     params: _Count
     macs: _Count
     """Multiply-adds of one image."""
     seconds: _Seconds
-    """Of the training, or of the measurement where nothing was trained."""
+    """Of the training, or of the measurement if nothing was trained."""
     epochs: _Count
 
 
 class TrainResult(EvaluationResult, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The result of a training."""
+    """The result of a training run."""
 
     space: str | None
-    """Of the search that found the genotype; None where no search is known."""
+    """That of the search that found the genotype; None if no search is known."""
     search_seconds: _Seconds | None
     best_test_accuracy_chosen_on_test: _Percent | UnsetType = UNSET
 
@@ -69,29 +69,29 @@ class TrainResult(EvaluationResult, frozen=True, kw_only=True, forbid_unknown_fi
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     seed: int
     settings: Settings
-    """All else that decides the result, but for the architecture and the images."""
+    """Everything else that decides the result, except the architecture and the images."""
     data: Manifest
-    """The images, without what tells single files apart."""
+    """The identity of the images, without single files."""
 
 
 class SearchRecord(_Record, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="search"):
-    """A search that has ended."""
+    """A finished search."""
 
     result: SearchResult
 
 
 class TrainRecord(_Record, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="training"):
-    """A training that has ended."""
+    """A finished training run."""
 
     result: TrainResult
     architecture: str
-    """What was trained: the genotype in the text notation of the literature, or a hand-made network's name."""
+    """What was trained: the genotype in the notation of the literature, or the name of a hand-made network."""
     search: SearchRecord | None
-    """The search that found the genotype. It goes from training to training, wherever their directories are moved."""
+    """The search that found the genotype. Training runs copy it, so that it survives when directories are moved."""
 
 
 def write(directory: Directory, record: SearchRecord | TrainRecord) -> None:
-    """Leaves the record, and the result for scripts, in the run's directory. Raises OSError."""
+    """Writes the record, and the result for scripts, to the run's directory. Raises OSError."""
     directory.write_json(NAME, msgspec.to_builtins(record))
     directory.write_json(RESULT, as_json(record.result))
 
@@ -102,18 +102,18 @@ def as_json(result: SearchResult | EvaluationResult) -> dict[str, Any]:
 
 
 def read(directory: Path) -> SearchRecord | TrainRecord:
-    """The record of the run in a directory. Raises UsageError where there is none, or a faulty one."""
+    """The record of the run in a directory. Raises UsageError if there is none, or it is faulty."""
     try:
         return read_json(directory / NAME, SearchRecord | TrainRecord)
     except FileNotFoundError:
         raise UsageError(
-            f"{directory} has no {NAME}, which a run writes when it ends; name the directory of a run, and continue "
-            "one that has not ended with --resume"
+            f"{directory} has no {NAME}, which a run writes when it ends; name the directory of a finished run, or "
+            "finish this one with --resume"
         ) from None
 
 
 def search_behind(directory: Path) -> SearchRecord | None:
-    """The search that found the genotype in a run's directory; None where no record tells of one.
+    """The search that found the genotype in a run's directory; None if no record names one.
 
     Raises UsageError for a faulty record.
     """

@@ -1,4 +1,4 @@
-"""A run and its data: what it says of them, and whether they are still the same."""
+"""A run and its data: what it records about them, and whether they are still the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from nas.runs.directory import Directory
 
 
 class SameData:
-    """Refuses to resume on other images than those that a run began with. Track it before what is made for them."""
+    """Refuses to resume on images other than those a run began with.
+
+    Track it before the modules: its message should come before an error about the size of a tensor.
+    """
 
     def __init__(self, images: ImageData) -> None:
         self._images = images
@@ -27,17 +30,17 @@ class SameData:
         """Compares a saved manifest with that of the images. Raises UsageError if they differ, and says how."""
         if told := manifest.changes(manifest.from_text(state["manifest"]), self._manifest):
             raise UsageError(
-                f"the images are not those that the run began with: {'; '.join(told)}; put them back, or start a run "
-                "in another --run-dir"
+                f"the images are not those that the run began with: {'; '.join(told)}; restore them, or start a new "
+                "run in another --run-dir"
             )
 
     @property
     def summary(self) -> Manifest:
-        """What the run's record says of them."""
+        """The manifest for the run's record, without single files."""
         return manifest.without_files(self._manifest)
 
     def report(self, directory: Directory) -> None:
-        """Says what was found, and leaves the manifest in the run's directory."""
+        """Logs what was found, and writes the manifest to the run's directory."""
         for line in self._images.found:
             directory.log(one_line(line))
         directory.write_json(manifest.NAME, json.loads(manifest.to_text(self._manifest)))
@@ -50,6 +53,6 @@ def report_test_images(images: ImageData, trained: Path) -> None:
     try:
         told = manifest.compare_tests(manifest.read(trained), images.manifest())
     except ValueError as error:
-        told = f"whether the test images are those of the training is not known: {error}"
+        told = f"cannot tell whether the test images are those of the training run: {error}"
     if told:
         print(one_line(f"note: {told}"))

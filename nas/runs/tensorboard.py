@@ -1,4 +1,4 @@
-"""What a run shows: pictures and curves in TensorBoard, and the table at the end."""
+"""What a run writes to TensorBoard: curves, texts, and pictures of mixing weights and cells."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from spaces import KINDS, Kind, SearchSpace, Topology
 
 
 class Board:
-    """The curves, texts and pictures of a run for TensorBoard, none of which stops it.
+    """The TensorBoard writer of a run; a failure to write warns once and does not stop the run.
 
     Args:
         directory: of the run; TensorBoard's files go into its folder tb.
-        purge_step: epochs from this one on, of an earlier part of the run, are no longer shown.
+        purge_step: a resumed run repeats the epochs from this one on; TensorBoard hides those written before.
     """
 
     def __init__(self, directory: Directory, purge_step: int | None) -> None:
@@ -52,7 +52,7 @@ class Board:
         threading.excepthook = self._hook
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> None:
-        """Calls the writer, until that fails for the first time."""
+        """Calls the writer, unless an earlier call has failed."""
         writer, self._writer = self._writer, None
         if writer is not None:
             with self._directory.auxiliary("tb"):
@@ -60,22 +60,22 @@ class Board:
                 self._writer = writer
 
     def _on_error_in_thread(self, failed: threading.ExceptHookArgs) -> None:
-        # The writer's thread raises, and so does the next call of the writer.
+        # An error in the writer's thread is raised again by the next call of the writer, which then warns.
         if not isinstance(failed.exc_value, OSError):
             self._hook(failed)
 
 
 def draw_cells(directory: Directory, genotype: Genotype, title: str) -> None:
-    """Leaves pictures of both cells in a run's directory, as normal.svg and reduce.svg."""
+    """Writes pictures of both cells to a run's directory, as normal.svg and reduce.svg."""
     for kind in KINDS:
         with directory.auxiliary(f"{kind}.svg"):
             draw(getattr(genotype, kind), directory.path / f"{kind}.svg", f"{title}{CELL_NAMES[kind]} cell")
 
 
 def add_mixing(board: Board, space: SearchSpace, mixing: Mapping[Kind, Tensor], epoch: int) -> None:
-    """Draws the mixing weights, (E, O) for each kind of cell, and the weights of the edges where they have any.
+    """Adds pictures of the mixing weights, (E, O) for each kind of cell, and of the edge weights if there are any.
 
-    An edge weighs what its operations add up to. Where that is 1 on all edges, they are not weighted.
+    The weight of an edge is the sum over its operations. If that is 1 for all edges, they are not weighted.
     """
     edges = _edge_names(space.topology)
     operations = [OPERATIONS[name] for name in space.operations]
@@ -90,7 +90,7 @@ def add_mixing(board: Board, space: SearchSpace, mixing: Mapping[Kind, Tensor], 
 
 
 def _edge_names(topology: Topology) -> list[str]:
-    """Source and target of every edge, called as in the pictures of cells; parallel edges are numbered."""
+    """Source and target of every edge, named as in the pictures of cells; parallel edges are numbered."""
     nodes = ["c_k-2", "c_k-1", *map(str, range(topology.nodes))]
     names = [f"{nodes[source]} \u2192 {nodes[target]}" for source, target in topology.edges]
     return [
@@ -99,10 +99,10 @@ def _edge_names(topology: Topology) -> list[str]:
 
 
 def add_logits(board: Board, space: SearchSpace, epoch: int) -> None:
-    """Writes every architecture parameter: alpha per edge and operation, others (beta) per edge."""
+    """Adds every architecture parameter: alpha per edge and operation, beta per edge, others per entry."""
     for name, parameter in space.named_parameters():
         if parameter.shape not in ((len(space.topology.edges),), (len(space.topology.edges), len(space.operations))):
-            for i, value in enumerate(parameter.flatten().tolist()):  # of a space's own kind
+            for i, value in enumerate(parameter.flatten().tolist()):  # a parameter that only this space has
                 board.add_scalar(f"{name.replace('.', '/')}/{i}", value, epoch)
             continue
         for e, (source, target) in enumerate(space.topology.edges):
@@ -115,7 +115,7 @@ def add_logits(board: Board, space: SearchSpace, epoch: int) -> None:
 
 
 def add_genotype(board: Board, genotype: Genotype, epoch: int) -> None:
-    """Writes the genotype as text and the pictures of both cells."""
+    """Adds the genotype as text, and pictures of both cells."""
     board.add_text("genotype", f"    {to_text(genotype)}", epoch)
     for kind in KINDS:
         png = picture(getattr(genotype, kind), "png", f"{CELL_NAMES[kind]} cell, epoch {epoch}")

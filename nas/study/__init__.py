@@ -1,1 +1,1 @@
-"""Several runs beside one another."""
+"""Comparison of several runs."""

@@ -1,8 +1,8 @@
 """One table of many training runs: `python -m nas.study.compare runs/*`.
 
-Runs that differ in nothing but the seed are one row, with mean and standard deviation. Trainings of genotypes that
-searches found with the same configuration are one row too, as every seed of a search has a genotype of its own. A run
-that repeats another, with the same configuration and seed, is left out and named.
+Runs that differ only in their seed share a row, with mean and standard deviation. So do training runs of genotypes from
+searches with the same configuration, since every seed of a search finds a genotype of its own. A run that repeats
+another, with the same configuration and seed, is left out and named.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class ResultsConfig:
 
 
 class TrainingRun(NamedTuple):
-    """A training run that has ended: its result, and what decided it, flat (of the search too where there was one).
+    """A finished training run: its result, and the settings that decided it, those of the search included.
 
-    Two runs with the same settings and the same seeds, such as "0", or "1/0" with that of the search first, are one.
+    Two runs with the same settings and seeds are the same. `seeds` is "0", or "1/0" with that of the search first.
     """
 
     directory: Path
@@ -48,7 +48,7 @@ class TrainingRun(NamedTuple):
 
 
 def read_training_run(directory: Path) -> TrainingRun:
-    """Raises UsageError for a directory that holds none, or one that has not ended."""
+    """The training run in a directory. Raises UsageError if there is none, or it has not ended."""
     found = record.read(directory)
     if not isinstance(found, TrainRecord):
         raise UsageError(f"{directory} is not a training run")
@@ -56,7 +56,7 @@ def read_training_run(directory: Path) -> TrainingRun:
     if found.search is None:
         settings["architecture"] = _digest(found.architecture.encode())
         return TrainingRun(directory, found.result, settings, str(found.seed))
-    # Every seed of a search has a genotype of its own.
+    # Every seed of a search finds a genotype of its own, so the genotype is not a setting.
     searched = {**found.search.settings, "images": _images(found.search)}
     settings |= {f"search.{name}": value for name, value in searched.items()}
     return TrainingRun(directory, found.result, settings, f"{found.search.seed}/{found.seed}")
@@ -71,7 +71,7 @@ def _digest(content: bytes) -> str:
 
 
 def compare(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
-    """A row for every architecture and configuration, in the order in which they come."""
+    """A row for each architecture and configuration, in the order of first appearance."""
     groups: dict[bytes, list[TrainingRun]] = {}
     for run in runs:
         groups.setdefault(_key(run), []).append(run)
@@ -106,17 +106,17 @@ def _name(run: TrainingRun) -> str:
 
 
 def _distinction(run: TrainingRun, rivals: Sequence[TrainingRun]) -> str:
-    """The settings that tell a row from others of the same architecture."""
+    """The settings that distinguish a row from others with the same architecture."""
     names = sorted({name for rival in rivals for name in rival.settings})
     differing = [n for n in names if any(rival.settings.get(n) != run.settings.get(n) for rival in rivals)]
     return ", ".join(f"{name.split('.')[-1]} {run.settings.get(name)}" for name in differing)
 
 
 def command(argv: list[str]) -> dict[str, Any]:
-    """Parses, prints the table, returns its rows."""
+    """Parses the command line, prints the table and returns its rows."""
     config = cli.parse(ResultsConfig, argv, description=__doc__ or "")
     runs: dict[tuple[bytes, str], TrainingRun] = {}
-    # A directory named twice is one run.
+    # A directory that is named twice, or by two paths, is one run.
     for directory in dict.fromkeys(Path(os.path.realpath(name)) for name in config.runs):
         try:
             run = read_training_run(directory)
@@ -126,7 +126,7 @@ def command(argv: list[str]) -> dict[str, Any]:
         except UsageError as error:
             print(f"left out: {one_line(str(error))}", file=sys.stderr)
     if not runs:
-        raise UsageError("there is no ended training run among these directories; name those of train_eval.py")
+        raise UsageError("none of these directories holds a finished training run; name those of train_eval.py")
     rows = compare(list(runs.values()))
     print(table(rows))
     return {"rows": rows}

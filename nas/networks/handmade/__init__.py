@@ -1,4 +1,4 @@
-"""Networks made by hand from the optimization algorithms: HB-Net, AGD-Net, and ResNet, DenseNet, DMRNet beside them.
+"""Networks made by hand from optimization algorithms: HB-Net and AGD-Net, and ResNet, DenseNet, DMRNet to compare.
 
 `relaxed` has the recurrences as blocks for any layers, `residual` and `dense` the networks, `registry` their names.
 """

@@ -1,4 +1,4 @@
-"""What hand-made networks cost: `python -m nas.networks.handmade hbnet56`; without names, all that are listed."""
+"""The cost of hand-made networks: `python -m nas.networks.handmade hbnet56`; without names, of all listed ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Costs:
 
 
 def costs(config: Costs) -> list[dict[str, Any]]:
-    """A row for each network. Raises UsageError for a name that is not there, or images too small for it."""
+    """A row for each network. Raises UsageError for an unknown name, or images too small for the network."""
     return [_row(config, name) for name in config.networks]
 
 
@@ -56,7 +56,7 @@ def _row(config: Costs, name: str) -> dict[str, Any]:
 
 
 def command(argv: list[str]) -> dict[str, Any]:
-    """Parses, prints the table, returns its rows."""
+    """Parses the command line, prints the table and returns its rows."""
     config = cli.parse(Costs, argv, description=__doc__ or "", default=Costs())
     if not config.networks:
         raise UsageError("no network is named; leave the names out for all of them")

@@ -24,14 +24,14 @@ LAYERS_121 = (6, 12, 24, 16)
 
 
 class DenseLayer(nn.Module):
-    """T_{k+1,0}, ..., T_{k+1,k} of a dense block in one: BN-ReLU-Conv3x3, or BN-ReLU-Conv1x1-BN-ReLU-Conv3x3.
+    """T_{k+1,0}, ..., T_{k+1,k} of a dense block as one layer: BN-ReLU-Conv3x3, or BN-ReLU-Conv1x1-BN-ReLU-Conv3x3.
 
     Args:
         widths: channels of z_0, ..., z_k.
         growth: channels of z_{k+1}.
-        bottleneck: channels between the two convolutions, none for one convolution. Only the first convolution sees
-            the z_j apart.
-        learn_alpha: scale the block of each z_j by a learned number, `alpha` (k+1,), at first 1; otherwise alpha is 1.
+        bottleneck: channels between the two convolutions; None for a single convolution. Only the first convolution
+            sees the z_j separately.
+        learn_alpha: scale the block of each z_j by a trainable number, `alpha` (k+1,), initially 1; else alpha is 1.
     """
 
     block_of_channel: Tensor
@@ -55,7 +55,7 @@ class DenseLayer(nn.Module):
         h = F.relu(self.norm1(torch.cat(list(states), dim=1)), inplace=True)
         if self.alpha is None:
             return self.rest(self.conv1(h))
-        # Scaling the kernel, not the image: the kernel is smaller by orders of magnitude.
+        # Scale the kernel, not the image: it is smaller by orders of magnitude.
         kernel = self.conv1.weight * self.alpha[self.block_of_channel, None, None]
         return self.rest(F.conv2d(h, kernel, padding=self.conv1.padding))
 
@@ -66,15 +66,17 @@ class DenseBlock(nn.Module):
     z_{k+1} = sum_{j<=k} alpha_{k+1,j} T_{k+1,j}(z_j) + beta (z_k - sum_{j<=k} h_{k+1,j} z_j), h from eq. (5), its index
     starting anew in every block. beta = 0 without learned alpha is DenseNet, eq. (19).
 
-    z_0 has other channels than the rest, but weight zero in the momentum: h_{1,0} = 1 and h_{k,0} = 0 afterwards.
-    With r_k = z_k - sum_j h_{k+1,j} z_j, eq. (5) gives r_0 = 0 and r_k = b_{k+1} (r_{k-1} - z_k): two operations a
-    layer instead of k.
+    The channels of z_0 differ from the others, but its weight in the momentum is zero: h_{1,0} = 1, and h_{k,0} = 0
+    afterwards. With r_k = z_k - sum_j h_{k+1,j} z_j, eq. (5) gives r_0 = 0 and r_k = b_{k+1} (r_{k-1} - z_k): two
+    operations per layer instead of k.
 
     Args:
         in_channels: of z_0.
         layers: m, how many states z_1, ..., z_m follow.
-        growth, bottleneck, learn_alpha: see `DenseLayer`.
-        beta: fixed.
+        growth: see `DenseLayer`.
+        bottleneck: see `DenseLayer`.
+        beta: the weight of the momentum, not trained.
+        learn_alpha: see `DenseLayer`.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class DenseBlock(nn.Module):
 
 
 class Transition(nn.Sequential):
-    """Between two blocks: BN-ReLU-Conv1x1, and average pooling to half the side."""
+    """The layers between two blocks: BN-ReLU-Conv1x1, and average pooling to half the side."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
@@ -132,12 +134,13 @@ class DenseNetwork(nn.Module):
         stem: from images to `channels` channels.
         channels: of the stem.
         layers: of each block.
-        growth, bottleneck, beta, learn_alpha: of every block, see `DenseBlock`.
-        compression: a transition keeps this share of the channels.
-        smallest_side: of an image, in pixels, that stem and transitions can halve.
+        growth: of every block, see `DenseBlock`.
+        bottleneck: of every block.
+        compression: the share of the channels that a transition keeps.
+        beta: of every block.
+        learn_alpha: of every block.
+        smallest_side: the smallest image side in pixels that stem and transitions can halve.
         num_classes: of the images.
-
-    Called with images (N, C, H, W) it gives logits (N, num_classes).
     """
 
     def __init__(
@@ -190,7 +193,8 @@ def cifar_dense(
     m, remainder = divmod(depth - 4, 3)
     if m < 1 or remainder:
         raise UsageError(
-            f"a depth of {depth} is not 3m + 4 with m of 1 or more; take {3 * max(1, round((depth - 4) / 3)) + 4}"
+            f"a depth of {depth} is not 3m + 4 with m at least 1; the nearest is "
+            f"{3 * max(1, round((depth - 4) / 3)) + 4}"
         )
     return DenseNetwork(
         conv(in_channels, 16, 3),
@@ -212,7 +216,7 @@ def imagenet_dense(
     Raises UsageError for another depth than 121.
     """
     if depth != 121:
-        raise UsageError(f"a depth of {depth} is not 121, that of ImageNet")
+        raise UsageError(f"a depth of {depth} is not available on ImageNet; use 121")
     channels = 2 * growth
     return DenseNetwork(
         imagenet_stem(in_channels, channels),
@@ -223,6 +227,6 @@ def imagenet_dense(
         compression=0.5,
         beta=beta,
         learn_alpha=learn_alpha,
-        smallest_side=29,  # the stem makes 8 of it, which three transitions halve
+        smallest_side=29,  # 8 after the stem, then halved by three transitions
         num_classes=num_classes,
     )

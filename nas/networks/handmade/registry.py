@@ -80,10 +80,11 @@ class Family:
     """Networks that differ in their depth.
 
     Attributes:
-        build: (depth, config, in_channels, num_classes) to the network; raises ValueError for another depth.
-        listed: those that `names` gives; they are tested.
-        imagenet: those that are built as on ImageNet unless `form` says otherwise.
-        options: the fields of `HandmadeConfig` that it takes.
+        name: of the family, such as hbnet.
+        build: (depth, config, in_channels, num_classes) to the network; raises ValueError for an unsupported depth.
+        listed: the depths that `names` lists; they are tested.
+        imagenet: the depths that are built as on ImageNet unless `form` says otherwise.
+        options: the fields of `HandmadeConfig` that it accepts.
     """
 
     name: str
@@ -94,7 +95,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {}
-#: Layers; the deepest residual network that was published has 1202 (He et al., CVPR 2016, sec. 4.2).
+#: Layers; the deepest published residual network has 1202 (He et al., CVPR 2016, sec. 4.2).
 DEEPEST = 2000
 
 _RESIDUAL_IMAGENET, _DENSE_IMAGENET = tuple(IMAGENET_UNITS), (121,)
@@ -104,11 +105,11 @@ _RESIDUAL_OPTIONS = ("form", "shortcut", "bottleneck_stride")
 def family(
     name: str, *, listed: tuple[int, ...], imagenet: tuple[int, ...] = (), options: tuple[str, ...]
 ) -> Callable[[Build], Build]:
-    """Registers a family under its constructor; raises ValueError for a name that is taken."""
+    """Decorator that registers a constructor as a family. Raises ValueError if the name is taken."""
 
     def register(build: Build) -> Build:
         if name in FAMILIES:
-            raise ValueError(f"there is a family {name!r} already")
+            raise ValueError(f"family {name!r} is already registered; choose another name")
         FAMILIES[name] = Family(name, build, listed, imagenet, options)
         return build
 
@@ -195,23 +196,23 @@ def _dense(
 
 
 def names() -> tuple[str, ...]:
-    """The networks that are listed; other depths have names too."""
+    """The names of the listed networks; other depths have names too."""
     return tuple(f"{family.name}{depth}" for family in FAMILIES.values() for depth in family.listed)
 
 
 def is_handmade(name: str) -> bool:
-    """Whether `name` is that of a family with a number, though perhaps no depth that the family has."""
+    """Whether `name` is a family followed by a number, whether or not the family has that depth."""
     return _parse(name) is not None
 
 
 def is_imagenet(name: str) -> bool:
-    """Whether the network of that name is built as on ImageNet where its configuration has no `form`."""
+    """Whether the network of that name is built as on ImageNet if its configuration does not set `form`."""
     parsed = _parse(name)
     return parsed is not None and parsed[1] in parsed[0].imagenet
 
 
 def depth(name: str) -> int:
-    """The number in a name. Raises ValueError for a name that is not there."""
+    """The depth in a name. Raises ValueError for an unknown name."""
     return _parsed(name)[1]
 
 
@@ -223,12 +224,12 @@ def _parse(name: str) -> tuple[Family, int] | None:
 def _parsed(name: str) -> tuple[Family, int]:
     parsed = _parse(name)
     if parsed is None:
-        raise ValueError(f"unknown hand-made network {name[:60]!a}; there are {describe()}")
+        raise ValueError(f"unknown hand-made network {name[:60]!a}; known: {describe()}")
     return parsed
 
 
 def describe() -> str:
-    """The names there are, in words, for messages."""
+    """The known names in words, for messages."""
     return f"{', '.join(FAMILIES)}, each with a depth, such as hbnet56"
 
 
@@ -242,13 +243,13 @@ def build(
 ) -> HandmadeNetwork:
     """The network called `name`, with new weights, for images (N, in_channels, *image_size).
 
-    The image's size is only looked at: every network takes any that is not too small. Raises UsageError for one that
-    is, for a family or depth that is not there, and for an option that is not the family's.
+    The image size is only checked: every network accepts any that is not too small. Raises UsageError for one that is,
+    for an unknown family or depth, and for an option that the family does not have.
     """
     config = config or HandmadeConfig()
     family, depth = _parsed(name)
     if depth > DEEPEST:
-        raise UsageError(f"{name}: a depth of {depth} is more than {DEEPEST}; take a smaller one")
+        raise UsageError(f"{name}: a depth of {depth} is more than the maximum of {DEEPEST}; choose a smaller one")
     for field in fields(config):
         if getattr(config, field.name) != field.default and field.name not in family.options:
             raise UsageError(f"--{field.name.replace('_', '-')} is not for {family.name}; leave it out")
@@ -258,8 +259,8 @@ def build(
         raise UsageError(f"{name}: {error}") from error
     if min(image_size) < network.smallest_side:
         raise UsageError(
-            f"{name} needs images of at least {network.smallest_side} pixels a side, and these have "
-            f"{min(image_size)}; pass --image-size or take another network"
+            f"{name} needs images of at least {network.smallest_side} pixels per side, but these have "
+            f"{min(image_size)}; pass --image-size or choose another network"
         )
-    # As in the networks of cells: so that a loaded network computes the same bits.
+    # As in the networks of cells, so that a loaded network computes the same bits.
     return network.to(memory_format=torch.channels_last)

@@ -1,9 +1,9 @@
 """The relaxed forms of the optimization-inspired networks, eq. (16), (17), (18) and (20), for any layers T.
 
-Each is an optimization algorithm whose step -grad f has become a layer T, and whose constants have become free:
-fixed numbers or parameters that are learned. ResNet, DenseNet and DMRNet are special cases. x_0 is the input of a
-block, n layers give x_1 to x_n, and states of an earlier block are never used (every recurrence starts anew). A layer
-must not change its input in place: the states are needed again.
+Each is an optimization algorithm whose step -grad f became a layer T, and whose constants became free: fixed numbers or
+trainable parameters. ResNet, DenseNet and DMRNet are special cases. x_0 is the input of a block, n layers give x_1 to
+x_n, and states of an earlier block are never used (every recurrence starts anew). A layer must not change its input in
+place: the states are needed again.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from nas.theory.iterations import per_step
 
-#: What stands in for x_{-1}, see `HeavyBallBlock`.
+#: What takes the place of x_{-1}, see `HeavyBallBlock`.
 FirstUnit = Literal["plain", "hb"]
 
 
 class Coefficients(nn.Module):
-    """Rows of numbers, of any lengths: fixed, or one parameter `values`, (sum of the lengths,), that holds them all.
+    """Rows of numbers, of any lengths: fixed, or all in one parameter `values`, (sum of the lengths,).
 
     Args:
         rows: row k belongs to layer k.
-        learnable: whether they are learned, starting from `rows`.
+        learnable: whether they are trained, starting from `rows`.
     """
 
     def __init__(self, rows: Iterable[Sequence[float]], *, learnable: bool) -> None:
@@ -36,14 +36,14 @@ class Coefficients(nn.Module):
         self.values = nn.Parameter(torch.tensor([value for row in self._fixed for value in row])) if learnable else None
 
     def row(self, k: int) -> Sequence[float | Tensor]:
-        """The coefficients of layer k: numbers where they are fixed, otherwise tensors without dimensions."""
+        """The coefficients of layer k: floats if they are fixed, otherwise scalar tensors."""
         if self.values is None:
             return self._fixed[k]
         return self.values[self._ends[k] - len(self._fixed[k]) : self._ends[k]].unbind()
 
 
 def weighted_sum(coefficients: Sequence[float | Tensor], states: Sequence[Tensor]) -> Tensor:
-    """sum_j c_j x_j; a fixed 0 costs nothing and a fixed 1 no multiplication, so that special cases are exact."""
+    """Sum of c_j x_j; a fixed 0 is skipped and a fixed 1 not multiplied, so that special cases are exact."""
     total: Tensor | None = None
     for c, x in zip(coefficients, states, strict=True):
         if isinstance(c, Tensor):
@@ -62,13 +62,14 @@ class HeavyBallBlock(nn.Module):
     first = "hb".
 
     Args:
-        layers: T_0, ..., T_{n-1}; T_0 may change the shape of its input u, as `shortcut` then does too.
-        beta1, beta2: the coefficients: one number for all layers, or one for each.
-        learnable: learn those of every layer, starting from these numbers.
-        first: there is no x_{-1} before the first layer: "plain" leaves its term out, which makes the first unit
-            one of a ResNet; "hb" takes x_{-1} = x_0, as eq. (2) does.
+        layers: T_0, ..., T_{n-1}; T_0 may change the shape of its input u if `shortcut` does the same.
+        beta1: the weight of x_k: one number for all layers, or one for each.
+        beta2: the weight of x_{k-1}, in the same forms.
+        learnable: train those of every layer, starting from these numbers.
+        first: the first layer has no x_{-1}: "plain" leaves its term out, so that the first unit is one of a ResNet;
+            "hb" takes x_{-1} = x_0, as eq. (2) does.
         shortcut: x_0 = shortcut(u); default: the identity.
-        activation: applied to every sum; default: none, as the formula has none.
+        activation: applied to every sum; default: none, as in the formula.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class HeavyBallBlock(nn.Module):
         pairs = [per_step(name, value, length) for name, value in (("beta1", beta1), ("beta2", beta2))]
         rows: list[tuple[float, ...]] = list(zip(*pairs, strict=True))
         if first == "plain":
-            rows[:1] = [row[:1] for row in rows[:1]]  # x_{-1} is left out: nothing to learn there
+            rows[:1] = [row[:1] for row in rows[:1]]  # x_{-1} is left out, so its coefficient would never be trained
         self.coefficients = Coefficients(rows, learnable=learnable)
         self.first = first
         self.shortcut = shortcut or nn.Identity()
@@ -119,7 +120,7 @@ class AcceleratedBlock(nn.Module):
     Args:
         layers: T_0, ..., T_{n-1}.
         coefficients: (beta1_k, beta2_k) for each layer.
-        learnable: learn them, starting from those.
+        learnable: train them, starting from those.
     """
 
     def __init__(
@@ -151,10 +152,11 @@ class AcceleratedSumBlock(nn.Module):
     beta = 0 (see `nas.networks.handmade.dense`, which computes it with one convolution a layer).
 
     Args:
-        layers: row k holds T_{k+1,0}, ..., T_{k+1,k}. A module that stands in several rows
-            is computed once for each source x_j.
-        alpha, beta: rows of the same lengths.
-        learnable: learn alpha and beta, starting from those.
+        layers: row k holds T_{k+1,0}, ..., T_{k+1,k}. A module that occurs in several rows is computed once for each
+            source x_j.
+        alpha: the weights of the T_{k+1,j}, in rows of the same lengths.
+        beta: the weights of the x_j, in rows of the same lengths.
+        learnable: train alpha and beta, starting from those.
     """
 
     def __init__(
@@ -196,14 +198,17 @@ class ADMMBlock(nn.Module):
     """Eq. (20), two paths that exchange their states.
 
     x'_{k+1} = T'_k(x'_k) + sum_{t<=k} (alpha_{k+1,t} x'_t + beta_{k+1,t} x_t), and x_{k+1} = T_k(x_k) + the same sum.
-    The sum is over t = 0, ..., k; eq. (20) as printed begins at t = 1 and would leave the first layer without any.
+    The sum is over t = 0, ..., k; eq. (20) as printed starts at t = 1, which would leave the first layer without one.
     DMRNet has alpha_{k+1,k} = beta_{k+1,k} = 1/2 and zero otherwise.
 
     Args:
-        layers_prime, layers: T' and T. They must not be the same: with equal inputs both paths would be.
-        alpha, beta: row k holds the coefficients for t = 0, ..., k; default: DMRNet's.
-        learnable: learn them, starting from those.
-        shortcut_prime, shortcut: of the inputs; x'_0 = shortcut_prime(u'), x_0 = shortcut(u).
+        layers_prime: T'_0, ..., T'_{n-1}.
+        layers: T_0, ..., T_{n-1}; other modules than T', or both paths would be the same for equal inputs.
+        alpha: row k holds the weights of x'_0, ..., x'_k; default: DMRNet's.
+        beta: row k holds the weights of x_0, ..., x_k; default: DMRNet's.
+        learnable: train them, starting from those.
+        shortcut_prime: x'_0 = shortcut_prime(u'); default: the identity.
+        shortcut: x_0 = shortcut(u); default: the identity.
         activation: applied to every sum; default: none.
     """
 
@@ -228,7 +233,7 @@ class ADMMBlock(nn.Module):
             _check_lengths(name, rows, lengths)
         if len(self.layers_prime) != len(self.layers):
             raise ValueError(
-                f"the paths have {len(self.layers_prime)} and {len(self.layers)} layers; give them as many"
+                f"the paths have {len(self.layers_prime)} and {len(self.layers)} layers; give both the same number"
             )
         self.alpha = Coefficients(alpha, learnable=learnable)
         self.beta = Coefficients(beta, learnable=learnable)
@@ -253,4 +258,4 @@ class ADMMBlock(nn.Module):
 def _check_lengths(name: str, rows: Sequence[Sequence[object]], lengths: Sequence[int]) -> None:
     found = [len(row) for row in rows]
     if found != list(lengths):
-        raise ValueError(f"{name} has rows of {found} entries; {list(lengths)} are needed")
+        raise ValueError(f"{name} has rows of {found} entries; they must have {list(lengths)}")

@@ -32,7 +32,7 @@ IMAGENET_UNITS = {34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its units and the channels before and after it."""
+    """A stage: its number of units, and the channels before and after it."""
 
     units: int
     in_channels: int
@@ -61,10 +61,10 @@ class Plan:
 
 
 def cifar_plan(depth: int, shortcut: Shortcut = "pad") -> Plan:
-    """6n + 2 layers of basic units; raises UsageError for another depth."""
+    """The plan of a network of 6n + 2 layers of basic units. Raises UsageError for another depth."""
     n, remainder = divmod(depth - 2, 6)
     if n < 1 or remainder:
-        raise UsageError(f"a depth of {depth} is not 6n + 2 with n of 1 or more; take {_near(depth)}")
+        raise UsageError(f"a depth of {depth} is not 6n + 2 with n at least 1; the nearest is {_near(depth)}")
     return Plan(cifar_stem, basic_unit, _stages((n, n, n), (16, 16, 32, 64)), shortcut)
 
 
@@ -73,9 +73,11 @@ def _near(depth: int) -> int:
 
 
 def imagenet_plan(depth: int, shortcut: Shortcut = "projection", *, strided: BottleneckStride = "1x1") -> Plan:
-    """34, 50 or 101 layers; raises UsageError for another depth."""
+    """The plan of a network of 34, 50 or 101 layers. Raises UsageError for another depth."""
     if depth not in IMAGENET_UNITS:
-        raise UsageError(f"a depth of {depth} is none of {', '.join(map(str, IMAGENET_UNITS))}, those of ImageNet")
+        raise UsageError(
+            f"a depth of {depth} is not available on ImageNet; use one of {', '.join(map(str, IMAGENET_UNITS))}"
+        )
     units = IMAGENET_UNITS[depth]
     if depth == 34:
         return Plan(imagenet_stem, basic_unit, _stages(units, (64, 64, 128, 256, 512)), shortcut)
@@ -88,7 +90,7 @@ def _stages(units: tuple[int, ...], widths: tuple[int, ...]) -> tuple[Stage, ...
 
 
 def _of_stages(flag: str, beta: float | Sequence[float], plan: Plan) -> list[list[float]]:
-    """The coefficient of every unit, stage by stage; raises UsageError for a number of them that is not the units'."""
+    """The coefficient of every unit, stage by stage. Raises UsageError unless there is one, or one for each unit."""
     units = [stage.units for stage in plan.stages]
     values = [float(beta)] * sum(units) if isinstance(beta, int | float) else list(beta)
     if len(values) != sum(units):
@@ -101,14 +103,16 @@ class HeavyBallNetwork(nn.Module):
 
     Args:
         plan: stem, units and stages.
-        beta1, beta2: one number for all units, or one for each unit, from the first stage's first on.
-        learn_betas, first: of every stage, see `HeavyBallBlock`.
-        relu_after_sum: apply ReLU to every sum, as ResNet does. The formula has none: then there is one ReLU,
-            before the pooling.
-        in_channels, num_classes: of the images.
+        beta1: one number for all units, or one for each unit, from the first stage on.
+        beta2: in the same forms.
+        learn_betas: of every stage, see `HeavyBallBlock`.
+        first: of every stage, see `HeavyBallBlock`.
+        relu_after_sum: apply ReLU to every sum, as ResNet does. The formula has none, so that otherwise there is a
+            single ReLU before the pooling.
+        in_channels: of the images.
+        num_classes: of the images.
 
-    Called with images (N, in_channels, H, W) of any size it gives logits (N, num_classes). Raises UsageError for
-    sequences of another length.
+    Images may have any size. Raises UsageError for sequences of another length.
     """
 
     smallest_side = 1
@@ -154,9 +158,9 @@ class HeavyBallNetwork(nn.Module):
 
 
 class MergeAndRunNetwork(nn.Module):
-    """DMRNet (Zhao et al., IJCAI 2018): stages of eq. (20), two paths that meet in their mean before the classifier.
+    """DMRNet (Zhao et al., IJCAI 2018): stages of eq. (20), two paths that are averaged before the classifier.
 
-    Both paths begin with the stem's output; ReLU is applied to every sum. Arguments as for `HeavyBallNetwork`.
+    Both paths start from the output of the stem; ReLU is applied to every sum. Arguments as for `HeavyBallNetwork`.
     """
 
     smallest_side = 1

@@ -1,4 +1,4 @@
-"""Weights of torchvision's ResNets and DenseNets, under the names that they have here.
+"""Renames weights of torchvision's ResNets and DenseNets to the names used here.
 
 | torchvision | here |
 |---|---|
@@ -38,11 +38,11 @@ def _dense_layer(block: int, layer: int, module: str) -> str:
 
 
 def from_torchvision_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a torchvision resnet34, 50, 101 or densenet121, for the network of the same name here.
+    """Renames the weights of a torchvision resnet34, 50, 101 or densenet121 for the network of the same name here.
 
     torchvision's bottlenecks halve the image in the 3x3 convolution: build those of 50 and 101 layers with
-    `HandmadeConfig(bottleneck_stride="3x3")`, or the outputs are others. An hbnet takes the weights of the resnet
-    of its depth too. Raises ValueError for a name that is none of torchvision's.
+    `HandmadeConfig(bottleneck_stride="3x3")`, otherwise the outputs differ. An hbnet accepts the weights of the resnet
+    of its depth too. Raises ValueError for a name that torchvision does not use.
     """
     return {_renamed(name): value for name, value in state_dict.items()}
 
@@ -53,4 +53,4 @@ def _renamed(name: str) -> str:
         match = re.fullmatch(pattern, module)
         if match:
             return f"{rename(match)}.{parameter}"
-    raise ValueError(f"{name!r} is no weight of a ResNet or DenseNet of torchvision")
+    raise ValueError(f"{name!r} is not a weight of a ResNet or DenseNet of torchvision")

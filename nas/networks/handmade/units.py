@@ -1,4 +1,4 @@
-"""What the hand-made networks are built of: the layers T, shortcuts, stems, and how weights begin.
+"""The parts of the hand-made networks: the layers T, shortcuts, stems, and the initialization of weights.
 
 Shape letters: N images, C channels, H height, W width.
 """
@@ -71,7 +71,7 @@ class PadShortcut(nn.Module):
 
 
 def build_shortcut(kind: Shortcut, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """From a block's input to its x_0: the identity where no shape changes."""
+    """The shortcut from a block's input to its x_0: the identity if the shape does not change."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     if kind == "pad":
