@@ -7,179 +7,20 @@ from __future__ import annotations
 import nas.interrupts  # noqa: F401 - before all that takes long
 
 # isort: on
-import sys
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import tyro
-
-import genotypes
-from genotypes import CELL_NAMES, ZOO, CellGenotype, Genotype
-from genotypes.atomic import write_atomically
 from nas import cli
-from nas.errors import UsageError, users_mistakes
-
-#: Of a picture, in millimetres; a poster is less.
-WIDEST_MM = 2000
-
-GenotypeName = Annotated[str, tyro.conf.Positional]
-
-
-@dataclass(frozen=True)
-class List:
-    """List the published genotypes: error and size as claimed, exact size as built here."""
-
-    json: bool = False
-    """Print one JSON object instead of a table."""
-
-    def run(self) -> dict[str, Any] | None:
-        if self.json:
-            return {name: {k: v for k, v in asdict(e).items() if k != "genotype"} for name, e in ZOO.items()}
-        print(f"{'name':20} {'data':9} {'claimed error':>13} {'parameters':>11}  paper")
-        for name, entry in ZOO.items():
-            error = "-" if entry.claimed_error is None else f"{entry.claimed_error} %"
-            print(f"{name:20} {entry.dataset:9} {error:>13} {entry.params:11,}  {entry.paper}")
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OfOneGenotype:
-    genotype: GenotypeName
-    """Name of a published genotype, a file (NAME of several in it: FILE:NAME), or the directory of a run."""
-    operations_from: tuple[str, ...] = ()
-    """Modules of your own to import first, because they declare operations that the genotype has."""
-
-    def read(self) -> Genotype:
-        """Raises UsageError for a module that cannot be imported, GenotypeError."""
-        if self.operations_from:
-            # Here, because it needs torch.
-            import spaces
-
-            with users_mistakes():
-                spaces.import_modules(self.operations_from)
-        return genotypes.resolve(self.genotype)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Show(_OfOneGenotype):
-    """Print a genotype, and with --cost what its evaluation network costs."""
-
-    cost: Literal["cifar", "imagenet"] | None = None
-    """Form of the network: cifar (20 cells, 36 channels, 32x32) or imagenet (14 cells, 48 channels, 224x224)."""
-    classes: int | None = None
-    """Number of classes (default: 10 for cifar, 1000 for imagenet)."""
-    json: bool = False
-    """Print one JSON object."""
-
-    def run(self) -> dict[str, Any] | None:
-        if self.classes is not None and self.classes < 1:
-            raise UsageError(f"--classes is {self.classes}; it must be at least 1")
-        genotype = self.read()
-        cost = _cost(genotype, self.cost, self.classes) if self.cost else {}
-        if self.json:
-            return {"genotype": genotypes.to_text(genotype), **cost}
-        print(genotypes.to_text(genotype))
-        for name, value in cost.items():
-            print(f"{name:21} {value:>13,}")
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Draw(_OfOneGenotype):
-    """Draw the normal and the reduction cell, or write them as the source of Graphviz's dot."""
-
-    out: str = "."
-    """Directory for the pictures normal.* and reduce.*; it must exist."""
-    format: Literal["svg", "png", "pdf", "dot"] = "svg"
-    """Kind of picture; dot: source for the program dot, which is not run."""
-    title: str | None = None
-    """What stands above the pictures, before ", normal cell" (default: the genotype's name)."""
-    no_title: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Nothing stands above the pictures."""
-    width: float | None = None
-    """Width of the pictures in millimetres, with letters of at least 6 points (default: what the cells take)."""
-
-    def run(self) -> dict[str, Any]:
-        self._check()
-        genotype, directory = self.read(), Path(self.out)
-        pictures = {directory / f"{kind}.{self.format}": self._picture(genotype, kind) for kind in CELL_NAMES}
-        for path, content in pictures.items():
-            try:
-                write_atomically(path, content)
-            except OSError as error:
-                raise UsageError(f"{path} cannot be written: {error.strerror}") from error
-        return {"pictures": [str(path) for path in pictures]}
-
-    def _check(self) -> None:
-        if not Path(self.out).is_dir():
-            raise UsageError(f"{self.out} is not a directory; make it first, or choose another --out")
-        if self.title is not None and self.no_title:
-            raise UsageError("--title and --no-title exclude each other; leave one out")
-        if self.width is not None and not 0 < self.width <= WIDEST_MM:
-            raise UsageError(f"--width is {self.width:g}; it must be more than 0 and at most {WIDEST_MM} (millimetres)")
-        if self.width is not None and self.format == "dot":
-            raise UsageError("--width is for pictures; dot source has none, give it to the program dot")
-
-    def _picture(self, genotype: Genotype, kind: str) -> bytes:
-        from genotypes import draw
-
-        cell: CellGenotype = getattr(genotype, kind)
-        name = self.title or genotype.name or Path(self.genotype).stem
-        title = "" if self.no_title else f"{name}, {CELL_NAMES[kind]} cell"
-        if self.format == "dot":
-            return draw.to_dot(cell, title).encode()
-        return draw.picture(cell, self.format, title, width_mm=self.width)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Convert(_OfOneGenotype):
-    """Print a genotype as JSON, or in the text notation of the literature."""
-
-    to: Literal["json", "text"] = "json"
-    """The form to print."""
-
-    def run(self) -> None:
-        genotype = self.read()
-        print((genotypes.to_json if self.to == "json" else genotypes.to_text)(genotype).rstrip("\n"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check(_OfOneGenotype):
-    """Check a genotype: exit code 0 if it is valid, 2 if not, with the path of the fault."""
-
-    def run(self) -> None:
-        self.read()
-        print(f"{self.genotype}: valid")
-
-
-def _cost(genotype: Genotype, form: Literal["cifar", "imagenet"], classes: int | None) -> dict[str, int]:
-    # Here, because it needs torch, and nothing else in this script does.
-    from nas.networks.cost import network_cost
-    from nas.train import PRESETS
-
-    config = PRESETS["paper"]("imagenet" if form == "imagenet" else "cifar10").network
-    size, default_classes = ((224, 224), 1000) if form == "imagenet" else ((32, 32), 10)
-    return asdict(
-        network_cost(
-            genotype,
-            config,
-            in_channels=3,
-            image_size=size,
-            num_classes=default_classes if classes is None else classes,
-        )
-    )
+from nas.genotype_commands import Command
 
 
 def command(argv: list[str]) -> dict[str, Any] | None:
     """Parses and runs one of the subcommands."""
-    description = "List, show, draw, convert and check genotypes."
-    return cli.parse(List | Show | Draw | Convert | Check, argv, description=description).run()
+    return cli.parse(Command, argv, description="List, show, draw, convert and check genotypes.").run()
 
 
 def main() -> None:
     """The console command `optinas-genotype`."""
-    cli.run(command, sys.argv[1:])
+    cli.run(command)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from nas.networks import architecture, handmade, weights
 from nas.networks.architecture import Architecture, Resolved
 from nas.networks.cells import Network, NetworkConfig
 from nas.networks.cost import count_parameters
+from nas.networks.forms import FORMS
 from nas.networks.handmade import HandmadeConfig
 from nas.runs import record
 from nas.runs.directory import RunDirectory
@@ -78,11 +79,11 @@ def paper(dataset: str) -> TrainConfig:
             epochs=250,
             data=DataConfig(dataset=dataset, batch_size=128),
             training=TrainingConfig(learning_rate=0.1, schedule="exponential", weight_decay=3e-5, label_smoothing=0.1),
-            network=NetworkConfig(layers=14, init_channels=48, stem="imagenet", auxiliary=True),
+            network=FORMS["imagenet"].network,
         )
     return TrainConfig(
         data=DataConfig(dataset=dataset, batch_size=96, cutout=True),
-        network=NetworkConfig(auxiliary=True, drop_path_prob=0.2),
+        network=FORMS["cifar"].network,
     )
 
 
