@@ -237,9 +237,11 @@ class SameArchitecture:
         self._text = arch.identity
 
     def state_dict(self) -> dict[str, str]:
+        """The identity of the architecture."""
         return {"text": self._text}
 
     def load_state_dict(self, state: dict[str, str]) -> None:
+        """Compares a saved identity with that of this run. Raises UsageError if they differ."""
         if state["text"] != self._text:
             raise UsageError(f"--arch was {state['text']} when the run began and is now {self._text}; start a new run")
 
@@ -250,9 +252,11 @@ class Best:
     accuracy = 0.0
 
     def state_dict(self) -> dict[str, float]:
+        """The best accuracy so far, in percent."""
         return {"accuracy": self.accuracy}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
+        """Takes over the best accuracy of a checkpoint."""
         self.accuracy = state["accuracy"]
 
 

@@ -172,7 +172,7 @@ def test_a_weight_that_is_not_definite_is_refused() -> None:
     with pytest.raises(ValueError, match="not positive definite"):
         equivalence.errors(-torch.eye(2, dtype=torch.float64), ACTIVATIONS["relu"])
     for wrong in (torch.eye(2, dtype=torch.int64), [[1.0, 0.0], [0.0, 1.0]]):
-        with pytest.raises(ValueError, match="W is no tensor of floating-point numbers"):
+        with pytest.raises(ValueError, match="W is not a tensor of floating-point numbers"):
             equivalence.errors(wrong, ACTIVATIONS["relu"])
     for x0 in (torch.zeros(2), torch.zeros(3, dtype=torch.float64)):
         with pytest.raises(ValueError, match=r"x0 is .*; give \(\.\.\., 2\) of torch.float64 as W is"):

@@ -106,5 +106,5 @@ def test_mistakes(flags: list[str], told: str, capsys: pytest.CaptureFixture[str
 
 def test_a_plot_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="cannot be made a folder .*; choose another"):
+    with pytest.raises(ValueError, match="cannot be created .*; choose another"):
         rates.measure(RatesConfig(plot=str(tmp_path / "file" / "rates.svg")))

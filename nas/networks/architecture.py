@@ -45,6 +45,7 @@ class CellArchitecture:
 
     @property
     def summary(self) -> str:
+        """Its size in words, for messages."""
         return f"{self.config.layers} cells of {self.config.init_channels} channels"
 
     @property
@@ -95,10 +96,12 @@ class HandmadeArchitecture:
 
     @property
     def identity(self) -> str:
+        """What a resumed run must share, for messages."""
         return self.name
 
     @property
     def summary(self) -> str:
+        """Its kind and the options that are not the defaults, in words, for messages."""
         return ", ".join(["a hand-made network", *(f"{name} {value}" for name, value in _given(self.config).items())])
 
     @property

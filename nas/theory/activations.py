@@ -36,7 +36,7 @@ class Activation:
     """An activation; its functions take and return tensors of any shape, elementwise, in any floating dtype."""
 
     name: str
-    """What messages call it; one of `ACTIVATIONS` has its name there."""
+    """The name in messages; the key of those in `ACTIVATIONS`."""
     phi: Elementwise
     """Phi(t)."""
     psi: Elementwise
@@ -48,7 +48,7 @@ class Activation:
     slopes: tuple[float, float]
     """Infimum and supremum of Phi'."""
     f: Elementwise | None = None
-    """On `range` the integral of inverse(y) - y from 0 to x, which LPOM needs; None: computed from psi and inverse."""
+    """On `range`, the integral of inverse(y) - y from 0 to x, for LPOM; if None, computed from psi and inverse."""
 
     @property
     def lipschitz(self) -> float:
@@ -62,7 +62,7 @@ class Activation:
 
 
 class _KnownDerivative(torch.autograd.Function):
-    """function(t), which autograd need not follow, because its derivative is another function of t."""
+    """Evaluates function(t) with a given derivative, so that autograd need not differentiate it."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, function: Elementwise, derivative: Elementwise) -> Tensor:
@@ -77,7 +77,7 @@ class _KnownDerivative(torch.autograd.Function):
 
 
 def with_derivative(function: Elementwise, derivative: Elementwise) -> Elementwise:
-    """The function with that derivative in the eyes of autograd, to any order of the derivative's own."""
+    """The function with `derivative` as its derivative for autograd, to any order that `derivative` itself has."""
     return lambda t: _KnownDerivative.apply(t, function, derivative)
 
 

@@ -1,4 +1,4 @@
-"""Networks are algorithms: both computed and compared (H. Li, Y. Yang, D. Chen, Z. Lin, sec. 4)."""
+"""Networks are algorithms: computes both and compares them (H. Li, Y. Yang, D. Chen, Z. Lin, sec. 4)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def errors(
     of (3), (13) with the y of (4), and (14) with the y of (6), whose z are the x' of (14).
 
     Args:
-        weight: W, (n, n), symmetric positive definite; float64 where rounding shall not count.
+        weight: W, (n, n), symmetric positive definite; float64 if rounding should not matter.
         activation: Phi and Psi.
         x0: start, (..., n) (default: drawn from N(0, I)).
         depth: number of layers.
@@ -35,9 +35,9 @@ def errors(
         alpha: step size of heavy ball, one number or a sequence of `depth`.
         momentum: momentum of accelerated gradient descent (default: the paper's).
 
-    Returns the largest difference between the states by name of the network, as a fraction of the largest entry
-    of the states, or of 1 where that is smaller. Raises ValueError for a W that is not symmetric positive
-    definite, and an x0 that does not fit it.
+    Returns, by the name of the network, the largest difference between the states as a fraction of their largest
+    entry, or of 1 if that is smaller. Raises ValueError for a W that is not symmetric positive definite, and for an
+    x0 that does not fit it.
     """
     objective = LayerObjective(weight, activation)
     if x0 is not None and (x0.dtype != weight.dtype or x0.shape[-1:] != weight.shape[:1]):

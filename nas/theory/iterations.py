@@ -4,9 +4,9 @@ Each is a function of g and the start z0, a tensor of any shape, and returns the
 entries along a new first axis, in the dtype of z0. The step size is 1, as in the paper, and so is the penalty of
 ADMM: for a step size s pass s * g.
 
-Momentum b_0, b_1, ... is given as None, the paper's sequence (`nesterov_momentum`); as a number, which it then
-always is (`strongly_convex_momentum`); or as a sequence, of which `steps` steps take the first steps + 1. b_0 is
-there for the index only: since z_{-1} = z_0 it multiplies zero.
+The momentum b_0, b_1, ... is None, for the paper's sequence (`nesterov_momentum`); a number, for a constant one
+(`strongly_convex_momentum`); or a sequence, of which the first steps + 1 entries are used. b_0 only keeps the index:
+since z_{-1} = z_0, it multiplies zero.
 """
 
 from __future__ import annotations

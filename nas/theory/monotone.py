@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nas.theory.activations import Activation, Elementwise, with_derivative
 
-#: What stands for infinity: functions are examined, integrated and inverted up to here.
+#: Stands for infinity: functions are examined, integrated and inverted up to here.
 FAR = 2.0**26
 _TAIL = 2.0 ** torch.arange(5, 27, dtype=torch.float64)
 #: Where Phi is examined: every 2^-10 around 0, and in octaves up to +-FAR.

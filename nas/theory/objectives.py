@@ -61,7 +61,7 @@ class LayerObjective:
 def _spectrum(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Ascending eigenvalues (n,) and eigenvectors (n, n) of an SPD matrix; ValueError for any other."""
     if not (isinstance(weight, Tensor) and weight.is_floating_point()):
-        raise ValueError("W is no tensor of floating-point numbers; torch.as_tensor(W, dtype=torch.float64) is")
+        raise ValueError("W is not a tensor of floating-point numbers; pass torch.as_tensor(W, dtype=torch.float64)")
     if weight.dim() != 2 or weight.shape[0] != weight.shape[1]:
         raise ValueError(f"W has the shape {tuple(weight.shape)}; it must be a square matrix")
     if not weight.isfinite().all():
@@ -69,7 +69,7 @@ def _spectrum(weight: Tensor) -> tuple[Tensor, Tensor]:
     precision = torch.finfo(weight.dtype).eps * len(weight)
     skew = (weight - weight.T).abs().max()
     if skew > precision * weight.abs().max():
-        raise ValueError(f"W is not symmetric (W and its transpose differ by {skew:.1e}); (W + W.T) / 2 is")
+        raise ValueError(f"W is not symmetric (W and its transpose differ by {skew:.1e}); pass (W + W.T) / 2")
     eigenvalues, vectors = torch.linalg.eigh(weight)
     if eigenvalues[0] <= precision * eigenvalues[-1].abs():
         raise ValueError(

@@ -17,22 +17,22 @@ _FORMATS = {".svg": "svg", ".png": "png"}
 
 
 def check_picture(path: str) -> None:
-    """Raises UsageError where the name of a picture ends neither in .svg nor in .png."""
+    """Raises UsageError unless the name of a picture ends in .svg or .png."""
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
         raise UsageError(f"{path}: cannot draw {suffix or 'no suffix'}; name it .svg or .png")
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it where they are missing. Raises UsageError where that cannot be done."""
+    """Creates a folder and its parents if they are missing. Raises UsageError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{path} cannot be made a folder ({error.strerror}); choose another") from error
+        raise UsageError(f"the folder {path} cannot be created ({error.strerror}); choose another") from error
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a whole file or none. Raises UsageError where it cannot be written."""
+    """Writes a file atomically. Raises UsageError if it cannot be written."""
     try:
         write_atomically(path, content)
     except OSError as error:
