@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from genotypes.messages import one_line
+from genotypes.messages import one_line, reason_of
 from genotypes.operations import OPERATIONS
 
 FORMAT = "optinas-genotype"
@@ -25,7 +25,6 @@ MAX_TEXT = 100_000  # characters, as JSON or as text; the largest valid genotype
 CELL_NAMES = {"normal": "normal", "reduce": "reduction"}
 
 _T = TypeVar("_T")
-_LONGEST_REASON = 300  # characters of a library's message, which quotes the file
 
 
 class GenotypeError(ValueError):
@@ -181,10 +180,10 @@ def _decode(text: str | msgspec.Raw, kind: type[_T], path: str, where: str) -> _
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
-        what, _, inner = str(error)[:_LONGEST_REASON].partition(" - at `$")
+        what, _, inner = reason_of(error).partition(" - at `$")
         _fail(where, path + inner.rstrip("`"), what)
     except (msgspec.DecodeError, UnicodeError) as error:
-        _fail(where, path, f"is not valid JSON: {str(error)[:_LONGEST_REASON]}")
+        _fail(where, path, f"is not valid JSON: {reason_of(error)}")
     except RecursionError:
         _fail(where, path, "is nested too deeply")
 

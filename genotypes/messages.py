@@ -1,6 +1,7 @@
 """Safe messages: names in files, and library messages that quote them, may contain anything."""
 
 _LONGEST = 2000  # characters
+_LONGEST_REASON = 300
 
 
 def one_line(text: str) -> str:
@@ -9,3 +10,8 @@ def one_line(text: str) -> str:
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     # The end of a message says how to fix it.
     return shown if len(shown) <= _LONGEST else f"{shown[:1400]} ... {shown[-590:]}"
+
+
+def reason_of(error: Exception) -> str:
+    """What a library's error says, in one line of at most 300 characters: it may quote all that a file holds."""
+    return one_line(str(error) or type(error).__name__)[:_LONGEST_REASON]

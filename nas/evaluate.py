@@ -13,6 +13,7 @@ from msgspec import UNSET
 from torch import nn
 
 import spaces
+from genotypes.messages import reason_of
 from nas import data
 from nas.data import DataConfig, ImageData
 from nas.engine.device import PrecisionChoice, algorithms, resolve_device, resolve_precision
@@ -66,7 +67,7 @@ def read_run(directory: str) -> TrainedRun:
     try:
         return msgspec.convert(described, TrainedRun)
     except ValueError as error:
-        raise UsageError(f"{directory} is not the directory of a training run: {error}") from error
+        raise UsageError(f"{directory} is not the directory of a training run: {reason_of(error)}") from error
 
 
 def as_trained(directory: str) -> EvaluateConfig:

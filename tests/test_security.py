@@ -24,7 +24,9 @@ import train_eval
 import train_search
 from genotypes import GenotypeError
 from nas import cli
+from nas.data import manifest
 from nas.errors import UsageError
+from nas.evaluate import read_run
 from nas.networks import weights
 from nas.runs import checkpoint, record
 from nas.runs.directory import Directory
@@ -127,6 +129,23 @@ def test_a_module_that_the_user_names_is_imported(tmp_path: Path, monkeypatch: p
     train_eval.command([*TRAIN, *flags, *own])
     train_eval.command([*TRAIN, *flags, *own, "--resume"])
     train_eval.command(["--evaluate", "run", "--device", "cpu", *own])
+
+
+def test_a_file_that_is_quoted_is_quoted_in_part(tmp_path: Path) -> None:
+    """The messages of the library that decodes it hold the whole of a faulty text."""
+    text = 100_000 * "x"
+    (tmp_path / "config.json").write_text(json.dumps({"arch": "", "epochs": 1, "precision": text, "data": {}}))
+    (tmp_path / "data.json").write_text(json.dumps({"version": text}))
+    genotype = json.dumps({"version": 1, "kind": text})
+    reads = (
+        lambda: read_run(str(tmp_path)),
+        lambda: manifest.read(tmp_path),
+        lambda: genotypes.from_json(genotype, "genotype"),
+    )
+    for read in reads:
+        with pytest.raises(ValueError) as refused:
+            read()
+        assert len(str(refused.value)) < 600
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
+from genotypes.messages import reason_of
+
 NAME = "data.json"
 
 #: Up to this many files, a part lists each with 16 bytes; above, it has only counts and a digest.
@@ -110,7 +112,7 @@ def read(folder: Path) -> Manifest:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(f"{path} is damaged: {reason_of(error)}") from error
 
 
 def changes(before: Manifest, now: Manifest) -> list[str]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import genotypes
 import spaces
 from genotypes.atomic import write_atomically
-from genotypes.messages import one_line
+from genotypes.messages import reason_of
 from nas.data import ImageData, View
 from nas.data.augment import normalize
 from nas.data.view import Resize
@@ -37,7 +37,6 @@ NAME = "weights.safetensors"
 VERSION = 3
 _NO_DIGEST = "0" * 64
 _LARGEST_HEADER = 4_000_000  # bytes; 20 cells of Space-HB need a tenth
-_LONGEST_REASON = 300  # characters
 
 # Larger images do not fit into the memory of a training, and whoever predicts brings images to this size.
 _Side = Annotated[int, Meta(ge=1, le=8192)]
@@ -247,9 +246,7 @@ def load(path: str | Path) -> TrainedNetwork:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (SafetensorError, RecursionError, RuntimeError, ValueError) as error:
-        # A library may quote what the file holds.
-        reason = one_line((str(error).splitlines() or [type(error).__name__])[0])[:_LONGEST_REASON]
-        raise ValueError(f"{path} is damaged or not a network of this toolkit: {reason}") from error
+        raise ValueError(f"{path} is damaged or not a network of this toolkit: {reason_of(error)}") from error
 
 
 def _read(file: BinaryIO) -> TrainedNetwork:

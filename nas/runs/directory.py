@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from genotypes.atomic import is_leftover, remove_leftovers, write_atomically
-from genotypes.messages import one_line
+from genotypes.messages import one_line, reason_of
 from nas import screen
 from nas.errors import UsageError
 from nas.runs import checkpoint, environment
@@ -41,7 +41,6 @@ _FOLDERS = ("tb", "genotypes")
 
 #: Bytes of a configuration or a record. ImageNet's classes are the longest part of either, with 30,000.
 _LARGEST_JSON = 4_000_000
-_LONGEST_REASON = 300  # characters
 
 
 class Directory:
@@ -394,8 +393,7 @@ def read_json(file: Path, kind: Any) -> Any:
     except RecursionError:
         raise UsageError(f"{file} cannot be read: it is nested too deeply") from None
     except (OSError, ValueError) as error:
-        # The message may quote what the file holds.
-        raise UsageError(f"{file} cannot be read: {one_line(str(error))[:_LONGEST_REASON]}") from error
+        raise UsageError(f"{file} cannot be read: {reason_of(error)}") from error
 
 
 def _means_nothing(name: str) -> bool:
