@@ -297,10 +297,10 @@ def test_paths_images_and_arrays_are_predicted_alike(network: weights.TrainedNet
     ("image", "message"),
     [
         ("nowhere.png", "cannot read the image nowhere.png"),
-        (np.zeros((4, 4), np.float32), "of float32 is no image"),
-        (np.zeros((3, 5, 5), np.uint8), r"\(3, 5, 5\) of uint8 is no image"),
-        (np.zeros((2, 4, 4, 3), np.uint8), "is no image"),
-        (torch.zeros(3, 4, 4), "Tensor is no image"),
+        (np.zeros((4, 4), np.float32), "of float32 is not an image"),
+        (np.zeros((3, 5, 5), np.uint8), r"\(3, 5, 5\) of uint8 is not an image"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "is not an image"),
+        (torch.zeros(3, 4, 4), "Tensor is not an image"),
     ],
 )
 def test_what_cannot_be_predicted(image: Any, message: str, network: weights.TrainedNetwork) -> None:

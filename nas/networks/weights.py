@@ -95,7 +95,7 @@ class TrainedNetwork:
             batch_size: images that the network takes at once.
 
         Returns one prediction an image. Raises DataError for a file that cannot be read, and names it; ValueError for
-        what is no image.
+        what is not an image.
         """
         items = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
         device = next(self.network.parameters()).device
@@ -116,11 +116,12 @@ class TrainedNetwork:
             channels = image.shape[2] if image.ndim == 3 else 1
             if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4):
                 raise ValueError(
-                    f"an array {image.shape} of {image.dtype} is no image; give (H, W) or (H, W, 1, 3 or 4) of uint8"
+                    f"an array {image.shape} of {image.dtype} is not an image; "
+                    "give (H, W) or (H, W, 1, 3 or 4) of uint8"
                 )
             image = Image.fromarray(image.reshape(image.shape[:2]) if channels == 1 else image)
         if not isinstance(image, Image.Image):
-            raise ValueError(f"{type(image).__name__} is no image; give paths, PIL images or uint8 arrays")
+            raise ValueError(f"{type(image).__name__} is not an image; give paths, PIL images or uint8 arrays")
         return self.view.of(image)
 
     def _statistics(self) -> tuple[Tensor, Tensor]:

@@ -44,10 +44,10 @@ _LARGEST_JSON = 4_000_000
 
 
 class Directory:
-    """A directory that one process at a time writes into.
+    """A directory that one process at a time writes to.
 
-    Auxiliary files (log, metrics, environment, pictures, TensorBoard) never stop it: what cannot be read is set aside,
-    what cannot be written is told once. Its other methods raise OSError where a file cannot be written.
+    Auxiliary files (log, metrics, environment, pictures, TensorBoard) never stop a run: one that cannot be read is set
+    aside, one that cannot be written causes a single warning. Other methods raise OSError if a file cannot be written.
 
     Args:
         path: where it is; nothing is read or written before a method is called.
@@ -72,7 +72,7 @@ class Directory:
         except (NotImplementedError, OSError) as error:
             if isinstance(error, OSError) and error.errno != ENOLCK:
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
-            self.warn(f"{self.path} is on a file system without locks; see to it that no other process uses it")
+            self.warn(f"{self.path} is on a file system without locks; make sure that no other process uses it")
 
     def unlock(self) -> None:
         """Lets other processes in again; does nothing if it is not locked."""
@@ -102,7 +102,7 @@ class Directory:
         return (self.path / "config.json").exists() or checkpoint.exists(self.path)
 
     def tidy(self) -> None:
-        """Removes what killed processes left, and sets aside what is in the place of a file or folder of the run."""
+        """Removes leftovers of killed processes, and sets aside what blocks a file or folder of the run."""
         remove_leftovers(self.path)
         (self.path / checkpoint.NEW).unlink(missing_ok=True)
         if (self.path / "genotypes").is_dir():
@@ -147,7 +147,7 @@ class Directory:
 
     @contextmanager
     def auxiliary(self, name: str) -> Iterator[None]:
-        """Within it a failure to write the auxiliary file `name` is told, the first time, and goes no further."""
+        """Within it, a failure to write the auxiliary file `name` is caught; the first one is a warning."""
         try:
             yield
         except Exception as error:  # of whatever library draws or writes it

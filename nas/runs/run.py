@@ -237,7 +237,7 @@ class Run:
                 self._give_up(f"the loss is {meter.loss}")
 
     def _check_parameters(self) -> None:
-        """Raises NonFiniteLossError where the last step has spoiled a parameter that no loss has told of yet."""
+        """Raises NonFiniteLossError if a parameter is not finite: the loss after the last step was never computed."""
         if any(_spoiled(value, dict(value.state_dict())) for value in self._modules().values()):
             self._give_up("a weight is inf or nan")
 
