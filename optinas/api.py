@@ -29,6 +29,7 @@ from nas.data import DataConfig, ImageData, manifest
 from nas.data.manifest import Manifest
 from nas.errors import Stopped, users_mistakes
 from nas.evaluate import EvaluateConfig, check_split
+from nas.methods.relaxation import Relaxation
 from nas.networks import architecture, weights
 from nas.networks.weights import TrainedNetwork
 from nas.runs import record
@@ -135,6 +136,7 @@ def search(
     *,
     dataset: str | Arrays = "digits",
     preset: str = "paper",
+    relaxation: Relaxation | None = None,
     run_dir: PathLike | None = None,
     progress: bool = False,
     **options: Any,
@@ -147,6 +149,7 @@ def search(
     Args:
         dataset: digits, cifar10, cifar100, imagenet, folder (with `data`, its path), or `Arrays`.
         preset: sets the defaults of all options: paper, the published protocol; smoke, minutes on a CPU.
+        relaxation: turns the logits of the space into mixing weights; by default the softmax of DARTS.
         run_dir: directory that keeps the run with its checkpoints, so that `resume=True` can continue it; by default
             the run leaves nothing.
         progress: print what the search works on, and a line for each epoch.
@@ -168,7 +171,7 @@ def search(
     check_names("search", options, _SEARCH)
     with _call(run_dir, options, progress) as directory:
         config = _configuration(nas.search.PRESETS, dataset, preset, {**options, "run_dir": directory})
-        nas.search.search(config, images=_in_memory(dataset, config.data))
+        nas.search.search(config, images=_in_memory(dataset, config.data), relaxation=relaxation)
         kept = record.read(directory)
         assert isinstance(kept, SearchRecord)
         return Found(
