@@ -64,7 +64,7 @@ bench-committed: $(INSTALLED)
 	$(PY) docs/draw_figures.py
 	$(PY) -m benchmarks.report
 
-# Kills, full disks, damaged files, mutated inputs: half an hour on two CPU cores. See soak/__init__.py.
+# Kills, full disks, damaged files, mutated inputs: three quarters of an hour on two CPU cores. See soak/__init__.py.
 SOAK ?= benchmarks/results/soak.json
 soak: export OMP_NUM_THREADS = 1
 soak: $(INSTALLED)

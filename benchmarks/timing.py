@@ -99,7 +99,7 @@ def write_result(out: str | None, config: Any, device: torch.device, rows: list[
 def _command(out: str) -> list[str]:
     program, *flags = sys.argv
     kept = [flag for flag in flags if flag not in ("--out", out, f"--out={out}")]
-    return [f"benchmarks/{Path(program).name}", *kept]
+    return ["/".join(Path(program).parts[-2:]), *kept]
 
 
 def _hardware(device: torch.device) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from genotypes.atomic import write_atomically
+from benchmarks.timing import write_result
 from nas import cli
-from nas.runs import environment
 from soak import damage, disk, fuzz, kills, processes, runs
 from soak.cases import Case, Reference, Result, generator, killed_before
 
@@ -71,15 +70,17 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         ended = list(
             processes.in_parallel(partial(_run, workspace), chosen, processes=os.cpu_count() or 1, deadline=deadline)
         )
-    report = {
-        **environment.describe(torch.device("cpu")),
-        "seed": config.seed,
+    rows, found = _rows(ended), _distinct(ended)
+    counts = {
         "minutes": round((time.monotonic() - started) / 60, 1),
+        "cases": len(ended),
         "not run": len(chosen) - len(ended),
-        **_summary(ended),
+        "killed": sum(row["outcomes"]["killed"] for row in rows),
+        "inputs": sum(sum(row["outcomes"].values()) for row in rows if row["group"].startswith("fuzz/")),
+        "faults": sum(fault["times"] for fault in found),
     }
-    write_atomically(config.out, (json.dumps(report, indent=2) + "\n").encode())
-    return {name: report[name] for name in ("minutes", "cases", "not run", "killed", "inputs", "faults")}
+    write_result(config.out, config, torch.device("cpu"), rows, **counts, found=found)
+    return counts
 
 
 @contextmanager
@@ -162,33 +163,27 @@ def _run(workspace: Path, case: Case) -> dict[str, Any]:
     return vars(result)
 
 
-def _summary(ended: list[tuple[Case, dict[str, Any]]]) -> dict[str, Any]:
+def _rows(ended: Sequence[tuple[Case, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """For each group of cases how many there are, what came out, and the most time and memory of an input."""
     groups: dict[str, dict[str, Any]] = {}
-    found = []
     for case, result in sorted(ended, key=lambda pair: pair[0].name):
-        group = groups.setdefault(case.group, {"cases": 0, "outcomes": Counter(), "peaks": {}})
+        group = groups.setdefault(case.group, {"group": case.group, "cases": 0, "outcomes": Counter(), "peaks": {}})
         group["cases"] += 1
         group["outcomes"].update(result["counts"])
         for name, peak in result["peaks"].items():
             group["peaks"][name] = max(peak, group["peaks"].get(name, 0))
-        found += [{"case": case.name, **problem} for problem in result["problems"]]
-    return {
-        "cases": len(ended),
-        "killed": sum(group["outcomes"]["killed"] for group in groups.values()),
-        "inputs": sum(sum(g["outcomes"].values()) for name, g in groups.items() if name.startswith("fuzz/")),
-        "faults": len(found),
-        "groups": groups,
-        "found": _distinct(found),
-    }
+    return list(groups.values())
 
 
-def _distinct(found: list[dict[str, str]]) -> list[dict[str, Any]]:
+def _distinct(ended: Sequence[tuple[Case, dict[str, Any]]]) -> list[dict[str, Any]]:
     """The first of each kind of fault, with how many there are; cases that differ in their number are one."""
     kinds: dict[str, dict[str, Any]] = {}
-    for fault in found:
-        what = re.sub(r"\d+|/\S+", "", fault["what"])[:60]
-        kind = kinds.setdefault(f"{fault['case'].rpartition('/')[0]} {fault['kind']} {what}", {**fault, "times": 0})
-        kind["times"] += 1
+    for case, result in sorted(ended, key=lambda pair: pair[0].name):
+        for problem in result["problems"]:
+            what = re.sub(r"\d+|/\S+", "", problem["what"])[:60]
+            fault = {"case": case.name, **problem, "times": 0}
+            kind = kinds.setdefault(f"{case.name.rpartition('/')[0]} {problem['kind']} {what}", fault)
+            kind["times"] += 1
     return list(kinds.values())
 
 

@@ -135,13 +135,16 @@ Judge = Callable[[Reference, Path, Ended, Result], None]
 
 
 def at_every_operation(
-    part: str, reference: Reference, kinds: Callable[[str], Sequence[faults.Kind]], judge: Judge
+    part: str, reference: Reference, kinds: Callable[[int, str], Sequence[faults.Kind]], judge: Judge
 ) -> list[Case]:
-    """A case for each file operation of a run and of its resumption, and each kind of fault that may meet it there."""
+    """A case for each file operation of a run and of its resumption, and each kind of fault that may meet it there.
+
+    `kinds` is given the number of an operation and its name.
+    """
     found = []
     for suffix, resuming, operations in (("", False, reference.operations), ("-resuming", True, reference.resuming)):
         for number, operation in enumerate(operations):
-            for kind in kinds(operation):
+            for kind in kinds(number, operation):
                 run = partial(_at_operation, reference, faults.Fault(number, kind), operation, resuming, judge)
                 found.append(Case(f"{part}/{kind}{suffix}/{reference.job.name}/{number}", run))
     return found

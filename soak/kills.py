@@ -29,7 +29,7 @@ def cases(references: list[Reference], seed: int) -> list[Case]:
     return found
 
 
-def _kinds(operation: str) -> tuple[faults.Kind, ...]:
+def _kinds(number: int, operation: str) -> tuple[faults.Kind, ...]:
     return ("kill", "torn") if operation.startswith("write ") else ("kill",)
 
 
