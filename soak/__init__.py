@@ -1,6 +1,6 @@
 """Long tests of what a user's machine can do to a run: `python -m soak --out FILE`, which is `make soak`.
 
-The tests ask whether the program is right where they look; this looks everywhere, for three quarters of an hour, and counts.
+The tests ask whether the program is right where they look; this looks everywhere, for most of an hour, and counts.
 
 - `kills`: searches of every space and trainings are killed, at random moments and before (or in the middle of) each
   single file operation, also while they resume; then they are resumed.
