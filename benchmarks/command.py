@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+from genotypes.config import Config, Count, IsPath
 from nas.cli import parse, run
-from nas.errors import check_ranges, users_mistakes
+from nas.engine.device import Precision
+from nas.errors import users_mistakes
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(Config):
+    """Where a benchmark computes, and where its figures go."""
+
+    device: str = "auto"
+    """Where to compute."""
+    out: Annotated[str | None, IsPath] = None
+    """Also write the figures as JSON to this file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig(BenchmarkConfig):
+    """A step that is timed."""
+
+    batch_size: Count = 16
+    """Images a batch."""
+    image_size: Count = 32
+    """Side of the images in pixels."""
+    rounds: Count = 5
+    """Timed rounds, after one that is not counted."""
+    precision: Precision = "fp32"
+    """Forward passes in fp32 or bf16."""
 
 
 def run_benchmark(main: Callable[[Any], None], config: Any, description: str | None) -> None:
@@ -21,19 +46,8 @@ def run_benchmark(main: Callable[[Any], None], config: Any, description: str | N
         try:
             with users_mistakes():
                 parsed = parse(config, argv, description=description or "", default=default)
-                _check_sizes(parsed)
                 main(parsed)
         except subprocess.CalledProcessError as error:
             sys.exit(error.returncode)  # the program that was started has said why
 
     run(command)
-
-
-def _check_sizes(config: Any) -> None:
-    """Raises ValueError for a whole number less than 1; only of workers there may be none."""
-    whole = {
-        name
-        for name, value in asdict(config).items()
-        if all(type(number) is int for number in (value if isinstance(value, tuple) else (value,)))
-    }
-    check_ranges(config, {name: (0 if name == "workers" else 1, math.inf) for name in whole})

@@ -13,40 +13,38 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.command import run_benchmark
+from benchmarks.command import BenchmarkConfig, run_benchmark
 from benchmarks.timing import Step, spread, time_rounds, write_result
+from genotypes.config import AtLeast, Count
 from nas.data import DataConfig, Loader, load
 from nas.engine.device import resolve_device
 from nas.screen import table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(BenchmarkConfig):
     """What is served."""
 
-    images: int = 50_000
+    images: Count = 50_000
     """Images in memory, of 32x32 pixels."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images a batch."""
-    jpegs: int = 2_000
+    jpegs: Count = 2_000
     """Streamed images."""
-    jpeg_size: tuple[int, int] = (500, 375)
+    jpeg_size: tuple[Count, Count] = (500, 375)
     """Width and height of their files; ImageNet's are about that large."""
-    image_size: int = 224
+    image_size: Count = 224
     """Side in pixels to which they are brought."""
-    workers: int = 2
+    workers: Annotated[int, AtLeast(0)] = 2
     """Processes that read them."""
-    rounds: int = 3
+    rounds: Count = 3
     """Timed epochs, after one that is not counted."""
-    device: str = "auto"
-    """Where the images are wanted."""
-    out: str | None = None
-    """Also write the figures as JSON to this file."""
 
 
 def main(config: Config) -> None:

@@ -16,12 +16,13 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import nas.search
 import nas.train
-from benchmarks.command import run_benchmark
+from benchmarks.command import BenchmarkConfig, run_benchmark
 from benchmarks.timing import write_result
+from genotypes.config import AtLeast, Count
 from nas.engine.device import Precision, resolve_device
 from nas.screen import table
 
@@ -32,7 +33,7 @@ _CIFAR = 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(BenchmarkConfig):
     """What is run; the defaults are the paper's protocol on as many images as CIFAR-10 has."""
 
     spaces: tuple[str, ...] = ("darts", "hb", "agd")
@@ -41,34 +42,29 @@ class Config:
     """Search with second-order architecture steps."""
     archs: tuple[str, ...] = ("DARTS_V2",)
     """Networks to train; none for no training."""
-    images: int = 50_000
+    images: Count = 50_000
     """Training images; there are a fifth as many to test on."""
-    epochs: int = 3
+    epochs: Annotated[int, AtLeast(2)] = 3
     """Epochs of each run; all but the first are timed."""
-    search_layers: int = 8
+    search_layers: Count = 8
     """Cells of the supernet."""
-    search_channels: int = 16
+    search_channels: Count = 16
     """Channels of its first cells."""
-    search_batch_size: int = 64
+    search_batch_size: Count = 64
     """Images a batch in the search."""
-    train_layers: int = 20
+    train_layers: Count = 20
     """Cells of the network."""
-    train_channels: int = 36
+    train_channels: Count = 36
     """Channels of its first cells."""
-    train_batch_size: int = 96
+    train_batch_size: Count = 96
     """Images a batch in the training."""
-    image_size: int = 32
+    image_size: Count = 32
     """Side of the images in pixels."""
-    device: str = "auto"
-    """Where to compute."""
     precision: Precision = "fp32"
     """Forward passes in fp32 or bf16."""
-    out: str | None = None
-    """Also write the figures as JSON to this file."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 2:
-            raise ValueError("--epochs must be 2 or more: the first epoch is not timed")
+        super().__post_init__()
         if not (self.spaces or self.archs):
             raise ValueError("--spaces and --archs are both empty; name something to run")
 

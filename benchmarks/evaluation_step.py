@@ -11,19 +11,20 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import genotypes
-from benchmarks.command import run_benchmark
+from benchmarks.command import StepConfig, run_benchmark
 from benchmarks.counting import measure_pass
 from benchmarks.roofline import WEIGHT_PASS, Work, least_work, measure_machine
 from benchmarks.timing import Step, spread, time_rounds, write_result
+from genotypes.config import AtLeast, Count, LessThan
 from nas.data import Batch
-from nas.engine.device import Precision, algorithms, autocast, resolve_device
+from nas.engine.device import algorithms, autocast, resolve_device
 from nas.engine.graphs import captured
 from nas.engine.training import Training, TrainingConfig
 from nas.networks.cells import Network, NetworkConfig
@@ -32,29 +33,18 @@ from reference.network import PlainNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(StepConfig):
     """What is timed; the default is the network of DARTS's protocol for CIFAR-10."""
 
     arch: str = "DARTS_V2"
     """Published genotype by name."""
-    layers: int = 20
+    layers: Count = 20
     """Number of cells."""
-    init_channels: int = 36
+    init_channels: Count = 36
     """Channels of the first cells."""
-    drop_path_prob: float = 0.2
+    drop_path_prob: Annotated[float, AtLeast(0), LessThan(1)] = 0.2
     """Drop path probability."""
-    batch_size: int = 96
-    """Images a batch."""
-    image_size: int = 32
-    """Side of the images in pixels."""
-    rounds: int = 5
-    """Timed rounds."""
-    device: str = "auto"
-    """Where to compute."""
-    precision: Precision = "fp32"
-    """Forward passes in fp32 or bf16."""
-    out: str | None = None
-    """Also write the figures as JSON to this file."""
+    batch_size: Count = 96
 
 
 def main(config: Config) -> None:

@@ -25,6 +25,8 @@ import spaces
 from benchmarks.command import run_benchmark
 from benchmarks.timing import write_result
 from genotypes import CELL_NAMES, Genotype
+from genotypes.config import Config as _Config
+from genotypes.config import Count, Epochs, NotNegative, Seed
 from nas import search
 from nas.data import DataConfig, load
 from nas.methods.bilevel import BilevelConfig
@@ -40,24 +42,24 @@ PAPER_STEPS, PAPER_RATE = 19_550, 3e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(_Config):
     """The images, the small supernet, and what is compared."""
 
     data: str = ""
     """Folder of images, with train/ and test/."""
-    image_size: int = 16
+    image_size: Count = 16
     """Side of the images in pixels."""
-    gaps: tuple[float, ...] = (2, 3, 5, 10)
+    gaps: tuple[NotNegative, ...] = (2, 3, 5, 10)
     """How far above the others a peaked logit starts."""
-    seeds: tuple[int, ...] = (1, 2, 3)
+    seeds: tuple[Seed, ...] = (1, 2, 3)
     """Seeds of the searches."""
-    layers: int = 4
+    layers: Count = 4
     """Cells of the supernet."""
-    channels: int = 8
+    channels: Count = 8
     """Channels of its first cells."""
-    epochs: int = 10
+    epochs: Epochs = 10
     """Epochs of a search."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Images a batch."""
     runs: str = "runs/hb_start"
     """Directory of the search runs."""

@@ -26,8 +26,9 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from benchmarks.command import run_benchmark
+from benchmarks.command import BenchmarkConfig, run_benchmark
 from benchmarks.timing import peak_bytes, write_result
+from genotypes.config import Count
 from nas.data import DataConfig, load
 from nas.engine.device import resolve_device
 from nas.screen import table
@@ -39,56 +40,49 @@ Step = Callable[[Tensor, Tensor], object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Digits:
+class Digits(BenchmarkConfig):
     """Test accuracy on scikit-learn's 1,797 digits, 360 of them to test."""
 
-    epochs: int = 60
+    epochs: Count = 60
     """Epochs of each training."""
-    batch_size: int = 100
+    batch_size: Count = 100
     """Samples a batch."""
-    seeds: int = 3
+    seeds: Count = 3
     """Trainings of each row, from seed 0 on."""
     learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     """Learning rates of SGD to choose from."""
-    threads: int = 1
+    threads: Count = 1
     """Threads of torch."""
     device: str = "cpu"
-    """Where to compute."""
-    out: str | None = None
-    """Also write the figures as JSON to this file."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class Speed(BenchmarkConfig):
     """Seconds an epoch and peak memory on images of MNIST's size."""
 
     dataset: str = "fake"
     """Data set: fake (random grey images), or folder (your own images)."""
     data: str | None = None
     """Folder of the latter, with one folder for each class."""
-    image_size: int = 28
+    image_size: Count = 28
     """Side of the images in pixels."""
-    images: int = 60_000
+    images: Count = 60_000
     """Training images of the fake data set."""
     hidden: tuple[str, ...] = ("300", "500-500")
     """Networks to measure: the hidden layers of each."""
-    batch_size: int = 100
+    batch_size: Count = 100
     """Images a batch."""
-    rounds: int = 3
+    rounds: Count = 3
     """Timed epochs of each method, after ten steps that are not counted."""
-    threads: int = 1
+    threads: Count = 1
     """Threads of torch."""
-    device: str = "auto"
-    """Where to compute."""
-    out: str | None = None
-    """Also write the figures as JSON to this file."""
 
 
 @dataclass(frozen=True)
 class Setting:
     """A network and how an LPOM trains it."""
 
-    hidden: tuple[int, ...] = (100,)
+    hidden: tuple[Count, ...] = (100,)
     activation: str = "relu"
     output: str = "identity"
     lpom: LPOMConfig = field(default_factory=LPOMConfig)

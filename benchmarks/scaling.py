@@ -14,47 +14,44 @@ from typing import Any
 import torch
 
 from benchmarks import search_step
-from benchmarks.command import run_benchmark
+from benchmarks.command import BenchmarkConfig, run_benchmark
 from benchmarks.counting import measure_pass
 from benchmarks.timing import spread, time_rounds, write_result
+from genotypes.config import Count
 from nas.engine.device import Precision, resolve_device
 from nas.screen import table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(BenchmarkConfig):
     """The base, and the values of each size; the default is small enough for a CPU."""
 
     space: str = "darts"
     """Search space."""
-    base_channels: int = 8
+    base_channels: Count = 8
     """Channels of the first cells where others are varied."""
-    base_layers: int = 4
+    base_layers: Count = 4
     """Cells where others are varied."""
-    base_nodes: int = 4
+    base_nodes: Count = 4
     """Intermediate nodes of a cell where others are varied."""
-    base_batch_size: int = 16
+    base_batch_size: Count = 16
     """Images a batch where others are varied."""
-    base_image_size: int = 16
+    base_image_size: Count = 16
     """Side of the images in pixels where others are varied."""
-    channels: tuple[int, ...] = (4, 8, 16, 32)
+    channels: tuple[Count, ...] = (4, 8, 16, 32)
     """Channels of the first cells."""
-    layers: tuple[int, ...] = (2, 4, 8, 16)
+    layers: tuple[Count, ...] = (2, 4, 8, 16)
     """Cells."""
-    nodes: tuple[int, ...] = (2, 3, 4, 6)
+    nodes: tuple[Count, ...] = (2, 3, 4, 6)
     """Intermediate nodes of a cell."""
-    batch_size: tuple[int, ...] = (4, 8, 16, 32)
+    batch_size: tuple[Count, ...] = (4, 8, 16, 32)
     """Images a batch."""
-    image_size: tuple[int, ...] = (8, 16, 24, 32)
+    image_size: tuple[Count, ...] = (8, 16, 24, 32)
     """Side of the images in pixels."""
-    rounds: int = 3
+    rounds: Count = 3
     """Timed rounds of each point."""
-    device: str = "auto"
-    """Where to compute."""
     precision: Precision = "fp32"
     """Forward passes in fp32 or bf16."""
-    out: str | None = None
-    """Also write the figures as JSON to this file."""
 
 
 ENGINES: tuple[search_step.Engine, ...] = ("ours", "plain")

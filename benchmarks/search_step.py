@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 import spaces
-from benchmarks.command import run_benchmark
+from benchmarks.command import StepConfig, run_benchmark
 from benchmarks.counting import measure_pass
 from benchmarks.roofline import ARCHITECTURE_PASS, WEIGHT_PASS, Machine, least_work, measure_machine
 from benchmarks.timing import Step, spread, time_rounds, write_result
+from genotypes.config import Count
 from nas.data import Batch
 from nas.engine.device import Precision, algorithms, autocast, resolve_device
 from nas.engine.graphs import captured
@@ -50,31 +51,21 @@ STEPS = (WEIGHTS, FIRST, COMBINED, FINITE, EXACT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(StepConfig):
     """What is timed; the default is DARTS's supernet at a batch that a CPU can bear."""
 
     space: str = "darts"
     """Search space."""
-    nodes: int = 4
+    nodes: Count = 4
     """Intermediate nodes of a cell."""
-    layers: int = 8
+    layers: Count = 8
     """Number of cells."""
-    init_channels: int = 16
+    init_channels: Count = 16
     """Channels of the first cells."""
-    batch_size: int = 16
-    """Images a batch."""
-    image_size: int = 32
-    """Side of the images in pixels."""
     second_order: bool = False
     """Also time the second-order architecture steps."""
-    rounds: int = 5
-    """Timed rounds."""
-    device: str = "auto"
-    """Where to compute."""
     precision: Precision = "fp32"
     """Forward passes in fp32 or bf16 (which leaves the finite-difference step out)."""
-    out: str | None = None
-    """Also write the figures as JSON to this file."""
 
 
 def main(config: Config) -> None:

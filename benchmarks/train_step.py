@@ -15,35 +15,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.command import run_benchmark
+from benchmarks.command import StepConfig, run_benchmark
 from benchmarks.timing import Step, peak_bytes, spread, time_rounds, write_result
-from nas.engine.device import Precision, autocast, resolve_device
+from genotypes.config import Count
+from nas.engine.device import autocast, resolve_device
 from nas.networks import handmade
 from nas.screen import table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(StepConfig):
     """What is timed."""
 
     archs: tuple[str, ...] = ("densenet40", "agdnet40")
     """Networks; times and memory are compared with those of the first."""
-    batch_size: int = 16
-    """Images a batch."""
-    image_size: int = 32
-    """Side of the images in pixels."""
-    classes: int = 10
+    classes: Count = 10
     """Number of classes."""
-    rounds: int = 9
-    """Timed rounds, after one that is not counted."""
-    device: str = "auto"
-    """Where to compute."""
-    precision: Precision = "fp32"
-    """Forward passes in fp32 or bf16."""
+    rounds: Count = 9
     compile: bool = False
     """Compile the networks."""
-    out: str | None = None
-    """Also write the figures as JSON to this file."""
 
 
 def main(config: Config) -> None:

@@ -4,6 +4,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+__version__ = "0.1.0"  # setup.cfg reads it here
+
 #: A line that the first file of each package has only if the package is ours.
 _MARKS = {"genotypes": "from genotypes.genotype import", "spaces": "from spaces.registry import"}
 _COMMANDS = ("optinas-", "train_search", "train_eval", "genotype_tool", "-m")

@@ -10,17 +10,24 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import MISSING, Field, fields, is_dataclass
+from importlib.metadata import version
+from itertools import groupby
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
+import nas
 from genotypes import GenotypeError
+from genotypes.config import Common, Config, MayDiffer, NoneMeans, marks, texts
 from genotypes.messages import one_line
 from nas import interrupts
 from nas.errors import NonFiniteLossError, Stopped, UsageError, users_mistakes
 
 C = TypeVar("C")
+
+ALL = "--help-all"
+_MORE_HELP = f"These are the flags that most people set; {ALL} shows every flag, --version the versions."
 
 
 def peek(argv: Sequence[str], **defaults: str) -> dict[str, str]:
@@ -67,10 +74,16 @@ def preset(presets: Mapping[str, Callable[[str], C]], argv: Sequence[str]) -> C:
 def parse(config: Any, argv: Sequence[str], *, description: str, default: Any = None) -> Any:
     """An instance of the dataclass (or union of subcommands) `config` made from a command line.
 
-    Flags that are not given have the value they have in `default`. Raises UsageError, one line, for what
-    cannot be parsed.
+    Flags that are not given have the value they have in `default`. Raises UsageError, one line, for what cannot be
+    parsed, and SystemExit after `--help` (the flags marked Common, if any are) and `--help-all`.
     """
     interrupts.raise_again()  # all is imported by now
+    argv, short = list(argv), False
+    resumable = isinstance(config, type) and "--resume" in _flags(config)
+    if is_dataclass(config) and {"-h", "--help", ALL} & {*argv}:
+        short = ALL not in argv and _has_common(config)
+        description += f"\n\n{_MORE_HELP}" if short else ""
+        argv = ["--help"]
     complaint = io.StringIO()
     try:
         with users_mistakes(), contextlib.redirect_stderr(complaint):
@@ -78,14 +91,78 @@ def parse(config: Any, argv: Sequence[str], *, description: str, default: Any = 
                 config,
                 prog=_program(),
                 description=description,
-                args=list(argv),
+                args=["--help" if argument == ALL else argument for argument in argv],
                 default=tyro.MISSING if default is None else default,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+                registry=_registry(short=short, resumable=resumable),
             )
+    except _Refused as refused:
+        raise UsageError(str(refused)) from refused.__cause__
     except SystemExit as end:
         if end.code:
             raise UsageError(_one_line(complaint.getvalue())) from None
         raise
+
+
+class _Refused(Exception):
+    """A ValueError of a configuration, which tyro would put into a box with the name of the class."""
+
+
+def _registry(*, short: bool, resumable: bool) -> tyro.constructors.ConstructorRegistry:
+    """How tyro takes a configuration to pieces.
+
+    Args:
+        short: hide the fields that are not Common.
+        resumable: say of each flag whether it may differ when the run is resumed.
+    """
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.struct_rule
+    def configuration(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+        if not (isinstance(info.type, type) and issubclass(info.type, Config)):  # tyro has dataclasses of its own
+            return None
+
+        def instantiate(**values: Any) -> Any:
+            try:
+                return info.type(**values)
+            except ValueError as error:
+                raise _Refused(str(error)) from error
+
+        return tyro.constructors.StructConstructorSpec(
+            instantiate=instantiate,
+            fields=tuple(
+                _flag(info.type, field, info.default, short=short, resumable=resumable) for field in fields(info.type)
+            ),
+        )
+
+    return registry
+
+
+def _flag(
+    config: type, field: Field[Any], default: Any, *, short: bool, resumable: bool
+) -> tyro.constructors.StructFieldSpec:
+    """What tyro is told of a field: its type, its default, and its help, made from its text and its marks."""
+    hint, found = get_type_hints(config, include_extras=True)[field.name], marks(config, field.name)
+    if isinstance(default, config):
+        value = getattr(default, field.name)
+    elif field.default_factory is not MISSING:
+        value = field.default_factory()
+    else:
+        value = tyro.MISSING_NONPROP if field.default is MISSING else field.default
+    if short and Common not in found and not is_dataclass(value):
+        hint = Annotated[hint, tyro.conf.Suppress]
+    none = [mark.text for mark in found if isinstance(mark, NoneMeans)]
+    if none and value is None:
+        hint = Annotated[hint, tyro.conf.arg(help_behavior_hint=f"(default: {none[0]})")]
+    text = texts(config).get(field.name)
+    if text and resumable and MayDiffer in found and field.name != "resume":
+        text += " May differ with --resume."
+    return tyro.constructors.StructFieldSpec(field.name, hint, value, text)
+
+
+def _has_common(config: Any) -> bool:
+    hints = get_type_hints(config).items()
+    return any(_has_common(kind) if is_dataclass(kind) else Common in marks(config, name) for name, kind in hints)
 
 
 def _program() -> str:
@@ -97,13 +174,20 @@ def _program() -> str:
 
 
 def run(command: Callable[[list[str]], dict[str, Any] | None], argv: Sequence[str] | None = None) -> None:
-    """Runs a command and exits: 0 done (its result, if any, the last line as JSON), 1 failed, 2 usage, 128 + signal."""
+    """Runs a command and exits: 0 done (its result, if any, the last line as JSON), 1 failed, 2 usage, 128 + signal.
+
+    With `--version` it only prints the versions.
+    """
     code = 0
+    argv = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A path may hold what the terminal's encoding cannot show.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        result = command(list(sys.argv[1:] if argv is None else argv))
+        if "--version" in argv:
+            print(f"optinas {nas.__version__}, torch {version('torch')}")
+            sys.exit(0)
+        result = command(argv)
         if result is not None:
             print(json.dumps(result), flush=True)
     except (UsageError, GenotypeError) as error:
@@ -132,12 +216,11 @@ def _complain(error: object, code: int) -> int:
 
 
 def _one_line(box: str) -> str:
-    """The text of tyro's boxed message, without the box, its title, and its pointer to --help."""
-    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
-    # Rules are drawn in ASCII where the output is not in UTF-8.
-    parts = re.split(r"[─-]{10,}", " ".join(line for line in lines if line))
-    told = [part.strip() for part in parts[1:]]
-    line = "; ".join(part for part in told if part and not part.startswith(("For full", "Argument helptext")))
-    line = re.sub(r"no type matching (\S+) could be instantiated from \['(.*?)'\]\..*", r"'\2' is none of \1", line)
-    line = re.sub(r"^Error parsing [^-:]\S*: ", "", line)  # the name of a class of ours, or of a part of it
-    return line if re.search("you meant|subcommands", line) else f"{line.rstrip('.')}; --help tells all flags"
+    """The text of tyro's boxed message, without the box, its title, and what the help says of the flag."""
+    rows = [line.strip("│| ") for line in box.splitlines()[1:]]
+    # Rules and borders are drawn in ASCII where the output is not in UTF-8.
+    parts = [" ".join(part) for drawn, part in groupby(rows, key=lambda row: not row.strip("─-╰╯+")) if not drawn]
+    told = "; ".join(part for part in parts if not part.startswith(("For full helptext", "Argument helptext")))
+    told = told.removeprefix("Error parsing ")
+    told = re.sub(r"no type matching (\S+) could be instantiated from \['(.*?)'\]\..*", r"'\2' is none of \1", told)
+    return f"{' '.join(told.split()).rstrip('.')}; see --help"

@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET
 from torch import nn
 
 import spaces
+from genotypes.config import Common, Config, IsPath
 from genotypes.messages import reason_of
 from nas import data
 from nas.data import DataConfig, ImageData
@@ -30,20 +31,20 @@ from nas.screen import table
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Config):
     """What is measured, on which images and how; by default the images and the precision are those of the training."""
 
-    evaluate: str = ""
+    evaluate: Annotated[str, IsPath, Common] = ""
     """Directory of the training run whose saved weights are measured on the test images; nothing is trained."""
-    onnx: str | None = None
+    onnx: Annotated[str | None, IsPath, Common] = None
     """Also write the network, with its normalization, to this ONNX file."""
     operations_from: tuple[str, ...] = ()
     """Modules of your own to import first, because they declare operations that the genotype has."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ... or auto: the GPU where there is one."""
+    device: Annotated[str, Common] = "auto"
+    """cpu, cuda, cuda:1 and so on, or auto: a GPU if there is one."""
     deterministic: bool = False
     """On a GPU take only algorithms that give the same bits each time, which is slower; on a CPU all do."""
-    precision: PrecisionChoice = "auto"
+    precision: Annotated[PrecisionChoice, Common] = "auto"
     """Forward passes in fp32, or in bf16 with weights and statistics in fp32; auto: bf16 on GPUs that compute in it
     (NVIDIA from A100 on)."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -14,6 +14,7 @@ import tyro
 import genotypes
 from genotypes import CELL_NAMES, ZOO, CellGenotype, Genotype
 from genotypes.atomic import write_atomically
+from genotypes.config import AtMost, Config, Count, MoreThan, NoneMeans
 from nas.errors import UsageError, users_mistakes
 
 #: Of a picture, in millimetres; a poster is less.
@@ -22,8 +23,8 @@ WIDEST_MM = 2000
 GenotypeName = Annotated[str, tyro.conf.Positional]
 
 
-@dataclass(frozen=True)
-class List:
+@dataclass(frozen=True, kw_only=True)
+class List(Config):
     """List the published genotypes: error and size as claimed, exact size as built here."""
 
     json: bool = False
@@ -41,7 +42,7 @@ class List:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OfOneGenotype:
+class _OfOneGenotype(Config):
     genotype: GenotypeName
     """Name of a published genotype, a file (NAME of several in it: FILE:NAME), or the directory of a run."""
     operations_from: tuple[str, ...] = ()
@@ -64,15 +65,13 @@ class Show(_OfOneGenotype):
 
     cost: Literal["cifar", "imagenet"] | None = None
     """Form of the network: cifar (20 cells, 36 channels, 32x32) or imagenet (14 cells, 48 channels, 224x224)."""
-    classes: int | None = None
-    """Number of classes (default: 10 for cifar, 1000 for imagenet)."""
+    classes: Annotated[Count | None, NoneMeans("10 for cifar, 1000 for imagenet")] = None
+    """Number of classes."""
     json: bool = False
     """Print one JSON object."""
 
     def run(self) -> dict[str, Any] | None:
         """Prints the genotype, or returns the object to print. Raises UsageError, GenotypeError."""
-        if self.classes is not None and self.classes < 1:
-            raise UsageError(f"--classes is {self.classes}; it must be at least 1")
         genotype = self.read()
         cost = _cost(genotype, self.cost, self.classes) if self.cost else {}
         if self.json:
@@ -91,12 +90,12 @@ class Draw(_OfOneGenotype):
     """Directory for the pictures normal.* and reduce.*; it must exist."""
     format: Literal["svg", "png", "pdf", "dot"] = "svg"
     """Kind of picture; dot: source for the program dot, which is not run."""
-    title: str | None = None
-    """What stands above the pictures, before ", normal cell" (default: the genotype's name)."""
+    title: Annotated[str | None, NoneMeans("the genotype's name")] = None
+    """What stands above the pictures, before ", normal cell"."""
     no_title: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Nothing stands above the pictures."""
-    width: float | None = None
-    """Width of the pictures in millimetres, with letters of at least 6 points (default: what the cells take)."""
+    width: Annotated[float | None, MoreThan(0), AtMost(WIDEST_MM), NoneMeans("what the cells take")] = None
+    """Width of the pictures in millimetres, with letters of at least 6 points."""
 
     def run(self) -> dict[str, Any]:
         """Writes the pictures and returns their paths. Raises UsageError, GenotypeError."""
@@ -115,8 +114,6 @@ class Draw(_OfOneGenotype):
             raise UsageError(f"{self.out} is not a directory; make it first, or choose another --out")
         if self.title is not None and self.no_title:
             raise UsageError("--title and --no-title exclude each other; leave one out")
-        if self.width is not None and not 0 < self.width <= WIDEST_MM:
-            raise UsageError(f"--width is {self.width:g}; it must be more than 0 and at most {WIDEST_MM} (millimetres)")
         if self.width is not None and self.format == "dot":
             raise UsageError("--width is for pictures; dot source has none, give it to the program dot")
 

@@ -14,13 +14,14 @@ from torch import nn
 
 import genotypes
 import spaces
+from genotypes.config import Common, Config, Epochs, LessThan, MayDiffer, MoreThan, Seed
 from nas import data
 from nas.data import Batch, DataConfig, ImageData, Loader
 from nas.engine.device import Precision, PrecisionChoice, resolve_device, resolve_precision
 from nas.engine.graphs import Step, captured
 from nas.engine.meter import Meter, evaluation_step, measure
 from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate
-from nas.errors import MAX_EPOCHS, SEEDS, check_ranges, users_mistakes
+from nas.errors import users_mistakes
 from nas.methods.bilevel import Bilevel, BilevelConfig
 from nas.methods.diagnostics import diagnose
 from nas.methods.relaxation import Relaxation
@@ -33,21 +34,21 @@ from spaces import KINDS, SearchSpace, SpaceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig:
+class SearchConfig(Config):
     """Everything that decides a search; the defaults are DARTS's protocol, which is also the spaces' paper's."""
 
-    preset: Literal["paper", "smoke"] = "paper"
+    preset: Annotated[Literal["paper", "smoke"], Common] = "paper"
     """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU."""
-    seed: int = 0
+    seed: Annotated[Seed, Common] = 0
     """Seed of the split, the weights, the architecture's random start and the order of the images."""
-    epochs: int = 50
-    """Passes over the weights' half of the training images (DARTS sec. A.1)."""
-    train_portion: float = 0.5
-    """Share of the training images for the weights; the others are the architecture's (DARTS sec. 3.1)."""
-    precision: PrecisionChoice = "auto"
+    epochs: Annotated[Epochs, Common] = 50
+    """Passes over the weights' half of the training images (DARTS sec. A.1: 50)."""
+    train_portion: Annotated[float, MoreThan(0), LessThan(1)] = 0.5
+    """Share of the training images for the weights; the others are the architecture's (DARTS sec. 3.1: 0.5)."""
+    precision: Annotated[PrecisionChoice, Common] = "auto"
     """Forward passes in fp32, or in bf16 with weights and statistics in fp32; auto: bf16 on GPUs that compute in it
     (NVIDIA from A100 on), but fp32 for --unrolled by finite differences."""
-    log_logits: bool = False
+    log_logits: Annotated[bool, MayDiffer] = False
     """Also write a TensorBoard curve of every architecture parameter: a few hundred of them."""
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -56,11 +57,6 @@ class SearchConfig:
     bilevel: BilevelConfig = field(default_factory=BilevelConfig)
     relaxation: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress] = "softmax"
     """From logits to mixing weights, as text; `search` writes here which one it was given."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"epochs": (1, MAX_EPOCHS), "seed": SEEDS})
-        if not 0 < self.train_portion < 1:
-            raise ValueError(f"--train-portion is {self.train_portion}; it must lie between 0 and 1")
 
 
 def paper(dataset: str) -> SearchConfig:

@@ -10,13 +10,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from msgspec import UNSET
 from torch import Tensor, nn
 
 import spaces
+from genotypes.config import (
+    Common,
+    Config,
+    Epochs,
+    IsPath,
+    KeptInCheckpoint,
+    NoneMeans,
+    Seed,
+    WhenChanged,
+)
 from nas import data
 from nas.data import DataConfig, ImageData
 from nas.engine.device import PrecisionChoice, resolve_device, resolve_precision
@@ -24,7 +34,7 @@ from nas.engine.graphs import captured
 from nas.engine.meter import Meter, evaluation_step, measure
 from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.engine.training import Training, TrainingConfig
-from nas.errors import MAX_EPOCHS, SEEDS, UsageError, check_ranges, users_mistakes
+from nas.errors import UsageError, users_mistakes
 from nas.evaluate import figures
 from nas.networks import architecture, handmade, weights
 from nas.networks.architecture import Architecture, Resolved
@@ -40,24 +50,26 @@ from nas.runs.same_data import SameData
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Config):
     """Everything that decides an evaluation training; the defaults are DARTS's for CIFAR."""
 
-    arch: str = ""
+    arch: Annotated[str, IsPath, Common, KeptInCheckpoint] = ""
     """What to train: the directory of a search run, a genotype file, the name of a published genotype, or that of a
     hand-made network: resnet, hbnet, dmrnet, densenet or agdnet and a depth, such as hbnet56."""
     operations_from: tuple[str, ...] = ()
     """Modules of your own to import first, because they declare operations that the genotype has."""
-    init_from: str | None = None
-    """Start with the weights of this finished run's directory, of the same architecture, instead of new ones."""
-    preset: Literal["paper", "smoke"] = "paper"
+    init_from: Annotated[str | None, IsPath, NoneMeans("new weights")] = None
+    """Start with the weights of this finished run's directory, of the same architecture."""
+    preset: Annotated[Literal["paper", "smoke"], Common] = "paper"
     """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU."""
-    seed: int = 0
+    seed: Annotated[Seed, Common] = 0
     """Seed of the weights and of the order and augmentation of the images."""
-    epochs: int = 600
+    epochs: Annotated[
+        Epochs, Common, WhenChanged("to train a finished network further, start one with --init-from")
+    ] = 600
     """Passes over the training images (DARTS sec. 3.2: 600 on CIFAR, sec. 3.4: 250 on ImageNet; hand-made networks:
     300 and 100)."""
-    precision: PrecisionChoice = "auto"
+    precision: Annotated[PrecisionChoice, Common] = "auto"
     """Forward passes in fp32, or in bf16 with weights and statistics in fp32; auto: bf16 on GPUs that compute in it
     (NVIDIA from A100 on)."""
     report_best: bool = False
@@ -67,9 +79,6 @@ class TrainConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     handmade: HandmadeConfig = field(default_factory=HandmadeConfig)
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"epochs": (1, MAX_EPOCHS), "seed": SEEDS})
 
 
 def paper(dataset: str) -> TrainConfig:

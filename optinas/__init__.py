@@ -10,10 +10,9 @@ Images of your own are passed as `Arrays`. `load` and `evaluate` take trained ne
 Below these functions lie the packages `nas`, `spaces` and `genotypes`.
 """
 
+from nas import __version__
 from optinas.api import Evaluation, Found, Picture, Trained, draw, evaluate, genotype, load, search, train
 from optinas.arrays import Arrays
-
-__version__ = "0.1.0"  # setup.cfg reads it here
 
 __all__ = [
     "Arrays",

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 import msgspec
 import numpy as np
@@ -42,7 +42,7 @@ def configured(config: C, options: Mapping[str, object]) -> C:
         if is_dataclass(value):
             changes[field.name] = configured(value, options)
         elif field.name in options:
-            changes[field.name] = _checked(field.name, options[field.name], kinds[field.name])
+            changes[field.name] = _plain(options[field.name], kinds[field.name])
     return cast(C, replace(cast(Any, config), **changes))
 
 
@@ -97,17 +97,15 @@ def spelled(text: str, flags: Mapping[str, object]) -> str:
     return re.sub(r"(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9])", option, text)
 
 
-def _checked(name: str, value: object, kind: Any) -> Any:
+def _plain(value: object, kind: Any) -> Any:
+    """`value` as a configuration has it: a number of numpy as one of Python, a path as text, a list as a tuple.
+
+    What cannot be one of `kind` stays as it is, for the configuration to refuse.
+    """
     plain = value.item() if isinstance(value, np.generic) else value
     if isinstance(plain, os.PathLike):
         plain = os.fspath(plain)
     try:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError:
-        raise ValueError(f"{name} is {value!r}; it must be {_described(kind)}") from None
-
-
-def _described(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return " or ".join(map(repr, get_args(kind)))
-    return inspect.formatannotation(kind).replace("typing.", "")
+        return value

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 
 from benchmarks.timing import write_result
+from genotypes.config import Config, Count, NoneMeans, NotNegative
 from nas import cli
 from soak import damage, disk, fuzz, kills, processes, runs
 from soak.cases import Case, Reference, Result, generator, killed_before
@@ -42,19 +43,19 @@ PARTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoakConfig:
+class SoakConfig(Config):
     """Kills, failing disks, damaged files and mutated inputs; exit code 1 where one of them came out wrong."""
 
     out: str = "soak.json"
     """File for the counts and the faults, as JSON."""
-    minutes: float = 60.0
+    minutes: NotNegative = 60.0
     """After so long no case is begun; those that are left count as a failure of the whole."""
     seed: int = 0
     """Seed of everything that is random."""
     only: str = ""
     """Do only the cases whose names begin so: kills, disk, damage, fuzz, fuzz/weights, kills/kill/train/17/."""
-    cases: int | None = None
-    """Do at most so many cases of each kind, drawn by the seed (none: all)."""
+    cases: Annotated[Count | None, NoneMeans("all")] = None
+    """Do at most so many cases of each kind, drawn by the seed."""
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:

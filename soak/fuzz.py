@@ -22,6 +22,7 @@ from PIL import Image, features
 
 import genotypes
 import nas.runs.environment
+from genotypes.config import Config
 from nas.data import DataError
 from nas.data.pixels import read_image
 from nas.errors import UsageError
@@ -162,7 +163,7 @@ def read_configuration(path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Anything:
+class _Anything(Config):
     run: RunConfig
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import math
 import pkgutil
 import sys
 import warnings
@@ -13,10 +12,11 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import torch
 
+from genotypes.config import AtMost, Common, Config, Count, NoneMeans, NotNegative
 from genotypes.genotype import MAX_NODES
 from spaces.ops import TABLE_6
 from spaces.space import INIT_GAP, SearchSpace
@@ -28,28 +28,22 @@ _SPACES: dict[str, type[SearchSpace]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpaceConfig:
+class SpaceConfig(Config):
     """Which search space, and where in it the search starts."""
 
-    space: str = "darts"
+    space: Annotated[str, Common] = "darts"
     """Search space: darts, hb, agd, one of an installed package, or "package.module:Class"."""
-    nodes: int = 4
+    nodes: Annotated[Count, AtMost(MAX_NODES), Common] = 4
     """Intermediate nodes of a cell (DARTS sec. 3.1: 4)."""
     operations: tuple[str, ...] = ()
     """Candidate operations by name, or "all" for the nine of Table 6 (default: the space's own)."""
-    edge_normalized: bool | None = None
-    """Whether the edges entering a node have trained weights that sum to 1, as in PC-DARTS (default: in Space-AGD)."""
-    init: str | None = None
-    """Initial architecture parameters: zero, random, and for Space-HB hb (default: hb there, else zero)."""
-    init_gap: float = INIT_GAP
+    edge_normalized: Annotated[bool | None, NoneMeans("only in Space-AGD")] = None
+    """Whether the edges entering a node have trained weights that sum to 1, as in PC-DARTS."""
+    init: Annotated[str | None, NoneMeans("hb in Space-HB, otherwise zero")] = None
+    """Initial architecture parameters: zero, random, or in Space-HB hb."""
+    init_gap: NotNegative = INIT_GAP
     """How far above the others a peaked logit of --init hb starts: larger is closer to HB-Net, and slower to leave; at
     10 weight decay alone decides, not the images (LOG.md)."""
-
-    def __post_init__(self) -> None:
-        if self.nodes > MAX_NODES:
-            raise ValueError(f"--nodes is {self.nodes}; a cell has at most {MAX_NODES}")
-        if not 0 <= self.init_gap < math.inf:
-            raise ValueError(f"--init-gap is {self.init_gap}; it must be a number from 0 on")
 
 
 def register(name: str) -> Callable[[S], S]:

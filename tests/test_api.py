@@ -103,8 +103,12 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         TypeError,
         "type tuple; give a name",
     ),
-    "type": (lambda: optinas.search(epochs="1"), ValueError, "epochs is '1'; it must be int"),
-    "choice": (lambda: optinas.train("DARTS_V2", schedule="x"), ValueError, "must be 'cosine' or 'exponential' or"),
+    "type": (lambda: optinas.search(epochs="1"), ValueError, "epochs is '1'; it must be a whole number"),
+    "choice": (
+        lambda: optinas.train("DARTS_V2", schedule="x"),
+        ValueError,
+        "it must be cosine or exponential or step",
+    ),
     "value": (lambda: optinas.search(epochs=0), ValueError, "^epochs is 0; it must be"),
     "preset": (lambda: optinas.search(preset="x"), ValueError, "preset is 'x'; it must be 'paper' or 'smoke'"),
     "data set": (lambda: optinas.search(dataset="digit"), ValueError, "did you mean digits"),
@@ -197,7 +201,7 @@ def test_a_picture_shows_itself_in_a_notebook() -> None:
 def test_the_version_is_written_once() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    assert setup["metadata"]["version"] == "attr: optinas.__version__"
+    assert setup["metadata"]["version"] == "attr: nas.__version__"
 
 
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 import genotype_tool
 import genotypes
+import nas
 import train_eval
 import train_search
 from genotypes import ZOO
@@ -65,24 +67,24 @@ def image_folder(root: Path, **counts: int) -> Path:
         (["--init", "hb"], "DARTSSpace has no initialization 'hb'; it has: zero, random"),
         (["--preset", "papr"], "--preset takes paper or smoke"),
         (["--preset"], "expected one argument"),
-        (["--layers", "0"], "--layers of at least 1"),
+        (["--layers", "0"], "--layers is 0; it must be at least 1"),
         (["--layers", "three"], "--layers"),
         (["--layer", "3"], "--layers"),
-        (["--nodes", "101"], "--nodes is 101; a cell has at most 100"),
+        (["--nodes", "101"], "--nodes is 101; it must be at least 1 and at most 100"),
         (["--operations", "all", "none"], '"all" means all of them; pass it alone'),
-        (["--seed", str(2**64)], "--seed is 18446744073709551616; it must be from"),
-        (["--epochs", "9" * 400], "it must be from 1 to 1000000000"),
+        (["--seed", str(2**64)], "--seed is 18446744073709551616; it must be at least"),
+        (["--epochs", "9" * 400], "it must be at least 1 and at most 1000000000"),
         (["--device", "mps"], "no usable device 'mps'; --device cpu always works"),
         (["--run-dir", "a\0b"], "a path cannot hold a NUL"),
         (["--run-dir", "run\udcff"], "is not UTF-8 text"),
-        (["--nodes", "0"], "at least 1 intermediate node"),
+        (["--nodes", "0"], "--nodes is 0; it must be at least 1"),
         (["--epochs", "0"], "--epochs is 0"),
         (["--grad-clip", "-1"], "--grad-clip is -1; it must be more than 0"),
         (["--learning-rate", "nan"], "--learning-rate is nan"),
         (["--init-gap", "inf"], "--init-gap is inf"),
         (["--device", "meta"], "--device cpu always works"),
         (["--batch-size", "13"], "a batch of 13 images is larger than the 12"),
-        (["--train-portion", "1"], "--train-portion"),
+        (["--train-portion", "1"], "--train-portion is 1; it must be more than 0 and less than 1"),
         (["--device", "gpu"], "--device cpu always works"),
         (["--unrolled", "--precision", "bf16"], "--hessian-product exact"),
         (["--hessian-product", "exact"], "does nothing without --unrolled"),
@@ -107,13 +109,13 @@ def test_a_search_refuses(
         (["--arch", ""], "--arch is missing"),
         (["--arch", "."], "holds no genotype.json"),
         (["--evaluate", "."], "holds no run"),
-        (["--drop-path-prob", "1"], "--drop-path-prob must lie in [0, 1)"),
+        (["--drop-path-prob", "1"], "--drop-path-prob is 1; it must be at least 0 and less than 1"),
         (["--batch-size", "25"], "a batch of 25 images is larger than the 24"),
-        (["--init-channels", "1"], "--init-channels of at least 2"),
-        (["--label-smoothing", "2"], "--label-smoothing is 2; it must be from 0 to 1"),
+        (["--init-channels", "1"], "--init-channels is 1; it must be at least 2"),
+        (["--label-smoothing", "2"], "--label-smoothing is 2; it must be at least 0 and at most 1"),
         (["--momentum", "-1"], "--momentum is -1"),
-        (["--ema-decay", "1"], "--ema-decay is 1; it must lie between 0 and 1, or be None"),
-        (["--grad-clip", "none"], "--grad-clip: 'none' is none of {None}|FLOAT; --help tells all flags"),
+        (["--ema-decay", "1"], "--ema-decay is 1; it must be more than 0 and less than 1, or None: no average"),
+        (["--grad-clip", "none"], "--grad-clip: 'none' is none of {None}|FLOAT; see --help"),
     ],
 )
 def test_a_training_refuses(
@@ -315,6 +317,29 @@ def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: " in capsys.readouterr().out
 
 
+def unboxed(text: str) -> str:
+    return " ".join(text.replace("│", " ").split())
+
+
+def test_help_is_short_and_help_all_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (train_search.command, train_eval.command):
+        call(command, "--epochs", "3", "--help")
+        short = unboxed(capsys.readouterr().out)
+        call(command, "--help-all")
+        whole = unboxed(capsys.readouterr().out)
+        assert len(short) < 0.7 * len(whole)
+        for name in ("--epochs", "--dataset", "--help-all", "--version", "data options", "May differ with --resume."):
+            assert name in short
+        for name in ("--momentum", "--fake-train", "(default: yes, except for digits)"):
+            assert name not in short
+            assert name in whole
+
+
+def test_the_version_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(genotype_tool.command, "--version") == 0
+    assert capsys.readouterr().out == f"optinas {nas.__version__}, torch {version('torch')}\n"
+
+
 def test_help_shows_the_presets_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     call(train_eval.command, "--dataset", "imagenet", "--help")
     assert "(default: 250)" in capsys.readouterr().out
@@ -377,7 +402,7 @@ def test_draw_takes_a_title_and_a_width(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--width", "0"), "--width is 0; it must be more than 0 and at most 2000 (millimetres)"),
+        (("--width", "0"), "--width is 0; it must be more than 0 and at most 2000"),
         (("--width", "nan"), "--width is nan; it must be"),
         (("--width", "10"), "cannot be drawn 10 mm wide with letters of 6 points; choose a larger width"),
         (("--width", "84", "--format", "dot"), "--width is for pictures"),

@@ -37,7 +37,7 @@ def test_a_new_data_set_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_values_out_of_range(field: str, value: int) -> None:
     flag = field.replace("_", "-")
-    with pytest.raises(DataError, match=f"--{flag} is {value}; it must be"):
+    with pytest.raises(ValueError, match=f"--{flag} is {value}; it must be"):
         DataConfig(**{field: value})
 
 

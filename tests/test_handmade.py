@@ -279,8 +279,8 @@ def test_hbnets_of_other_coefficients(first: Any, learn: bool) -> None:
     ("name", "given", "message"),
     [
         ("hbnet14", {"beta1": (1.0, 1.0)}, "hbnet14: --beta1 has 2 numbers; give one, or 6, one for each unit"),
-        ("hbnet14", {"beta2": (float("nan"),)}, "--beta2 is .nan,.; give finite numbers"),
-        ("hbnet14", {"beta2": ()}, "--beta2 is ..; give finite numbers"),
+        ("hbnet14", {"beta2": (float("nan"),)}, "--beta2 has nan; each must be a finite number"),
+        ("hbnet14", {"beta2": ()}, "--beta2 is empty; give one number"),
         ("agdnet10", {"beta": float("inf")}, "--beta is inf; it must be a finite number"),
         ("resnet14", {"beta2": (-1.0,)}, "--beta2 is not for resnet; leave it out"),
         ("densenet10", {"beta": 0.1}, "--beta is not for densenet; leave it out"),
@@ -447,7 +447,7 @@ def test_the_command_that_counts(capsys: pytest.CaptureFixture[str]) -> None:
     for flags, told in (
         (["hbnet55"], "not 6n"),
         (["agdnet40", "--image-size", "3"], "needs images of at least 4"),
-        (["hbnet56", "--classes", "0"], "--classes is 0; it must be 1 or more"),
+        (["hbnet56", "--classes", "0"], "--classes is 0; it must be at least 1"),
     ):
         with pytest.raises(UsageError, match=told):
             costs.command(flags)
@@ -490,8 +490,8 @@ def test_images_that_are_too_small() -> None:
     [
         ({"growth": 0}, "--growth is 0"),
         ({"growth": 2.5}, "--growth is 2.5; it must be a whole number"),
-        ({"form": "svhn"}, "--form is 'svhn'; it takes cifar or imagenet"),
-        ({"bottleneck_stride": "5x5"}, "--bottleneck-stride is '5x5'; it takes 1x1 or 3x3"),
+        ({"form": "svhn"}, "--form is 'svhn'; it must be cifar or imagenet"),
+        ({"bottleneck_stride": "5x5"}, "--bottleneck-stride is '5x5'; it must be 1x1 or 3x3"),
     ],
 )
 def test_values_that_no_network_has(option: dict[str, Any], message: str) -> None:

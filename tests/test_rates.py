@@ -85,11 +85,11 @@ def test_the_command(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--kappas", "10", "1"], "--kappas is 10 1; each must be in (1, 1e6]"),
+        (["--kappas", "10", "1"], "--kappas has 1; each must be more than 1 and at most 1e+06"),
         (["--kappas"], "--kappas"),
-        (["--kappas", "nan"], "--kappas is nan"),
+        (["--kappas", "nan"], "--kappas has nan"),
         (["--tolerance", "0"], "--tolerance is 0"),
-        (["--dimension", "1"], "--dimension is 1; it must be from 2"),
+        (["--dimension", "1"], "--dimension is 1; it must be at least 2"),
         (["--plot", "rates.gif"], "rates.gif: cannot draw .gif; name it .svg or .png"),
     ],
 )

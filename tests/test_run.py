@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import train_eval
 import train_search
+from genotypes.config import Config
 from nas import cli
 from nas.engine.meter import Meter
 from nas.errors import NonFiniteLossError, Stopped, UsageError
@@ -34,7 +35,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
 
 @dataclass(frozen=True)
-class Anything:
+class Anything(Config):
     seed: int = 0
     run: RunConfig = field(default_factory=RunConfig)
 

@@ -273,7 +273,7 @@ def test_a_damaged_result_is_not_overwritten(tmp_path: Path) -> None:
     [
         (["--architectures", "gd", "sgd"], "known: gd, hb, agd, agd2, admm"),
         (["--architectures"], "--architectures"),
-        (["--depths", "10", "0"], "--depths is 10 0; it needs numbers of at least 1"),
+        (["--depths", "10", "0"], "--depths has 0; each must be at least 1"),
         (["--depths", "2", "2"], "--depths names something twice"),
         (["--seeds", "0"], "--seeds is 0; it must be at least 1"),
         (["--seed", "-1"], "--seed is -1"),

@@ -137,7 +137,7 @@ def test_nesterov_and_no_clipping_are_obeyed(tmp_path: Path) -> None:
         (("--arch", "hbnet9"), "hbnet9: a depth of 9 is not 6n"),
         (("--arch", "hbnet"), "no such file, and unknown architecture 'hbnet'.*hand-made networks: resnet, hbnet, "),
         (("--arch", "densenet7", "--image-size", "3"), "densenet7 needs images of at least 4 pixels per side"),
-        (("--arch", "hbnet8", "--milestones", "1.5"), "each must lie between 0 and 1"),
+        (("--arch", "hbnet8", "--milestones", "1.5"), "each must be more than 0 and less than 1"),
         (("--arch", "hbnet8", "--grad-clip", "0"), "--grad-clip is 0; it must be more than 0, or None"),
         (("--arch", "hbnet8", "--nesterov", "--momentum", "0"), "--nesterov needs a --momentum"),
         (("--arch", "hbnet8", "--no-augment", "--flip", "True"), "--no-augment leaves nothing for --flip"),

@@ -4,69 +4,53 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from genotypes.config import Common, Config, LessThan, MoreThan, NoneMeans, NotNegative, Share
 from nas.data import Batch
 from nas.engine.device import Precision, autocast
 from nas.engine.optimizers import sgd
-from nas.errors import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Config):
     """Optimizer, schedule and loss of a training; the defaults are DARTS's for CIFAR."""
 
-    learning_rate: float = 0.025
-    """Initial learning rate, SGD (DARTS sec. A.2; 0.1 on ImageNet, and for hand-made networks)."""
-    learning_rate_min: float = 0.0
-    """Learning rate at the end of the cosine schedule (DARTS sec. A.2)."""
+    learning_rate: Annotated[NotNegative, Common] = 0.025
+    """Initial learning rate, SGD (DARTS sec. A.2: 0.025, sec. 3.4: 0.1 on ImageNet; hand-made networks: 0.1)."""
+    learning_rate_min: NotNegative = 0.0
+    """Learning rate at the end of the cosine schedule (DARTS sec. A.2: 0)."""
     schedule: Literal["cosine", "exponential", "step"] = "cosine"
     """Learning rate by epoch: cosine (DARTS on CIFAR), times --gamma an epoch (exponential, DARTS on ImageNet), or
     times --gamma at each of --milestones (step, hand-made networks)."""
-    gamma: float = 0.97
-    """Factor of the exponential schedule (DARTS sec. 3.4) and of the step schedule."""
-    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: NotNegative = 0.97
+    """Factor of the exponential schedule (DARTS sec. 3.4: 0.97) and of the step schedule."""
+    milestones: Annotated[tuple[float, ...], MoreThan(0), LessThan(1)] = (0.5, 0.75)
     """Shares of the epochs after which the step schedule lowers the learning rate."""
-    momentum: float = 0.9
-    """Momentum of SGD (DARTS sec. A.2)."""
+    momentum: Share = 0.9
+    """Momentum of SGD (DARTS sec. A.2: 0.9)."""
     nesterov: bool = False
     """Take Nesterov's form of the momentum."""
-    weight_decay: float = 3e-4
-    """Weight decay (DARTS sec. A.2; 3e-5 on ImageNet, 1e-4 for hand-made networks)."""
-    grad_clip: float | None = 5.0
-    """Gradient-clipping norm (DARTS's code); None disables it."""
-    label_smoothing: float = 0.0
+    weight_decay: Annotated[NotNegative, Common] = 3e-4
+    """Weight decay (DARTS sec. A.2: 3e-4, sec. 3.4: 3e-5 on ImageNet; hand-made networks: 1e-4)."""
+    grad_clip: Annotated[float | None, MoreThan(0), NoneMeans("no clipping")] = 5.0
+    """Gradient-clipping norm (DARTS's code: 5); None disables it."""
+    label_smoothing: Share = 0.0
     """Label smoothing (DARTS sec. 3.4: 0.1 on ImageNet)."""
-    auxiliary_weight: float = 0.4
-    """Weight of the auxiliary head's loss (DARTS sec. 3.2)."""
-    ema_decay: float | None = None
+    auxiliary_weight: NotNegative = 0.4
+    """Weight of the auxiliary head's loss (DARTS sec. 3.2: 0.4)."""
+    ema_decay: Annotated[float | None, MoreThan(0), LessThan(1), NoneMeans("no average")] = None
     """Measure and save the exponential moving average of the weights over the steps, with this decay, such as 0.9999
-    (Szegedy et al., CVPR 2016, sec. 8, after Polyak and Juditsky 1992), instead of the weights; None: the weights."""
+    (Szegedy et al., CVPR 2016, sec. 8, after Polyak and Juditsky 1992), instead of the weights."""
 
     def __post_init__(self) -> None:
-        if any(not 0 < share < 1 for share in self.milestones):
-            raise ValueError(f"--milestones are {self.milestones}; each must lie between 0 and 1")
+        super().__post_init__()
         if self.nesterov and not self.momentum:
             raise ValueError("--nesterov needs a --momentum larger than 0")
-        if self.grad_clip is not None and not 0 < self.grad_clip < math.inf:
-            raise ValueError(f"--grad-clip is {self.grad_clip:g}; it must be more than 0, or None for no clipping")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(
-                f"--ema-decay is {self.ema_decay:g}; it must lie between 0 and 1, or be None for no average"
-            )
-        anything = (0, math.inf)
-        check_ranges(
-            self,
-            {
-                **dict.fromkeys(("learning_rate", "learning_rate_min", "weight_decay"), anything),
-                **dict.fromkeys(("auxiliary_weight", "gamma"), anything),
-                **dict.fromkeys(("momentum", "label_smoothing"), (0, 1)),
-            },
-        )
 
 
 class Training:

@@ -8,19 +8,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
+from genotypes.config import Common, Config, MoreThan, NotNegative, Share
 from nas.data import Batch
 from nas.engine.device import Precision, autocast, full_fp32
 from nas.engine.optimizers import adam, sgd
-from nas.errors import UsageError, check_ranges
+from nas.errors import UsageError
 from nas.methods.relaxation import Noise, Relaxation
 from nas.supernet import Supernet
 from spaces import Mixing, SearchSpace
@@ -31,40 +31,30 @@ HessianProduct = Literal["finite-difference", "exact"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BilevelConfig:
+class BilevelConfig(Config):
     """Both optimizers of the search; the defaults are DARTS's (Liu et al., ICLR 2019, sec. 3.1 and code)."""
 
-    learning_rate: float = 0.025
-    """Initial learning rate of the weights, SGD (DARTS sec. A.1)."""
-    learning_rate_min: float = 0.0
-    """Learning rate of the weights at the end of the cosine (DARTS sec. A.1)."""
-    momentum: float = 0.9
-    """Momentum of the weights' SGD (DARTS sec. A.1)."""
-    weight_decay: float = 3e-4
-    """Weight decay of the weights (DARTS sec. A.1)."""
-    grad_clip: float = 5.0
-    """Largest norm of the weights' gradient (DARTS's code)."""
-    arch_learning_rate: float = 3e-4
-    """Learning rate of the architecture, Adam with betas (0.5, 0.999) (DARTS sec. A.1)."""
-    arch_weight_decay: float = 1e-3
-    """Weight decay of the architecture (DARTS sec. A.1)."""
-    unrolled: bool = False
+    learning_rate: Annotated[NotNegative, Common] = 0.025
+    """Initial learning rate of the weights, SGD (DARTS sec. A.1: 0.025)."""
+    learning_rate_min: NotNegative = 0.0
+    """Learning rate of the weights at the end of the cosine schedule (DARTS sec. A.1: 0)."""
+    momentum: Share = 0.9
+    """Momentum of the weights' SGD (DARTS sec. A.1: 0.9)."""
+    weight_decay: NotNegative = 3e-4
+    """Weight decay of the weights (DARTS sec. A.1: 3e-4)."""
+    grad_clip: Annotated[float, MoreThan(0)] = 5.0
+    """Gradient-clipping norm of the weights (DARTS's code: 5)."""
+    arch_learning_rate: Annotated[NotNegative, Common] = 3e-4
+    """Learning rate of the architecture, Adam with betas (0.5, 0.999) (DARTS sec. A.1: 3e-4)."""
+    arch_weight_decay: NotNegative = 1e-3
+    """Weight decay of the architecture (DARTS sec. A.1: 1e-3)."""
+    unrolled: Annotated[bool, Common] = False
     """Second-order architecture step: differentiate through one step of the weights (DARTS eq. (6))."""
     hessian_product: HessianProduct = "finite-difference"
     """How --unrolled multiplies by the Hessian: DARTS eq. (8), or exactly by double backward (more memory)."""
 
     def __post_init__(self) -> None:
-        anything = (0, math.inf)
-        check_ranges(
-            self,
-            {
-                **dict.fromkeys(("learning_rate", "learning_rate_min", "weight_decay"), anything),
-                **dict.fromkeys(("arch_learning_rate", "arch_weight_decay"), anything),
-                "momentum": (0, 1),
-            },
-        )
-        if not 0 < self.grad_clip < math.inf:
-            raise ValueError(f"--grad-clip is {self.grad_clip:g}; it must be more than 0")
+        super().__post_init__()
         if self.hessian_product == "exact" and not self.unrolled:
             raise ValueError("--hessian-product exact does nothing without --unrolled; add that, or leave it out")
 

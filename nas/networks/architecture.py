@@ -102,7 +102,7 @@ class HandmadeArchitecture:
     @property
     def summary(self) -> str:
         """Its kind and the options that are not the defaults, in words, for messages."""
-        return ", ".join(["a hand-made network", *(f"{name} {value}" for name, value in _given(self.config).items())])
+        return ", ".join(["a hand-made network", *(f"{name} {value}" for name, value in _changed(self.config).items())])
 
     @property
     def fewest_tensors(self) -> int:
@@ -173,11 +173,11 @@ def _search_behind(directory: Path) -> SearchRecord | None:
 
 
 def _refuse(config: NetworkConfig | HandmadeConfig, whose: str, arch: str) -> None:
-    for name in _given(config):
+    for name in _changed(config):
         raise ValueError(f"--{name.replace('_', '-')} is {whose}, which {arch} is not; leave it out")
 
 
-def _given(config: NetworkConfig | HandmadeConfig) -> dict[str, Any]:
+def _changed(config: NetworkConfig | HandmadeConfig) -> dict[str, Any]:
     """The fields that have another value than their default."""
     values = ((field.name, getattr(config, field.name), field.default) for field in fields(config))
     return {name: value for name, value, default in values if value != default}

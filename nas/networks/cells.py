@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genotypes import CellGenotype, Genotype, validate
+from genotypes.config import AtLeast, Common, Config, Count, LessThan
 from nas.networks.macro import (
     CellPlan,
     ImageNetStem,
@@ -30,25 +32,19 @@ from spaces.ops import starts_with_relu
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
+class NetworkConfig(Config):
     """The evaluation network; the defaults are DARTS's for CIFAR."""
 
-    layers: int = 20
+    layers: Annotated[Count, Common] = 20
     """Number of cells (DARTS sec. 3.2: 20 on CIFAR, sec. 3.4: 14 on ImageNet)."""
-    init_channels: int = 36
+    init_channels: Annotated[int, AtLeast(2), Common] = 36
     """Channels of the first cells (DARTS sec. 3.2: 36 on CIFAR, sec. 3.4: 48 on ImageNet)."""
     stem: StemName = "auto"
     """First layers: cifar (stride 1), imagenet (stride 8), or auto by the image's size."""
-    auxiliary: bool = False
+    auxiliary: Annotated[bool, Common] = False
     """Train with an auxiliary head at 2/3 of the depth (DARTS sec. 3.2)."""
-    drop_path_prob: float = 0.0
+    drop_path_prob: Annotated[float, AtLeast(0), LessThan(1), Common] = 0.0
     """Drop path probability at the end of training, reached linearly (DARTS sec. 3.2: 0.2)."""
-
-    def __post_init__(self) -> None:
-        if self.layers < 1 or self.init_channels < 2:
-            raise ValueError("a network needs --layers of at least 1 and --init-channels of at least 2")
-        if not 0 <= self.drop_path_prob < 1:
-            raise ValueError(f"--drop-path-prob must lie in [0, 1), not {self.drop_path_prob}")
 
 
 def drop_path_mask(x: Tensor, prob: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from errno import EDQUOT, EIO, ENOLCK, ENOSPC
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 from genotypes.atomic import is_leftover, remove_leftovers, write_atomically
+from genotypes.config import Config, KeptInCheckpoint, MayDiffer, WhenChanged, flag, marked
 from genotypes.messages import one_line, reason_of
 from nas import screen
 from nas.errors import UsageError
@@ -174,8 +175,7 @@ class RunDirectory(Directory):
 
     Args:
         path: where it is.
-        configuration: the whole of it, as JSON data.
-        may_change: dotted names of the fields that a resumed run may have otherwise.
+        config: the whole configuration; the marks of its fields say what a resumed run may have otherwise.
         resume: whether the run in it goes on.
         device: where the run computes.
         flag: which names the directory on the command line, for messages.
@@ -189,23 +189,24 @@ class RunDirectory(Directory):
     def __init__(
         self,
         path: Path,
-        configuration: Mapping[str, Any],
+        config: Config,
         *,
-        may_change: Collection[str],
         resume: bool,
         device: torch.device,
         flag: str = "--run-dir",
     ) -> None:
         super().__init__(path, flag=flag)
-        self._may_change = frozenset(may_change)
-        self.binding = self._binding_of(configuration)
+        self._may_differ = frozenset({**marked(config, MayDiffer), **marked(config, KeptInCheckpoint)})
+        self._when_changed = {name: mark.text for name, mark in marked(config, WhenChanged).items()}
+        self._configuration = described(config)
+        self.binding = self._binding_of(self._configuration)
         self.rows: list[dict[str, float]] = []
-        self._configuration, self._resume, self._device = configuration, resume, device
+        self._resume, self._device = resume, device
         self.reopened = False
         self._intact = True  # the configuration in it
 
     def _binding_of(self, configuration: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in flat(configuration).items() if name not in self._may_change}
+        return {name: value for name, value in flat(configuration).items() if name not in self._may_differ}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -292,11 +293,10 @@ class RunDirectory(Directory):
                 f"in another {self.flag}"
             )
         if changed := changes(before, self.binding):
-            further = "--epochs" in changed and "init_from" in self.binding
-            more = "; to train a finished network further, start one with --init-from" if further else ""
+            instead = [text for name, text in self._when_changed.items() if before[name] != self.binding[name]]
             raise UsageError(
                 f"{self.path} was run with another configuration: {changed}; "
-                f"resume with the same one, or start a run in another {self.flag}{more}"
+                + "; ".join([f"resume with the same one, or start a run in another {self.flag}", *instead])
             )
 
     def _environment(self) -> dict[str, Any]:
@@ -353,9 +353,7 @@ def flat(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between two flat configurations with the same fields, in words; empty where nothing does."""
     return "; ".join(
-        f"--{key.split('.')[-1].replace('_', '-')} was {before[key]!r}, is {now[key]!r}"
-        for key in sorted(now)
-        if before[key] != now[key]
+        f"{flag(key)} was {before[key]!r}, is {now[key]!r}" for key in sorted(now) if before[key] != now[key]
     )
 
 

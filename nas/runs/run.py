@@ -17,13 +17,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from genotypes.config import Common, Config, IsPath, MayDiffer, NoneMeans, marked
 from nas import screen
 from nas.engine.device import algorithms
 from nas.engine.meter import Meter
@@ -34,16 +35,6 @@ from nas.runs.tensorboard import Board
 
 T = TypeVar("T")
 
-#: What a resumed run may have otherwise: where it computes and reads and what it shows, not what it computes.
-_MAY_CHANGE = (
-    *("run.run_dir", "run.resume", "run.device", "run.cuda_graph", "log_logits"),
-    *("data.data", "data.download", "data.workers"),
-    "supernet.checkpoint_cells",
-)
-
-#: Where something is read from that the checkpoint holds: another spelling of the path, or another place, is as good.
-_IN_CHECKPOINT = ("arch",)
-
 #: What ends a run with a checkpoint. Windows has the first two only.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
@@ -52,25 +43,22 @@ CHECK_EVERY = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Config):
     """Where a run is kept and how it is computed; nothing here changes its results but for rounding."""
 
-    run_dir: str | None = None
-    """Directory of the run (default: runs/ and a name made of the configuration)."""
-    resume: bool = False
-    """Continue the run in that directory; the configuration must be the same, but for --device, --cuda-graph,
-    --checkpoint-cells, --log-logits, --data, --download and --workers."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ... or auto: the GPU where there is one."""
+    run_dir: Annotated[
+        str | None, IsPath, Common, MayDiffer, NoneMeans("a folder in runs/, named after the configuration")
+    ] = None
+    """Directory of the run."""
+    resume: Annotated[bool, Common, MayDiffer] = False
+    """Continue the run in that directory, with the same flags but for those that may differ."""
+    device: Annotated[str, Common, MayDiffer] = "auto"
+    """cpu, cuda, cuda:1 and so on, or auto: a GPU if there is one."""
     deterministic: bool = False
-    """On a GPU take only algorithms that give the same bits each time, which is slower; on a CPU all do."""
-    cuda_graph: bool = True
-    """On a GPU launch each step as one CUDA graph. It changes no result; --no-cuda-graph, kernel by kernel, is slower,
-    and for operations that cannot be captured, and for debuggers and profilers."""
-
-    def __post_init__(self) -> None:
-        if "\0" in (self.run_dir or ""):
-            raise ValueError(f"--run-dir is {self.run_dir!r}; a path cannot hold a NUL character")
+    """On a GPU, use only algorithms that give the same bits each time, which is slower; on a CPU all do."""
+    cuda_graph: Annotated[bool, MayDiffer] = True
+    """On a GPU, launch each step as one CUDA graph. This changes no result; --no-cuda-graph launches kernel by kernel,
+    which is slower, for operations that cannot be captured, and for debuggers and profilers."""
 
 
 class Stateful(Protocol):
@@ -83,24 +71,23 @@ class Stateful(Protocol):
         """Continues from a state; raises ValueError if it does not fit, UsageError if it belongs to another run."""
 
 
-def directory_of(config: RunConfig, resolved: object, *, default_name: str, device: torch.device) -> RunDirectory:
+def directory_of(config: RunConfig, resolved: Config, *, default_name: str, device: torch.device) -> RunDirectory:
     """The directory of a run, in which nothing is read or written yet.
 
     Args:
         config: where it lies, and whether it goes on.
-        resolved: the whole configuration, a dataclass that has `config` as its field `run`.
+        resolved: the whole configuration, which has `config` as its field `run`.
         default_name: of the directory below runs/, to which a few digits made of the configuration are added.
         device: where the run computes.
 
     Raises UsageError for a configuration that is not text.
     """
-    configuration = described(resolved)
-    named = {name: value for name, value in flat(configuration).items() if name not in _MAY_CHANGE}
+    differing = marked(resolved, MayDiffer)
+    named = {name: value for name, value in flat(described(resolved)).items() if name not in differing}
     digits = hashlib.sha256(_as_text(named).encode()).hexdigest()[:6]
     return RunDirectory(
         Path(os.path.expanduser(config.run_dir or f"runs/{default_name}-{digits}")),
-        configuration,
-        may_change=(*_MAY_CHANGE, *_IN_CHECKPOINT),
+        resolved,
         resume=config.resume,
         device=device,
     )

@@ -19,6 +19,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import tyro
 
+from genotypes.config import Config
 from genotypes.messages import one_line
 from nas import cli
 from nas.errors import UsageError
@@ -28,7 +29,7 @@ from nas.screen import table
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResultsConfig:
+class ResultsConfig(Config):
     """Training runs side by side; runs that differ only in their seed are one row."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
+from genotypes.config import AtLeast, Common, Config, Count, MayDiffer
 from nas.errors import UsageError
 from nas.networks.macro import StemName, build_stem, plan_cells, resolve_stem
 from nas.supernet.cell import SearchCell
@@ -24,22 +26,18 @@ from spaces.kernels.recompute import recomputed
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupernetConfig:
+class SupernetConfig(Config):
     """The supernet; the defaults are DARTS's (Liu et al., ICLR 2019, sec. 3.1)."""
 
-    layers: int = 8
-    """Number of cells (DARTS sec. 3.1)."""
-    init_channels: int = 16
-    """Channels of the first cells (DARTS sec. A.1)."""
+    layers: Annotated[Count, Common] = 8
+    """Number of cells (DARTS sec. 3.1: 8)."""
+    init_channels: Annotated[int, AtLeast(2), Common] = 16
+    """Channels of the first cells (DARTS sec. A.1: 16)."""
     stem: StemName = "auto"
     """First layers: cifar (stride 1), imagenet (stride 8), or auto by the image's size."""
-    checkpoint_cells: bool = False
+    checkpoint_cells: Annotated[bool, MayDiffer] = False
     """Keep only the inputs of the cells and compute each cell again for its gradient: less than a third of the memory,
     a third more time, the same results but for rounding."""
-
-    def __post_init__(self) -> None:
-        if self.layers < 1 or self.init_channels < 2:
-            raise ValueError("a supernet needs --layers of at least 1 and --init-channels of at least 2")
 
 
 class Supernet(nn.Module):

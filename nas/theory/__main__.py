@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from genotypes.config import AtLeast, AtMost, Config, Count
 from nas import cli
-from nas.errors import check_ranges
 from nas.screen import table
 from nas.theory import equivalence, rates, simulation
 from nas.theory.activations import ACTIVATIONS
@@ -37,18 +37,15 @@ class Rates(RatesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class Check(Config):
     """Compare each network with its algorithm, layer by layer, for a random weight matrix."""
 
-    size: int = 8
+    size: Annotated[Count, AtMost(1000)] = 8
     """Width of the layers."""
-    depth: int = 10
+    depth: Annotated[Count, AtMost(1000)] = 10
     """Number of layers."""
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0), AtMost(2**32)] = 0
     """Seed of the weight matrix."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"size": (1, 1000), "depth": (1, 1000), "seed": (0, 2**32)})
 
     def run(self) -> dict[str, Any]:
         """Compares, prints the table and returns the largest difference of all."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 
-from nas.errors import check_ranges
+from genotypes.config import AtLeast, AtMost, Config, IsPath, MoreThan
 from nas.theory import output
 from nas.theory.iterations import nesterov_momentum, strongly_convex_momentum
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RatesConfig:
+class RatesConfig(Config):
     """Iterations to a tolerance on quadratics of several condition numbers."""
 
-    kappas: tuple[float, ...] = (1e2, 1e3, 1e4)
+    kappas: Annotated[tuple[float, ...], MoreThan(1), AtMost(1e6)] = (1e2, 1e3, 1e4)
     """Condition numbers."""
-    tolerance: float = 1e-6
+    tolerance: Annotated[float, AtLeast(1e-12), AtMost(0.5)] = 1e-6
     """Iterate until the norm of z is this part of what it was at the start."""
-    dimension: int = 50
+    dimension: Annotated[int, AtLeast(2), AtMost(100_000)] = 50
     """Number of eigenvalues of the quadratic."""
-    plot: str | None = None
+    plot: Annotated[str | None, IsPath] = None
     """Draw the iterations against kappa into this file, .svg or .png."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"tolerance": (1e-12, 0.5), "dimension": (2, 100_000)})
-        if not self.kappas or not all(1 < kappa <= 1e6 for kappa in self.kappas):
-            raise ValueError(f"--kappas is {' '.join(f'{k:g}' for k in self.kappas)}; each must be in (1, 1e6]")
+        super().__post_init__()
+        if not self.kappas:
+            raise ValueError("--kappas is empty; give condition numbers, such as 100 1000")
         if self.plot is not None:
             output.check_picture(self.plot)
 

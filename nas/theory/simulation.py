@@ -19,18 +19,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from genotypes.config import AtLeast, AtMost, Config, Count, IsPath, MayDiffer, NoneMeans, NotNegative
 from nas.engine.device import resolve_device
-from nas.errors import NonFiniteLossError, check_ranges, users_mistakes
-from nas.runs.directory import RunDirectory, described, read_json
+from nas.errors import NonFiniteLossError, users_mistakes
+from nas.runs.directory import RunDirectory, read_json
 from nas.theory import output
 from nas.theory.networks import NETWORKS, Layers, admm_paths
 
@@ -52,49 +53,48 @@ _CHUNK = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimulationConfig:
+class SimulationConfig(Config):
     """Train every architecture at every depth on random pairs; one model for each seed."""
 
-    architectures: tuple[str, ...] = tuple(NETWORKS)
+    architectures: Annotated[tuple[str, ...], MayDiffer] = tuple(NETWORKS)
     """Networks: gd, hb, agd, agd2, admm."""
-    depths: tuple[int, ...] = (10, 20, 30, 40)
+    depths: Annotated[tuple[Count, ...], MayDiffer] = (10, 20, 30, 40)
     """Numbers of layers."""
-    seeds: int = 1
+    seeds: Count = 1
     """Models of each architecture and depth, trained side by side on the same data, with seeds from --seed on."""
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0), AtMost(2**32)] = 0
     """Seed of the data, and of the first model's weights and order of samples."""
-    samples: int = 10_000
+    samples: Count = 10_000
     """Number of pairs."""
-    dimension: int = 100
+    dimension: Count = 100
     """Coordinates of inputs and targets."""
-    quick: bool = False
+    quick: Annotated[bool, MayDiffer] = False
     """Defaults of --learning-rate and --epochs that take minutes."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """SGD without momentum, or Adam with torch's defaults."""
-    learning_rate: float | None = None
-    """Learning rate (default: 1e-3; for SGD with --quick 0.05)."""
-    epochs: int | None = None
-    """Times the samples are gone through (default: 1000; with --quick 20)."""
-    batch_size: int = 100
+    learning_rate: Annotated[NotNegative | None, NoneMeans("1e-3; for SGD with --quick 0.05")] = None
+    """Learning rate."""
+    epochs: Annotated[Count | None, NoneMeans("1000; with --quick 20")] = None
+    """Passes over the samples."""
+    batch_size: Count = 100
     """Pairs a step."""
     admm_separate: bool = False
     """Give the two paths of ADMM weights of their own and average their outputs; twice the parameters."""
-    device: str = "auto"
+    device: Annotated[str, MayDiffer] = "auto"
     """cpu, cuda, cuda:1, ... or auto: the GPU where there is one."""
-    out: str = "runs/simulation"
+    out: Annotated[str, IsPath, MayDiffer] = "runs/simulation"
     """Folder for the results and loss.svg; made where it is missing. The same command goes on in it."""
 
     def __post_init__(self) -> None:
-        counts = ("seeds", "samples", "dimension", "batch_size", "epochs")
-        check_ranges(self, {**dict.fromkeys(counts, (1, math.inf)), "seed": (0, 2**32), "learning_rate": (0, math.inf)})
+        super().__post_init__()
         unknown = [name for name in self.architectures if name not in NETWORKS]
         if unknown or not self.architectures:
             raise ValueError(f"--architectures has {unknown[0] if unknown else 'none'}; known: {', '.join(NETWORKS)}")
         for name in ("architectures", "depths"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"--{name} names something twice; name each once")
-        if not self.depths or min(self.depths) < 1:
-            raise ValueError(f"--depths is {' '.join(map(str, self.depths))}; it needs numbers of at least 1")
+        if not self.depths:
+            raise ValueError("--depths is empty; give numbers of layers, such as 10 20")
 
     @property
     def model_seeds(self) -> range:
@@ -302,17 +302,12 @@ def _add_rows(
             directory.write_json("result.json", result)
 
 
-#: Settings that no row depends on: where it is computed and kept, which others there are, how defaults were chosen.
-_NEUTRAL = ("device", "out", "depths", "architectures", "quick")
-
-
 def _directory(config: SimulationConfig, device: torch.device) -> RunDirectory:
     rate, epochs = config.schedule()
     path = Path(config.out)
     return RunDirectory(
         path,
-        described({**asdict(config), "learning_rate": rate, "epochs": epochs}),
-        may_change=_NEUTRAL,
+        replace(config, learning_rate=rate, epochs=epochs),
         resume=(path / "config.json").exists(),
         device=device,
         flag="--out",

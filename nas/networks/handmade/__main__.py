@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
+from genotypes.config import Config, Count, NoneMeans
 from nas import cli
 from nas.errors import UsageError, users_mistakes
 from nas.networks import handmade
@@ -16,23 +17,17 @@ from nas.screen import table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Costs:
+class Costs(Config):
     """Parameters and multiply-adds of one image, of hand-made networks as their papers have them."""
 
     networks: Annotated[tuple[str, ...], tyro.conf.Positional] = handmade.names()
     """Names, such as hbnet56 (default: all that are listed)."""
-    image_size: int | None = None
-    """Side of the images in pixels (none: 32, or 224 for the networks of ImageNet)."""
-    classes: int | None = None
-    """Number of classes (none: 10, or 1000 for the networks of ImageNet)."""
-    channels: int = 3
+    image_size: Annotated[Count | None, NoneMeans("32, or 224 for the networks of ImageNet")] = None
+    """Side of the images in pixels."""
+    classes: Annotated[Count | None, NoneMeans("10, or 1000 for the networks of ImageNet")] = None
+    """Number of classes."""
+    channels: Count = 3
     """Channels of the images."""
-
-    def __post_init__(self) -> None:
-        for name in ("image_size", "classes", "channels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
 
 
 def costs(config: Costs) -> list[dict[str, Any]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 
+from genotypes.config import Config, Count, NoneMeans
 from nas.errors import UsageError
 from nas.networks.handmade.dense import DenseNetwork, cifar_dense, imagenet_dense
 from nas.networks.handmade.relaxed import FirstUnit
@@ -27,48 +27,35 @@ Form = Literal["cifar", "imagenet"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HandmadeConfig:
+class HandmadeConfig(Config):
     """Variants of the hand-made networks; where nothing is given they are as in their papers."""
 
-    form: Form | None = None
-    """Which form, where a depth has both: 50 is also 6n + 2, 121 also 3m + 4 (none: imagenet)."""
-    growth: int | None = None
-    """densenet, agdnet: channels that each layer adds (none: 12 on CIFAR, 32 for 121 layers)."""
-    shortcut: Shortcut | None = None
-    """resnet, hbnet, dmrnet: what changes a state's shape: pad (as on CIFAR) or projection (as on ImageNet)."""
-    bottleneck_stride: BottleneckStride | None = None
-    """resnet, hbnet of 50 or 101 layers: the convolution that halves the image: 1x1 (none) or 3x3 (torchvision)."""
-    first_unit: FirstUnit | None = None
-    """hbnet: x_{-1}, which a stage lacks, is left out (plain, or none) or x_0 (hb)."""
+    form: Annotated[Form | None, NoneMeans("imagenet")] = None
+    """Which form, where a depth has both: 50 is also 6n + 2, 121 also 3m + 4."""
+    growth: Annotated[Count | None, NoneMeans("12 on CIFAR, 32 for 121 layers")] = None
+    """densenet, agdnet: channels that each layer adds."""
+    shortcut: Annotated[Shortcut | None, NoneMeans("pad on CIFAR, projection on ImageNet")] = None
+    """resnet, hbnet, dmrnet: what changes a state's shape."""
+    bottleneck_stride: Annotated[BottleneckStride | None, NoneMeans("1x1")] = None
+    """resnet, hbnet of 50 or 101 layers: the convolution that halves the image; torchvision has 3x3."""
+    first_unit: Annotated[FirstUnit | None, NoneMeans("plain")] = None
+    """hbnet: x_{-1}, which a stage lacks, is left out (plain) or is x_0 (hb)."""
     relu_after_sum: bool = False
     """hbnet: apply ReLU to every sum, as resnet does; the formula has none."""
-    beta1: tuple[float, ...] | None = None
-    """hbnet: beta1 of eq. (16), the weight of x_k: one number, or one for each unit (none: 1, as in sec. 7.1)."""
-    beta2: tuple[float, ...] | None = None
-    """hbnet: beta2 of eq. (16), the weight of x_{k-1}: one number, or one for each unit (none: -1, as in sec. 7.1)."""
+    beta1: Annotated[tuple[float, ...] | None, NoneMeans("1, as in sec. 7.1")] = None
+    """hbnet: beta1 of eq. (16), the weight of x_k: one number, or one for each unit."""
+    beta2: Annotated[tuple[float, ...] | None, NoneMeans("-1, as in sec. 7.1")] = None
+    """hbnet: beta2 of eq. (16), the weight of x_{k-1}: one number, or one for each unit."""
     learn_betas: bool = False
     """hbnet: learn beta1 and beta2 of every unit, starting from those of --beta1 and --beta2."""
-    beta: float | None = None
-    """agdnet: beta of eq. (21), the weight of the momentum (none: 0.1, as in sec. 7.2)."""
+    beta: Annotated[float | None, NoneMeans("0.1, as in sec. 7.2")] = None
+    """agdnet: beta of eq. (21), the weight of the momentum."""
 
     def __post_init__(self) -> None:
-        if self.growth is not None and not (isinstance(self.growth, int) and self.growth >= 1):
-            raise ValueError(f"--growth is {self.growth}; it must be a whole number, 1 or more")
+        super().__post_init__()
         for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, tuple) and value and all(map(_is_finite, value))):
-                raise ValueError(f"--{name} is {value}; give finite numbers, one or one for each unit")
-        if self.beta is not None and not _is_finite(self.beta):
-            raise ValueError(f"--beta is {self.beta}; it must be a finite number")
-        choices = {"form": Form, "shortcut": Shortcut, "bottleneck_stride": BottleneckStride, "first_unit": FirstUnit}
-        for name, kind in choices.items():
-            value = getattr(self, name)
-            if value is not None and value not in get_args(kind):
-                raise ValueError(f"--{name.replace('_', '-')} is {value!r}; it takes {' or '.join(get_args(kind))}")
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+            if getattr(self, name) == ():
+                raise ValueError(f"--{name} is empty; give one number, or one for each unit")
 
 
 HandmadeNetwork = HeavyBallNetwork | MergeAndRunNetwork | DenseNetwork
