@@ -214,7 +214,10 @@ def test_weighted_sums(coefficients: tuple[float, float]) -> None:
     [
         (lambda: HeavyBallBlock(layers(), first="other"), "first is 'other'; it must be 'plain' or 'hb'"),
         (lambda: AcceleratedBlock(layers(), [(1.0, 0.0)] * 5), "coefficients has rows of"),
-        (lambda: AcceleratedSumBlock([layers(0, 1)], [[1.0]], [[1.0, 2.0]]), r"beta has rows of \[2\] entries; they must have \[1\]"),
+        (
+            lambda: AcceleratedSumBlock([layers(0, 1)], [[1.0]], [[1.0, 2.0]]),
+            r"beta has rows of \[2\] entries; they must",
+        ),
         (lambda: ADMMBlock(layers(0, 2), layers(0, 3)), "the paths have 2 and 3 layers"),
     ],
 )
