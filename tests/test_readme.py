@@ -49,7 +49,7 @@ SHORTER = {
     f"--batch-size 6 {TINY}",
     "--dataset digits --preset smoke": f"--dataset digits --preset smoke --batch-size 359 {TINY}",
     "--dataset npz --data arrays.npz": f"--dataset npz --data arrays.npz --batch-size 6 {TINY}",
-    "--evaluate runs/hb-eval": "--evaluate runs/hb-eval",
+    **{f"--evaluate runs/{name}": f"--evaluate runs/{name}" for name in ("hb-eval", "mine-eval")},
     **{
         f"--arch {arch} --dataset cifar10 --data data": f"--arch {smaller} {FAKE} --epochs 1"
         for arch, smaller in SMALLER.items()
