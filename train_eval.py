@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Train and test a network: `python train_eval.py --arch DARTS_V2 --dataset cifar10 --data data --download`.
 
-Or measure one that has been trained: `python train_eval.py --evaluate RUN`, whose flags `--evaluate RUN --help` shows.
+To measure a trained one, or to write it as ONNX: `python train_eval.py --evaluate RUN [--onnx FILE]`; `--evaluate RUN
+--help` shows the flags of that.
 """
 
 from __future__ import annotations

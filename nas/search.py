@@ -133,7 +133,9 @@ def search(
         device = resolve_device(config.run.device)
         precision = resolve_precision(config.precision, device, exactly=config.bilevel.needs_fp32)
         # Goes into config.json, which must be the same for a resumed run.
-        config = replace(config, precision=precision, relaxation="softmax" if relaxation is None else repr(relaxation))
+        config = replace(
+            config, precision=precision, relaxation="softmax" if relaxation is None else relaxation.described()
+        )
         images = data.load(config.data) if images is None else images
         torch.manual_seed(config.seed)
         space = spaces.build(config.space, seed=config.seed).to(device)

@@ -169,6 +169,8 @@ def search(
         >>> optinas.draw(found.genotype.normal)
     """
     check_names("search", options, _SEARCH)
+    if not isinstance(relaxation, Relaxation | None):
+        raise ValueError(f"relaxation is {relaxation!r}; it must be an instance of nas.methods.relaxation.Relaxation")
     with _call(run_dir, options, progress) as directory:
         config = _configuration(nas.search.PRESETS, dataset, preset, {**options, "run_dir": directory})
         nas.search.search(config, images=_in_memory(dataset, config.data), relaxation=relaxation)

@@ -26,6 +26,7 @@ from genotypes import Genotype
 from nas import cli
 from nas.data import DataConfig
 from nas.errors import NonFiniteLossError, Stopped
+from nas.methods.relaxation import Relaxation
 from optinas.options import leaves, spelled
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +39,12 @@ TRAIN: dict[str, Any] = {**TINY, "init_channels": 4}
 
 def images() -> optinas.Arrays:
     return optinas.Arrays(PIXELS, LABELS)
+
+
+def test_a_relaxation_is_an_instance() -> None:
+    for wrong in ("gumbel", Relaxation):
+        with pytest.raises(ValueError, match="it must be an instance of nas.methods.relaxation.Relaxation"):
+            optinas.search(relaxation=wrong, preset="smoke")
 
 
 def test_a_search_a_training_and_an_evaluation_leave_nothing_behind(

@@ -21,7 +21,7 @@ from nas.methods.relaxation import Relaxation
 from nas.runs import checkpoint
 from nas.search import PRESETS, SearchConfig, endless, search
 from spaces import SpaceConfig
-from tests.tiny import OPERATIONS, SEARCH, gumbel_search
+from tests.tiny import OPERATIONS, SEARCH, Gumbel, gumbel_search
 
 
 def run(directory: Path, *more: str) -> dict[str, object]:
@@ -104,8 +104,22 @@ def test_a_search_that_draws(tmp_path: Path) -> None:
     space = spaces.build(SpaceConfig(nodes=2, operations=OPERATIONS[1:]))
     space.load_state_dict(state["tracked"]["space"])
     assert genotype["run"] == space.derive(Relaxation().expected(space))
-    with pytest.raises(ValueError, match="--relaxation was 'Gumbel..', is 'softmax'"):
+    with pytest.raises(ValueError, match=r"--relaxation was 'Gumbel\(temperature=1.0\)', is 'softmax'"):
         train_search.command([*flags, "--run-dir", str(tmp_path / "run"), "--resume"])
+
+
+def test_relaxations_are_told_apart_by_what_they_hold() -> None:
+    class Started(Gumbel):
+        def __init__(self, start: float) -> None:
+            super().__init__()
+            self.start = start
+
+    hot, cold = Started(10.0), Started(3.0)
+    assert hot.described() == Started(10.0).described() != cold.described()
+    assert "start=10.0" in hot.described()
+    warm = Gumbel()
+    warm.temperature.fill_(2.0)
+    assert warm.described() != Gumbel().described()
 
 
 def test_tensorboard_shows_the_architecture(tmp_path: Path) -> None:

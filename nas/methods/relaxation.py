@@ -45,5 +45,15 @@ class Relaxation(nn.Module):
         """The mixing weights (E, O) without randomness, for derivation, evaluation and reports."""
         return space.mixing({kind: space.logits(kind).softmax(dim=-1) for kind in KINDS})
 
+    def described(self) -> str:
+        """Its class, numbers, texts and buffers in one line: two searches are alike only if this is."""
+        kept: dict[str, object] = {
+            name: value
+            for name, value in vars(self).items()
+            if not name.startswith("_") and isinstance(value, bool | int | float | str | tuple) and name != "training"
+        }
+        kept |= {name: buffer.tolist() for name, buffer in self.named_buffers()}
+        return f"{type(self).__qualname__}({', '.join(f'{name}={value!r}' for name, value in sorted(kept.items()))})"
+
     def schedule(self, epoch: int, epochs: int) -> None:
         """Sets the buffers for epoch number `epoch`, from 0 on, of a search of `epochs`; none here."""
