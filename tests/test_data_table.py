@@ -202,7 +202,7 @@ def test_class_names_are_the_same_from_every_system(tmp_path: Path) -> None:
     ],
 )
 def test_flags_that_cannot_be(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(ValueError) as caught:
         DataConfig(**fields)
     assert message in str(caught.value)
 
