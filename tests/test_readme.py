@@ -49,7 +49,6 @@ SHORTER = {
     f"--batch-size 6 {TINY}",
     "--dataset digits --preset smoke": f"--dataset digits --preset smoke --batch-size 359 {TINY}",
     "--dataset npz --data arrays.npz": f"--dataset npz --data arrays.npz --batch-size 6 {TINY}",
-    **{f"--evaluate runs/{name}": f"--evaluate runs/{name}" for name in ("hb-eval", "mine-eval")},
     **{
         f"--arch {arch} --dataset cifar10 --data data": f"--arch {smaller} {FAKE} --epochs 1"
         for arch, smaller in SMALLER.items()
@@ -71,7 +70,11 @@ SHORTER = {
     "--image-size 8 16 --rounds 1",
     "simulate --quick": "simulate --depths 2 --samples 40 --dimension 3 --batch-size 20 --epochs 1",
 }
-#: Likewise for Python.
+#: What is short as it stands there.
+SHORT = re.compile(
+    r"python (genotype_tool\.py|train_eval\.py --evaluate) |optinas-(genotype|results|handmade|theory (check|rates))"
+)
+#: As SHORTER, for Python.
 SHORTER_PYTHON = ('preset="smoke"', 'preset="smoke", epochs=1, layers=2, init_channels=2, batch_size=359')
 #: This one has the edited checkout of "Add an operation or a data set" around it.
 NEEDS_EDITS = "--space ladder"
@@ -109,7 +112,7 @@ def entry_points() -> dict[str, str]:
 
 
 def shorter(command: str) -> str:
-    if re.match(r"python genotype_tool\.py |optinas-(genotype|results|handmade|theory (check|rates))", command):
+    if SHORT.match(command):
         return command
     rules = [text for text in SHORTER if text in command]
     assert rules, f"no rule of SHORTER makes this command of a document short enough to be tested: {command}"
