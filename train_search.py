@@ -10,13 +10,16 @@ import nas.interrupts  # noqa: F401 - before all that takes long
 from typing import Any
 
 from nas import cli
+from nas.errors import users_mistakes
 from nas.runs.record import as_json
-from nas.search import PRESETS, SearchConfig, search
+from nas.search import PRESETS, SearchConfig, search, with_method
 
 
 def command(argv: list[str]) -> dict[str, Any]:
     """Parses, searches, returns the result."""
     default = cli.preset(PRESETS, argv)
+    with users_mistakes():
+        default = with_method(default, cli.peek(argv, method=default.method.method)["method"])
     config = cli.parse(SearchConfig, argv, description=__doc__ or "", default=default)
     return as_json(search(config))
 

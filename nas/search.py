@@ -9,7 +9,6 @@ from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-import tyro
 from torch import nn
 
 import genotypes
@@ -22,9 +21,9 @@ from nas.engine.graphs import Step, captured
 from nas.engine.meter import Meter, evaluation_step, measure
 from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.errors import users_mistakes
+from nas.methods import DARTS, Method, Relaxation, named
 from nas.methods.bilevel import Bilevel, BilevelConfig
 from nas.methods.diagnostics import diagnose
-from nas.methods.relaxation import Relaxation
 from nas.runs import record, tensorboard
 from nas.runs.record import SearchRecord, SearchResult
 from nas.runs.run import Run, RunConfig, directory_of
@@ -55,8 +54,7 @@ class SearchConfig(Config):
     space: SpaceConfig = field(default_factory=SpaceConfig)
     supernet: SupernetConfig = field(default_factory=SupernetConfig)
     bilevel: BilevelConfig = field(default_factory=BilevelConfig)
-    relaxation: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress] = "softmax"
-    """From logits to mixing weights, as text; `search` writes here which one it was given."""
+    method: Method = field(default_factory=DARTS)
 
 
 def paper(dataset: str) -> SearchConfig:
@@ -77,6 +75,16 @@ def smoke(dataset: str) -> SearchConfig:
 
 
 PRESETS = {"paper": paper, "smoke": smoke}
+
+
+def with_method(config: SearchConfig, method: str | Method) -> SearchConfig:
+    """The configuration with another method, by name with its default constants; one that it has keeps its constants.
+
+    Raises ValueError as `nas.methods.named` does.
+    """
+    if isinstance(method, str):
+        method = config.method if method == config.method.method else named(method)
+    return replace(config, method=method)
 
 
 class Loaders(NamedTuple):
@@ -117,15 +125,12 @@ class Derived:
         self.genotype = state["genotype"]
 
 
-def search(
-    config: SearchConfig, *, images: ImageData | None = None, relaxation: Relaxation | None = None
-) -> SearchResult:
+def search(config: SearchConfig, *, images: ImageData | None = None) -> SearchResult:
     """Runs (or resumes) a search in its run directory and returns its result, as in `result.json`.
 
     Args:
         config: everything that decides the search.
         images: replace those that `config.data` names.
-        relaxation: turns the logits of the space into mixing weights (default: DARTS's softmax).
 
     Raises UsageError for a user error, before anything is written; NonFiniteLossError; Stopped.
     """
@@ -133,13 +138,12 @@ def search(
         device = resolve_device(config.run.device)
         precision = resolve_precision(config.precision, device, exactly=config.bilevel.needs_fp32)
         # Goes into config.json, which must be the same for a resumed run.
-        config = replace(
-            config, precision=precision, relaxation="softmax" if relaxation is None else relaxation.described()
-        )
+        config = replace(config, precision=precision)
         images = data.load(config.data) if images is None else images
         torch.manual_seed(config.seed)
         space = spaces.build(config.space, seed=config.seed).to(device)
-    relaxation = (relaxation or Relaxation()).to(device)
+        relaxation = config.method.build().to(device)
+        relaxation.check(space)
     bilevel = _bilevel(config, space, relaxation, images, device, precision)
     loaders = _loaders(config, images, device)
     same_data = SameData(images)

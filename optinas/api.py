@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -29,7 +29,7 @@ from nas.data import DataConfig, ImageData, manifest
 from nas.data.manifest import Manifest
 from nas.errors import Stopped, users_mistakes
 from nas.evaluate import EvaluateConfig, check_split
-from nas.methods.relaxation import Relaxation
+from nas.methods import Method
 from nas.networks import architecture, weights
 from nas.networks.weights import TrainedNetwork
 from nas.runs import record
@@ -40,6 +40,7 @@ from optinas.arrays import NAME, Arrays
 from optinas.options import check_names, configured, errors_worded, leaves, shows, spelled
 
 PathLike = str | os.PathLike[str]
+C = TypeVar("C")
 
 _SEARCH = leaves(nas.search.PRESETS["paper"]("digits"))
 _TRAIN = leaves(nas.train.PRESETS["paper"]("digits"))
@@ -136,7 +137,7 @@ def search(
     *,
     dataset: str | Arrays = "digits",
     preset: str = "paper",
-    relaxation: Relaxation | None = None,
+    method: str | Method | None = None,
     run_dir: PathLike | None = None,
     progress: bool = False,
     **options: Any,
@@ -149,7 +150,8 @@ def search(
     Args:
         dataset: digits, cifar10, cifar100, imagenet, folder (with `data`, its path), or `Arrays`.
         preset: sets the defaults of all options: paper, the published protocol; smoke, minutes on a CPU.
-        relaxation: turns the logits of the space into mixing weights; by default the softmax of DARTS.
+        method: name of a search method, whose constants are further options, or one of your own, an instance of a
+            subclass of `nas.methods.Method` (default: the preset's).
         run_dir: directory that keeps the run with its checkpoints, so that `resume=True` can continue it; by default
             the run leaves nothing.
         progress: print what the search works on, and a line for each epoch.
@@ -168,12 +170,16 @@ def search(
         >>> found = optinas.search(space="hb", dataset="digits", preset="smoke")
         >>> optinas.draw(found.genotype.normal)
     """
-    check_names("search", options, _SEARCH)
-    if not isinstance(relaxation, Relaxation | None):
-        raise ValueError(f"relaxation is {relaxation!r}; it must be an instance of nas.methods.relaxation.Relaxation")
+    default = _preset(nas.search.PRESETS, dataset, preset)
+    if not isinstance(method, str | Method | None):
+        raise ValueError(f"method is {method!r}; it must be a name, or an instance of a subclass of nas.methods.Method")
+    if method is not None:
+        with users_mistakes():
+            default = nas.search.with_method(default, method)
+    check_names("search", options, leaves(default))
     with _call(run_dir, options, progress) as directory:
-        config = _configuration(nas.search.PRESETS, dataset, preset, {**options, "run_dir": directory})
-        nas.search.search(config, images=_in_memory(dataset, config.data), relaxation=relaxation)
+        config = _configured(default, dataset, {**options, "run_dir": directory})
+        nas.search.search(config, images=_in_memory(dataset, config.data))
         kept = record.read(directory)
         assert isinstance(kept, SearchRecord)
         return Found(
@@ -230,7 +236,9 @@ def train(
         given = arch.genotype if isinstance(arch, Found) else arch
         name = genotypes.to_text(given) if isinstance(given, Genotype) else os.fspath(given)
         presets = nas.train.PRESETS if isinstance(given, Genotype) else nas.train.presets_for(name)
-        config = _configuration(presets, dataset, preset, {**options, "run_dir": directory, "arch": name})
+        config = _configured(
+            _preset(presets, dataset, preset), dataset, {**options, "run_dir": directory, "arch": name}
+        )
         resolved = None
         if isinstance(given, Genotype):
             with users_mistakes():
@@ -385,12 +393,15 @@ def _worded(line: str, temporary: str | None = None) -> str:
     return spelled(line if temporary is None else line.replace(temporary, "a temporary directory"), _ALL)
 
 
-def _configuration(presets: Mapping[str, Any], dataset: str | Arrays, preset: str, options: dict[str, Any]) -> Any:
+def _preset(presets: Mapping[str, Callable[[str], C]], dataset: str | Arrays, preset: str) -> C:
     if preset not in presets:
         raise ValueError(f"preset is {preset!r}; it must be {' or '.join(map(repr, presets))}")
-    name = _name(dataset)
+    return presets[preset](_name(dataset))
+
+
+def _configured(default: C, dataset: str | Arrays, options: Mapping[str, object]) -> C:
     with users_mistakes():
-        return configured(presets[preset](name), {**options, "dataset": name})
+        return configured(default, {**options, "dataset": _name(dataset)})
 
 
 def _name(dataset: str | Arrays) -> str:

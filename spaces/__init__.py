@@ -1,7 +1,8 @@
 """Search spaces: what can be searched. See `spaces.space` for what a space is, `spaces.registry` for the list."""
 
+from genotypes.registry import discover, import_modules
 from spaces.ops import OPERATIONS, TABLE_6, build_operation, is_parameter_free, operation
-from spaces.registry import SpaceConfig, build, discover, get, import_modules, load_installed, names, register
+from spaces.registry import SpaceConfig, build, get, load_installed, names, register
 from spaces.space import KINDS, Kind, Mixing, SearchSpace, Topology, fully_connected
 
 __all__ = [
@@ -25,4 +26,4 @@ __all__ = [
     "register",
 ]
 
-discover()
+discover("spaces")

@@ -41,10 +41,11 @@ def images() -> optinas.Arrays:
     return optinas.Arrays(PIXELS, LABELS)
 
 
-def test_a_relaxation_is_an_instance() -> None:
-    for wrong in ("gumbel", Relaxation):
-        with pytest.raises(ValueError, match="it must be an instance of nas.methods.relaxation.Relaxation"):
-            optinas.search(relaxation=wrong, preset="smoke")
+def test_a_method_is_a_name_or_an_instance() -> None:
+    with pytest.raises(ValueError, match="it must be a name, or an instance of a subclass of nas.methods.Method"):
+        optinas.search(method=Relaxation(), preset="smoke")
+    with pytest.raises(ValueError, match="unknown search method 'dart'; did you mean 'darts'?"):
+        optinas.search(method="dart", preset="smoke")
 
 
 def test_a_search_a_training_and_an_evaluation_leave_nothing_behind(

@@ -199,7 +199,7 @@ class RecordingBoard:
 @pytest.mark.usefixtures("softplus")
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_a_space_that_leaves_an_input_unread(product: HessianProduct, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._SPACES, "chain", Chain)
+    monkeypatch.setitem(registry._SPACES.classes, "chain", Chain)
     bilevel = problem("chain", smooth=True, unrolled=True, hessian_product=product)
     expected = full_unroll(bilevel, batch(0), batch(1))
     tolerance = 1e-6 if product == "exact" else 1e-3

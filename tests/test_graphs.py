@@ -25,7 +25,7 @@ from nas.methods.bilevel import Bilevel, BilevelConfig
 from nas.runs.run import Run
 from nas.supernet import Supernet, SupernetConfig
 from spaces import SpaceConfig
-from tests.tiny import OPERATIONS, SEARCH, TRAIN, assert_same, final_state, gumbel_search
+from tests.tiny import OPERATIONS, OWN, SEARCH, TRAIN, assert_same, final_state
 
 SLOW = pytest.param("exact", marks=pytest.mark.slow)
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -34,7 +34,7 @@ ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ODD = ("--batch-size", "7", "--epochs", "3")
 LOOPS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]]] = {
     # It draws noise within the step.
-    "first": (gumbel_search, (*SEARCH, *OPERATIONS, *ODD)),
+    "first": (train_search.command, (*SEARCH, *OPERATIONS, *ODD, *OWN)),
     "finite-difference": (train_search.command, (*SEARCH, *OPERATIONS, *ODD, "--unrolled")),
     "exact": (train_search.command, (*SEARCH, *OPERATIONS, *ODD, "--unrolled", "--hessian-product", "exact")),
     "training": (

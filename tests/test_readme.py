@@ -190,11 +190,12 @@ def make_workplace(folder: Path) -> Path:
 
 
 def edited_checkout(checkout: Path) -> Path:
-    """A checkout with the space, operation and data set of EXTEND.md in the files where it says they go."""
+    """A checkout with the space, method, operation and data set of EXTEND.md in the files where it says they go."""
     for package in ("genotypes", "spaces", "nas"):
         shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train_search.py", checkout)
     (checkout / "spaces" / "my_space.py").write_text(FILES["my_space.py"])
+    (checkout / "nas" / "methods" / "my_method.py").write_text(FILES["my_method.py"])
     for name in ("spaces/ops.py", "nas/data/datasets.py"):
         with (checkout / name).open("a") as file:
             file.write("\n\n" + FILES[name])
@@ -208,7 +209,7 @@ def edited_checkout(checkout: Path) -> Path:
 
 def test_documents_hold_commands_and_programs() -> None:
     assert len(PROGRAMS) > 20
-    assert set(FILES) == {"my_space.py", "spaces/ops.py", "nas/data/datasets.py"}
+    assert set(FILES) == {"my_space.py", "my_method.py", "spaces/ops.py", "nas/data/datasets.py"}
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in PROGRAMS])

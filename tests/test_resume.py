@@ -23,14 +23,17 @@ from nas.engine.training import Training
 from nas.errors import NonFiniteLossError, Stopped
 from nas.runs import checkpoint
 from nas.runs.run import Run
-from tests.tiny import OPERATIONS, SEARCH, TRAIN, add_loss, assert_same, final_state, gumbel_search
+from tests.tiny import OPERATIONS, OWN, SEARCH, TRAIN, add_loss, assert_same, final_state
 
 ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = ("--epochs", "4")
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]]] = {
     # Its noise is of torch's random state.
-    "search-agd-gumbel": (gumbel_search, (*SEARCH, *OPERATIONS, *EPOCHS, "--space", "agd", "--init", "random")),
+    "search-agd-gumbel": (
+        train_search.command,
+        (*SEARCH, *OPERATIONS, *EPOCHS, *OWN, "--space", "agd", "--init", "random"),
+    ),
     "search-unrolled": (train_search.command, (*SEARCH, *OPERATIONS, *EPOCHS, "--unrolled")),
     "train": (
         train_eval.command,

@@ -21,7 +21,7 @@ from nas.methods.relaxation import Relaxation
 from nas.runs import checkpoint
 from nas.search import PRESETS, SearchConfig, endless, search
 from spaces import SpaceConfig
-from tests.tiny import OPERATIONS, SEARCH, Gumbel, gumbel_search
+from tests.tiny import OPERATIONS, OWN, SEARCH
 
 
 def run(directory: Path, *more: str) -> dict[str, object]:
@@ -89,10 +89,10 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
 
 def test_a_search_that_draws(tmp_path: Path) -> None:
     """Its genotypes and its held-out figures are of no draw, and a seed gives it again."""
-    flags = (*SEARCH, *OPERATIONS, "--epochs", "2", "--arch-learning-rate", "0.3")
+    flags = (*SEARCH, *OPERATIONS, *OWN, "--epochs", "2", "--arch-learning-rate", "0.3")
     seeds = {"run": "0", "again": "0", "other": "1"}
     results = {
-        name: gumbel_search([*flags, "--seed", seeds[name], "--run-dir", str(tmp_path / name)]) for name in seeds
+        name: train_search.command([*flags, "--seed", seeds[name], "--run-dir", str(tmp_path / name)]) for name in seeds
     }
     genotype = {name: genotypes.load(tmp_path / name / "genotype.json") for name in seeds}
     assert genotype["run"] == genotypes.load(tmp_path / "run" / "genotypes" / "epoch_002.json")
@@ -104,22 +104,12 @@ def test_a_search_that_draws(tmp_path: Path) -> None:
     space = spaces.build(SpaceConfig(nodes=2, operations=OPERATIONS[1:]))
     space.load_state_dict(state["tracked"]["space"])
     assert genotype["run"] == space.derive(Relaxation().expected(space))
-    with pytest.raises(ValueError, match=r"--relaxation was 'Gumbel\(temperature=1.0\)', is 'softmax'"):
-        train_search.command([*flags, "--run-dir", str(tmp_path / "run"), "--resume"])
-
-
-def test_relaxations_are_told_apart_by_what_they_hold() -> None:
-    class Started(Gumbel):
-        def __init__(self, start: float) -> None:
-            super().__init__()
-            self.start = start
-
-    hot, cold = Started(10.0), Started(3.0)
-    assert hot.described() == Started(10.0).described() != cold.described()
-    assert "start=10.0" in hot.described()
-    warm = Gumbel()
-    warm.temperature.fill_(2.0)
-    assert warm.described() != Gumbel().described()
+    for other, told in (
+        ((*flags, "--start", "2"), "--start was 1.0, is 2.0"),
+        ((*flags, "--method", "darts"), "--method was 'tests.tiny:Own', is 'darts'"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            train_search.command([*other, "--run-dir", str(tmp_path / "run"), "--resume"])
 
 
 def test_tensorboard_shows_the_architecture(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import spaces
-from genotypes import validate
+from genotypes import registry, validate
 from nas.methods.relaxation import Relaxation
-from spaces import KINDS, TABLE_6, SearchSpace, SpaceConfig, Topology, registry
+from spaces import KINDS, TABLE_6, SearchSpace, SpaceConfig, Topology
 from spaces.space import INIT_GAP
 
 ALL = spaces.names()
@@ -375,7 +375,7 @@ def test_a_broken_module_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_broken_installed_space_stops_only_who_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("broken", "no_such_module:Space", registry.ENTRY_POINTS)
+    point = EntryPoint("broken", "no_such_module:Space", "optinas.spaces")
     monkeypatch.setattr(registry, "entry_points", lambda group, name="broken": [point] if name == "broken" else [])
     with pytest.warns(UserWarning, match="'broken', installed as no_such_module:Space, could not be imported"):
         spaces.load_installed()
@@ -385,7 +385,7 @@ def test_a_broken_installed_space_stops_only_who_wants_it(monkeypatch: pytest.Mo
 
 
 def test_entry_points_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("elsewhere", "spaces.hb:HBSpace", registry.ENTRY_POINTS)
+    point = EntryPoint("elsewhere", "spaces.hb:HBSpace", "optinas.spaces")
     monkeypatch.setattr(
         registry, "entry_points", lambda group, name="elsewhere": [point] if name == "elsewhere" else []
     )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from nas import cli
+from genotypes.config import MoreThan
 from nas.engine.meter import Meter
-from nas.methods.relaxation import Noise, Relaxation
+from nas.methods import Method, Noise, Relaxation, Weights
 from nas.runs import checkpoint
-from nas.runs.record import as_json
-from nas.search import PRESETS, SearchConfig, search
-from spaces import KINDS, Mixing, SearchSpace
+from spaces import KINDS, SearchSpace
 
 #: 24 random images of 8x8 pixels: two steps an epoch in the search, three in the training.
 DATA = (
@@ -24,33 +22,39 @@ DATA = (
 )
 SEARCH = (*DATA, "--layers", "3", "--init-channels", "2", "--nodes", "2")
 OPERATIONS = ("--operations", "sep_conv_3x3", "avg_pool_3x3", "skip_connect", "neg_skip_connect", "none")
+OWN = ("--method", "tests.tiny:Own")
 TRAIN = (*DATA, "--layers", "3", "--init-channels", "4", "--arch", "DARTS_V2")
 
 
 class Gumbel(Relaxation):
-    """What a user may write: softmax((alpha + G) / tau) with Gumbel noise G and a falling temperature tau."""
+    """softmax((alpha + G) / tau) with Gumbel noise G and a temperature tau that falls from `start` to half of it."""
 
     temperature: torch.Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, start: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("temperature", torch.ones(()))
+        self.start = start
+        self.register_buffer("temperature", torch.tensor(start))
 
     def draw(self, space: SearchSpace) -> Noise:
         return {kind: -torch.empty_like(space.alpha[kind]).exponential_().log() for kind in KINDS}
 
-    def forward(self, space: SearchSpace, noise: Noise) -> Mixing:
-        noisy = {kind: (space.logits(kind) + noise[kind]) / self.temperature for kind in KINDS}
-        return space.mixing({kind: noisy[kind].softmax(dim=-1) for kind in KINDS})
+    def weights(self, space: SearchSpace, noise: Noise) -> Weights:
+        return {kind: ((space.logits(kind) + noise[kind]) / self.temperature).softmax(dim=-1) for kind in KINDS}
 
     def schedule(self, epoch: int, epochs: int) -> None:
-        self.temperature.fill_(1 - 0.5 * epoch / epochs)
+        self.temperature.fill_(self.start * (1 - 0.5 * epoch / epochs))
 
 
-def gumbel_search(argv: Sequence[str]) -> dict[str, Any]:
-    """The command of the search, with this relaxation."""
-    config = cli.parse(SearchConfig, argv, description="", default=cli.preset(PRESETS, argv))
-    return as_json(search(config, relaxation=Gumbel()))
+@dataclass(frozen=True, kw_only=True)
+class Own(Method):
+    """A method of a user's own, `--method tests.tiny:Own`."""
+
+    start: Annotated[float, MoreThan(0)] = 1.0
+    """Temperature of the first epoch."""
+
+    def build(self) -> Gumbel:
+        return Gumbel(self.start)
 
 
 def add_loss(meter: Meter, loss: float) -> None:

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from genotypes import Genotype
 from spaces import KINDS, Kind, Mixing, SearchSpace
 
 #: Random numbers of one step, by cell kind; empty for a relaxation without any.
 Noise = Mapping[Kind, Tensor]
+#: The weights (E, O) of the operations, by cell kind, before those of the edges are multiplied in.
+Weights = Mapping[Kind, Tensor]
 
 
 class Relaxation(nn.Module):
@@ -22,11 +25,15 @@ class Relaxation(nn.Module):
     a function of the architecture alone. An unrolled step evaluates them four times, and its finite difference would
     otherwise divide the difference of two draws by 2 eps.
 
-    A subclass without noise overrides `expected`; one with noise overrides `draw` and `forward`, and `expected` too if
-    that is not the softmax. What changes during a search is a buffer that `schedule` fills in place: a run saves
-    buffers, and a CUDA graph reads them at the address that it has recorded, whereas it would repeat the first value of
-    a Python number. Trainable parameters belong to the space; those of a relaxation are not trained.
+    A subclass without noise overrides `expected_weights`; one with noise overrides `draw` and `weights`, and
+    `expected_weights` too if that is not the softmax. What changes during a search is a buffer that `schedule` fills
+    in place: a run saves buffers, and a CUDA graph reads them at the address that it has recorded, whereas it would
+    repeat the first value of a Python number. Trainable parameters belong to the space; those of a relaxation are not
+    trained.
     """
+
+    def check(self, space: SearchSpace) -> None:
+        """Raises ValueError, naming both, for a space that it cannot be combined with; none here."""
 
     def draw(self, space: SearchSpace) -> Noise:
         """The noise of one step; none here.
@@ -37,23 +44,29 @@ class Relaxation(nn.Module):
         # graph, and each replay continues its random numbers. Another generator would repeat the same numbers.
         return {}
 
+    def weights(self, space: SearchSpace, noise: Noise) -> Weights:
+        """The weights (E, O) of the operations in a step; differentiable in the space's parameters, draws nothing."""
+        return self.expected_weights(space)
+
+    def expected_weights(self, space: SearchSpace) -> Weights:
+        """The weights (E, O) of the operations without randomness."""
+        return {kind: space.logits(kind).softmax(dim=-1) for kind in KINDS}
+
     def forward(self, space: SearchSpace, noise: Noise) -> Mixing:
-        """The mixing weights (E, O) of a step, differentiable with respect to the space's parameters; draws nothing."""
-        return self.expected(space)
+        """The mixing weights (E, O) of a step: those of the operations times those of their edges."""
+        return space.mixing(self.weights(space, noise))
 
     def expected(self, space: SearchSpace) -> Mixing:
         """The mixing weights (E, O) without randomness, for derivation, evaluation and reports."""
-        return space.mixing({kind: space.logits(kind).softmax(dim=-1) for kind in KINDS})
+        return space.mixing(self.expected_weights(space))
 
-    def described(self) -> str:
-        """Its class, numbers, texts and buffers in one line: two searches are alike only if this is."""
-        kept: dict[str, object] = {
-            name: value
-            for name, value in vars(self).items()
-            if not name.startswith("_") and isinstance(value, bool | int | float | str | tuple) and name != "training"
-        }
-        kept |= {name: buffer.tolist() for name, buffer in self.named_buffers()}
-        return f"{type(self).__qualname__}({', '.join(f'{name}={value!r}' for name, value in sorted(kept.items()))})"
+    def penalty(self, space: SearchSpace) -> Tensor | None:
+        """A scalar that the method adds to the loss of the architecture, and to that alone; None for nothing."""
+        return None
+
+    def derive(self, space: SearchSpace) -> Genotype:
+        """The genotype of the search's state: the strongest operations and edges (DARTS sec. 2.4)."""
+        return space.derive(self.expected(space))
 
     def schedule(self, epoch: int, epochs: int) -> None:
         """Sets the buffers for epoch number `epoch`, from 0 on, of a search of `epochs`; none here."""

@@ -287,16 +287,16 @@ class RunDirectory(Directory):
             if checkpoint.exists(self.path):  # which holds what binds of it
                 return
             raise
+        if changed := changes(before, self.binding):
+            instead = [text for name, text in self._when_changed.items() if before.get(name) != self.binding.get(name)]
+            raise UsageError(
+                f"{self.path} was run with another configuration: {changed}; "
+                + "; ".join([f"resume with the same one, or start a run in another {self.flag}", *instead])
+            )
         if before.keys() != self.binding.keys():
             raise UsageError(
                 f"{self.path} was made by another version of this program and cannot be resumed; start a run "
                 f"in another {self.flag}"
-            )
-        if changed := changes(before, self.binding):
-            instead = [text for name, text in self._when_changed.items() if before[name] != self.binding[name]]
-            raise UsageError(
-                f"{self.path} was run with another configuration: {changed}; "
-                + "; ".join([f"resume with the same one, or start a run in another {self.flag}", *instead])
             )
 
     def _environment(self) -> dict[str, Any]:
@@ -351,10 +351,12 @@ def flat(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between two flat configurations with the same fields, in words; empty where nothing does."""
-    return "; ".join(
-        f"{flag(key)} was {before[key]!r}, is {now[key]!r}" for key in sorted(now) if before[key] != now[key]
-    )
+    """What differs between two flat configurations in the fields of both, in words; empty where nothing does.
+
+    Where a field decides which others there are, as that of a search method, it differs too.
+    """
+    both = sorted(before.keys() & now.keys())
+    return "; ".join(f"{flag(key)} was {before[key]!r}, is {now[key]!r}" for key in both if before[key] != now[key])
 
 
 def _as_csv(rows: list[dict[str, float]]) -> bytes:
