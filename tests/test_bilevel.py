@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 import spaces
 from nas.data import Batch
 from nas.methods.bilevel import Bilevel, BilevelConfig, HessianProduct
+from nas.methods.perturbation import Perturbation
+from nas.methods.regularizers import Regularizer, RegularizerConfig
 from nas.methods.relaxation import Noise, Relaxation
 from nas.runs.tensorboard import add_logits
 from nas.supernet import Supernet, SupernetConfig
@@ -26,6 +28,11 @@ from tests.tiny import Gumbel
 ALL = spaces.names()
 SHAPE: dict[str, Any] = {"in_channels": 2, "image_size": (8, 8), "num_classes": 3}
 PRODUCTS: tuple[HessianProduct, ...] = ("exact", "finite-difference")
+ORDERS: dict[str, dict[str, Any]] = {
+    "first": {},
+    "finite-difference": {"unrolled": True},
+    "exact": {"unrolled": True, "hessian_product": "exact"},
+}
 
 
 def supernet_of(space: spaces.SearchSpace, layers: int) -> Supernet:
@@ -33,7 +40,13 @@ def supernet_of(space: spaces.SearchSpace, layers: int) -> Supernet:
 
 
 def problem(
-    space_name: str = "hb", *, smooth: bool = False, relaxation: Relaxation | None = None, **fields: object
+    space_name: str = "hb",
+    *,
+    smooth: bool = False,
+    relaxation: Relaxation | None = None,
+    regularizer: Regularizer | None = None,
+    perturbation: Perturbation | None = None,
+    **fields: object,
 ) -> Bilevel:
     """A supernet of three cells in float64, its momentum buffers filled by one step.
 
@@ -47,7 +60,15 @@ def problem(
     if smooth:
         supernet = PlainSupernet(space, SupernetConfig(layers=3, init_channels=4), **SHAPE)
     config = BilevelConfig(learning_rate=0.3, **fields)
-    bilevel = Bilevel(supernet.double(), space.double(), config, nn.CrossEntropyLoss(), relaxation=relaxation)
+    bilevel = Bilevel(
+        supernet.double(),
+        space.double(),
+        config,
+        nn.CrossEntropyLoss(),
+        relaxation=relaxation,
+        regularizer=regularizer,
+        perturbation=perturbation,
+    )
     bilevel.weight_step(batch(9))
     return bilevel
 
@@ -217,13 +238,9 @@ def test_a_virtual_step_before_any_momentum_is_a_plain_one() -> None:
     assert relative_error(without, with_momentum) > 1e-3
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{}, {"unrolled": True}, {"unrolled": True, "hessian_product": "exact"}],
-    ids=["first", "finite-difference", "exact"],
-)
-def test_architecture_step_moves_the_architecture_alone(fields: dict[str, object]) -> None:
-    bilevel = problem(**fields)
+@pytest.mark.parametrize("order", ORDERS)
+def test_architecture_step_moves_the_architecture_alone(order: str) -> None:
+    bilevel = problem(**ORDERS[order])
     supernet = copy.deepcopy(bilevel.supernet.state_dict())
     gradients = {n: w.grad.clone() for n, w in bilevel.weights.items() if w.grad is not None}
     momentum = [s["momentum_buffer"].clone() for s in bilevel.weight_optimizer.state.values()]
@@ -289,6 +306,57 @@ def test_no_gradient_is_computed_that_is_not_needed(
     bilevel.architecture_step(batch(0), batch(1))
     assert seen == [({w}, {a}) for w, a in zip(weights_learn, architecture_learns, strict=True)]
     assert all(w.requires_grad for w in bilevel.weights.values())
+
+
+class Pulling(Relaxation):
+    """The softmax, with a penalty of its own."""
+
+    def penalty(self, space: spaces.SearchSpace) -> Tensor:
+        return 0.3 * space.alpha["reduce"].square().sum()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_penalties_are_added_once_to_the_architectures_gradient(order: str) -> None:
+    """And the loss that a step reports is that of the images."""
+    regularizer = Regularizer(RegularizerConfig(beta_decay=2, entropy_weight=0.5), {})
+    regularizer.schedule(1, 2)
+    bilevel = problem("agd", relaxation=Pulling(), regularizer=regularizer, **ORDERS[order])
+    with frozen_statistics(bilevel.supernet):
+        if bilevel.config.unrolled:
+            loss, _, of_images = bilevel.second_order_gradient(batch(0), batch(1), {})
+        else:
+            loss, _, of_images = bilevel.first_order_gradient(batch(1), {})
+    penalty = Pulling().penalty(bilevel.space) + regularizer(bilevel.space, bilevel.relaxation)
+    own = torch.autograd.grad(penalty, bilevel.architecture, materialize_grads=True)
+    assert torch.equal(bilevel.architecture_step(batch(0), batch(1))[0], loss)
+    gradient = flat(p.grad for p in bilevel.architecture)
+    torch.testing.assert_close(gradient, flat(of_images) + flat(own), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_a_perturbation_acts_in_the_weights_steps_alone(adversarial: bool) -> None:
+    seen = []
+
+    def look(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        seen.append(inputs[1]["normal"].detach().clone())
+
+    bilevel = problem("agd", perturbation=Perturbation(0.1, 0.1, adversarial=adversarial), unrolled=True)
+    plain = bilevel.relaxation.expected(bilevel.space)["normal"].detach()
+    statistics, buffers = [], dict(bilevel.supernet.named_buffers())
+    bilevel.supernet.register_forward_hook(look)
+    bilevel.supernet.register_forward_hook(lambda *_: statistics.append(flat(buffers.values()).double().sum()))
+    bilevel.weight_step(batch(0))
+    assert len(seen) == (10 if adversarial else 1)
+    # The last one is what the weights are trained with: p times a row on the simplex, elsewhere than the plain row.
+    assert not torch.equal(seen[-1], plain)
+    weights = bilevel.space.edge_weights("normal")
+    torch.testing.assert_close(seen[-1].sum(dim=1), weights)
+    assert ((seen[-1] / weights[:, None] - plain / weights[:, None]).abs() <= 0.1 / 0.5).all()
+    assert len(set(map(float, statistics[:-1]))) <= 1
+    assert all(p.grad is None for p in bilevel.architecture)
+    seen.clear()
+    bilevel.architecture_step(batch(0), batch(1))
+    assert all(torch.equal(mixing, plain) for mixing in seen)
 
 
 class Breaking(nn.CrossEntropyLoss):

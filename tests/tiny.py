@@ -13,7 +13,7 @@ from genotypes.config import MoreThan
 from nas.engine.meter import Meter
 from nas.methods import Method, Noise, Relaxation, Weights
 from nas.runs import checkpoint
-from spaces import KINDS, SearchSpace
+from spaces import KINDS, Kind, SearchSpace
 
 #: 24 random images of 8x8 pixels: two steps an epoch in the search, three in the training.
 DATA = (
@@ -92,3 +92,22 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
             assert_same(x, y, f"{where}[{i}]")
     else:
         assert a == b, where
+
+
+def waves(edges: int, operations: int) -> torch.Tensor:
+    """Logits (E, O) without any ties."""
+    e, o = torch.arange(edges, dtype=torch.float64)[:, None], torch.arange(operations, dtype=torch.float64)
+    return 1.5 * (1.3 * e + 0.6 * o).sin()
+
+
+class MaskedSpace(SearchSpace):
+    """Two edges into one node; the third operation is excluded from the first."""
+
+    operations_default = ("sep_conv_3x3", "dil_conv_3x3", "skip_connect", "none")
+
+    def edges_between(self, nodes: int) -> list[tuple[int, int]]:
+        return [(0, 2), (1, 2)]
+
+    def logits(self, kind: Kind) -> torch.Tensor:
+        excluded = torch.tensor([[False, False, True, False], [False] * 4])
+        return self.alpha[kind].masked_fill(excluded, -torch.inf)

@@ -21,7 +21,9 @@ from nas.data import Batch
 from nas.engine.device import Precision, autocast, full_fp32
 from nas.engine.optimizers import adam, sgd
 from nas.errors import UsageError
-from nas.methods.relaxation import Noise, Relaxation
+from nas.methods.perturbation import Perturbation
+from nas.methods.regularizers import Regularizer
+from nas.methods.relaxation import Noise, Relaxation, Weights
 from nas.supernet import Supernet
 from spaces import Mixing, SearchSpace
 from spaces.kernels.norm import frozen_statistics
@@ -74,6 +76,8 @@ class Bilevel:
         criterion: loss of (logits, labels).
         precision: of the forward passes.
         relaxation: from the space's logits to mixing weights (default: DARTS's softmax).
+        regularizer: a term of the architecture's loss, added to that of the images.
+        perturbation: of the weights of the operations in the steps of the weights.
 
     Raises UsageError for the finite-difference product under bf16, where it is about 30 % off.
     """
@@ -86,6 +90,8 @@ class Bilevel:
         criterion: nn.Module,
         precision: Precision = "fp32",
         relaxation: Relaxation | None = None,
+        regularizer: Regularizer | None = None,
+        perturbation: Perturbation | None = None,
     ) -> None:
         if config.needs_fp32 and precision != "fp32":
             raise UsageError(
@@ -95,6 +101,7 @@ class Bilevel:
         self.supernet, self.space, self.config = supernet, space, config
         self.criterion, self.precision = criterion, precision
         self.relaxation = relaxation or Relaxation()
+        self.regularizer, self.perturbation = regularizer, perturbation
         self.weights = dict(supernet.named_parameters())
         self.architecture = list(space.parameters())
         self.weight_optimizer = sgd(
@@ -120,15 +127,16 @@ class Bilevel:
     def weight_step(self, train: Batch) -> tuple[Tensor, Tensor]:
         """One clipped SGD step of the weights on a training batch; returns its loss and logits."""
         noise = self.relaxation.draw(self.space)
+        mixing = self._constant_mixing(noise) if self.perturbation is None else self._perturbed_mixing(train, noise)
         self.weight_optimizer.zero_grad()
-        loss, logits = self.loss(train, self._constant_mixing(noise))
+        loss, logits = self.loss(train, mixing)
         loss.backward()
         nn.utils.clip_grad_norm_(self.weights.values(), self.config.grad_clip)
         self.weight_optimizer.step()
         return loss.detach(), logits.detach()
 
     def architecture_step(self, train: Batch, valid: Batch) -> tuple[Tensor, Tensor]:
-        """One Adam step of the architecture on a validation batch; returns its loss and logits.
+        """One Adam step of the architecture on a validation batch; returns its loss, without penalties, and logits.
 
         Weights, their gradients and the running statistics of the BatchNorms are left unchanged. The training batch
         is used only by the virtual step of `unrolled`.
@@ -139,7 +147,7 @@ class Bilevel:
                 loss, logits, gradient = self.second_order_gradient(train, valid, noise)
             else:
                 loss, logits, gradient = self.first_order_gradient(valid, noise)
-        for parameter, g in zip(self.architecture, gradient, strict=True):
+        for parameter, g in zip(self.architecture, self._penalized(gradient), strict=True):
             parameter.grad = g.contiguous()  # fused optimizers require it
         self.architecture_optimizer.step()
         return loss.detach(), logits.detach()
@@ -172,6 +180,33 @@ class Bilevel:
         product = self._exact_product if exact else self._finite_difference_product
         implicit = product(train, noise, v)
         return loss, logits, tuple(d - rate * i for d, i in zip(direct, implicit, strict=True))
+
+    def _penalized(self, gradient: Tensors) -> Tensors:
+        """The gradient of the architecture's loss, with that of the penalties added.
+
+        They depend on the architecture alone, so that they have no part in the virtual step and the Hessian product.
+        """
+        penalties = [self.relaxation.penalty(self.space)]
+        if self.regularizer is not None:
+            penalties.append(self.regularizer(self.space, self.relaxation))
+        terms = [term for term in penalties if term is not None]
+        if not terms:
+            return gradient
+        return tuple(g + own for g, own in zip(gradient, self._gradient(torch.stack(terms).sum()), strict=True))
+
+    def _perturbed_mixing(self, train: Batch, noise: Noise) -> Mixing:
+        """The mixing weights of a draw whose weights of the operations are perturbed; a constant.
+
+        The perturbation may look at the loss of the batch; weights and running statistics are left unchanged.
+        """
+        assert self.perturbation is not None
+
+        def loss(weights: Weights) -> Tensor:
+            return self.loss(train, self.space.mixing(weights))[0]
+
+        with torch.no_grad(), frozen_statistics(self.supernet), constant(self.weights.values()):
+            perturbed = self.perturbation(self.space, self.relaxation.weights(self.space, noise), loss)
+            return self.space.mixing(perturbed)
 
     def _mixing(self, noise: Noise) -> Mixing:
         """The mixing weights of a draw, computed anew: each gradient needs its own graph to the architecture."""
