@@ -35,7 +35,7 @@ def count_macs(module: nn.Module, in_channels: int, image_size: tuple[int, int])
     """
     training = module.training
     module.eval()
-    device = next(module.parameters()).device
+    device = next((p.device for p in module.parameters()), torch.device("meta"))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(torch.zeros(1, in_channels, *image_size, device=device))
     module.train(training)

@@ -1,0 +1,359 @@
+"""Genotypes of a space beyond the strongest: within limits, with few identities, and random ones.
+
+Shape letters: E edges (mixed operations of one cell), O candidate operations.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import add, le
+from typing import NamedTuple
+
+from genotypes import CellGenotype, Edge, Genotype
+from spaces.space import CELL_INPUTS, KINDS, Kind, Mixing, SearchSpace
+
+#: The rows of a matrix (E, O), by cell kind.
+Table = Mapping[Kind, Sequence[Sequence[int]]]
+#: The kept edges of both cells, node by node: E * O numbers for each kind, edge * O + operation.
+Choice = tuple[int, ...]
+
+#: To how many steps the room within a limit is divided for counting genotypes; more reject less and count longer.
+_STEPS = 2000
+#: Random genotypes are given up on after so many of them were within one limit, but not within the others.
+_TRIES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """The most that a genotype may cost, where a cost is a sum over the kept edges.
+
+    Attributes:
+        name: what is counted, for messages, such as "parameters".
+        most: the largest total.
+        costs: what each operation costs on each edge, (E, O) for each cell kind; not negative.
+        rest: what every genotype costs, whatever its edges.
+    """
+
+    name: str
+    most: int
+    costs: Table
+    rest: int = 0
+
+
+def skip_limit(space: SearchSpace, most: int) -> Limit:
+    """At most `most` operations skip_connect in the normal cell."""
+    row = [int(name == "skip_connect") for name in space.operations]
+    edges = range(len(space.topology.edges))
+    return Limit(
+        name="identities in the normal cell",
+        most=most,
+        costs={"normal": [row for _ in edges], "reduce": [[0] * len(row) for _ in edges]},
+    )
+
+
+def best_within(space: SearchSpace, mixing: Mixing, limits: Sequence[Limit]) -> Genotype:
+    """The genotype of the largest strength within all limits, as by comparing all genotypes.
+
+    The strength of a genotype is the sum of the mixing weights of its kept edges and operations, so that without limits
+    it is `space.derive(mixing)`. Of equally strong genotypes it is the first, compared edge by edge: of two edges that
+    of the lower index comes first, and on one edge the operation of the lower index. Where edges are normalized, the
+    edges of a node with many of them weigh less than those of a node with few.
+
+    Strengths and costs are sums over nodes and edges. To replace a part of a genotype by one that costs no more and is
+    no weaker keeps it within the limits and makes it no weaker, so that of the ways to fill the first nodes only those
+    count that no other beats in strength and in every cost: a Pareto frontier, extended edge by edge.
+
+    Args:
+        space: which edges and operations there are.
+        mixing: weights (E, O) for each kind.
+        limits: what must not be exceeded.
+
+    Raises ValueError if no genotype is within the limits, which says how little is possible, and as `space.derive`.
+    """
+    space.derive(mixing)  # for what it refuses
+    return _genotype(space, _best(space, _exact(mixing), limits))
+
+
+def capped(space: SearchSpace, mixing: Mixing, most: int) -> Genotype:
+    """The genotype with at most `most` operations skip_connect in the normal cell, by the procedure of P-DARTS.
+
+    While the derived cell has more, the smallest weight of those that it keeps is ruled out, and the genotype is
+    derived again (Chen et al., ICCV 2019, sec. 3.3, and the authors' code). This is not always the strongest genotype
+    with so few of them, which `best_within` finds. The reduction cell may have any number.
+
+    Raises ValueError if every genotype has more, which says how few are possible, and as `space.derive`.
+    """
+    space.derive(mixing)  # for what it refuses
+    _check_possible(space, [skip_limit(space, most)])
+    strengths = {kind: [list(row) for row in rows] for kind, rows in _exact(mixing).items()}
+    # Set to this, a weight is weaker than all others together, so that it is kept only where nothing else is left.
+    ruled_out = -1 - sum(abs(weight) for rows in strengths.values() for row in rows for weight in row)
+    normal, width = strengths["normal"], len(space.operations)
+    while True:
+        choice = _best(space, strengths, ())
+        kept = [divmod(pick, width) for pick in choice[: len(choice) // len(KINDS)]]
+        skips = [(edge, o) for edge, o in kept if space.operations[o] == "skip_connect"]
+        if len(skips) <= most:
+            return _genotype(space, choice)
+        # One that is ruled out already is kept only where nothing else is left.
+        edge, o = min((s for s in skips if normal[s[0]][s[1]] != ruled_out), key=lambda s: normal[s[0]][s[1]])
+        normal[edge][o] = ruled_out
+
+
+def random_genotypes(space: SearchSpace, generator: random.Random, limits: Sequence[Limit] = ()) -> Iterator[Genotype]:
+    """Independent genotypes, without end: every choice of edges and operations within the limits is equally likely.
+
+    Without limits, the kept edges of a node are uniform, and so are their operations other than zero.
+
+    The choices within one limit are counted, from the last edge to the first, and each edge is drawn in proportion to
+    these counts, so that tight limits take no longer than loose ones. Costs are rounded down for this, to a
+    two-thousandth of the limit; a genotype that exceeds it after all, or another limit, is drawn again.
+
+    Raises ValueError, at the first genotype, if none is within the limits, and if there are several limits that
+    almost none keeps together.
+    """
+    _best(space, _nothing(space), limits)  # for what it refuses
+    sampler = _Sampler(space, _tightest(space, limits))
+    while True:
+        for _ in range(_TRIES):
+            choice = sampler.draw(generator)
+            if all(_cost(space, limit, choice) <= limit.most for limit in limits):
+                break
+        else:
+            raise ValueError(
+                f"none of {_TRIES:,} random genotypes is within all limits, {_told(limits)}; raise one of them"
+            )
+        yield _genotype(space, choice)
+
+
+# --- the structure that all of them go through ----------------------------------------------------------------
+
+
+class _Node(NamedTuple):
+    kind: Kind
+    entering: tuple[int, ...]
+    kept: int
+    """How many of the entering edges are kept."""
+
+
+def _nodes(space: SearchSpace) -> list[_Node]:
+    """The nodes of both cells."""
+    targets = range(CELL_INPUTS, CELL_INPUTS + space.topology.nodes)
+    entering = [space.topology.entering(target) for target in targets]
+    return [_Node(kind, edges, len(edges[: space.edges_kept])) for kind in KINDS for edges in entering]
+
+
+def _allowed(space: SearchSpace, kind: Kind, edge: int) -> list[int]:
+    """The operations that an edge may keep."""
+    return [o for o, name in enumerate(space.operations) if name != "none"]
+
+
+def _genotype(space: SearchSpace, choice: Choice) -> Genotype:
+    picks = iter(choice)
+    cells: dict[Kind, list[tuple[Edge, ...]]] = {kind: [] for kind in KINDS}
+    for kind, _, kept in _nodes(space):
+        chosen = [divmod(next(picks), len(space.operations)) for _ in range(kept)]
+        cells[kind].append(
+            tuple(Edge(operation=space.operations[o], source=space.topology.edges[e][0]) for e, o in chosen)
+        )
+    concat = tuple(range(CELL_INPUTS, CELL_INPUTS + space.topology.nodes))
+    normal, reduce = (CellGenotype(nodes=tuple(cells[kind]), concat=concat) for kind in KINDS)
+    return Genotype(normal=normal, reduce=reduce)
+
+
+def _cost(space: SearchSpace, limit: Limit, choice: Choice) -> int:
+    picks = iter(choice)
+    total = limit.rest
+    for kind, _, kept in _nodes(space):
+        for _ in range(kept):
+            edge, o = divmod(next(picks), len(space.operations))
+            total += limit.costs[kind][edge][o]
+    return total
+
+
+def _exact(mixing: Mixing) -> dict[Kind, list[list[int]]]:
+    """The weights as whole multiples of a common unit: sums of floats would depend on their order."""
+    rows: dict[Kind, list[list[float]]] = {kind: mixing[kind].detach().double().cpu().tolist() for kind in KINDS}
+    # The denominator of a float is a power of two: the largest is a multiple of all.
+    unit = max(weight.as_integer_ratio()[1] for kind in KINDS for row in rows[kind] for weight in row)
+    return {
+        kind: [[n * (unit // d) for n, d in map(float.as_integer_ratio, row)] for row in rows[kind]] for kind in KINDS
+    }
+
+
+def _nothing(space: SearchSpace) -> Table:
+    row = [0] * len(space.operations)
+    return {kind: [row for _ in space.topology.edges] for kind in KINDS}
+
+
+# --- the strongest --------------------------------------------------------------------------------------------
+
+
+class _State(NamedTuple):
+    """A part of a genotype: what it costs for each limit, its strength, and which edges it keeps."""
+
+    costs: tuple[int, ...]
+    strength: int
+    choice: Choice
+
+    @property
+    def rank(self) -> tuple[int, Choice]:
+        """The smaller, the better."""
+        return -self.strength, self.choice
+
+    def then(self, other: _State) -> _State:
+        """Both parts together."""
+        return _State(
+            tuple(map(add, self.costs, other.costs)), self.strength + other.strength, self.choice + other.choice
+        )
+
+
+def _best(space: SearchSpace, strengths: Table, limits: Sequence[Limit]) -> Choice:
+    """Raises ValueError if no choice is within the limits."""
+    _check_possible(space, limits)
+    rooms = tuple(limit.most - limit.rest for limit in limits)
+    states = [_State((0,) * len(limits), 0, ())]
+    for node in _nodes(space):
+        states = _joined(states, _ways(space, node, strengths, limits, rooms), rooms)
+    if not states:
+        raise ValueError(_impossible(space, limits))
+    return min(states, key=lambda state: state.rank).choice
+
+
+def _ways(
+    space: SearchSpace, node: _Node, strengths: Table, limits: Sequence[Limit], rooms: tuple[int, ...]
+) -> list[_State]:
+    """The ways to keep edges of a node, without those that others beat."""
+    kind, entering, kept = node
+    width = len(space.operations)
+    found: list[list[_State]] = [[_State((0,) * len(limits), 0, ())], *([] for _ in range(kept))]  # by edges so far
+    for edge in entering:
+        picks = [
+            _State(tuple(limit.costs[kind][edge][o] for limit in limits), strengths[kind][edge][o], (edge * width + o,))
+            for o in _allowed(space, kind, edge)
+        ]
+        for number in range(kept, 0, -1):
+            found[number] = _frontier([*found[number], *_joined(found[number - 1], picks, rooms)], rooms)
+    return found[kept]
+
+
+def _joined(first: Iterable[_State], second: Sequence[_State], rooms: tuple[int, ...]) -> list[_State]:
+    return _frontier((a.then(b) for a in first for b in second), rooms)
+
+
+def _frontier(states: Iterable[_State], rooms: tuple[int, ...]) -> list[_State]:
+    """Those within the rooms that no other beats: costs no more for any limit and comes before it."""
+    best: dict[tuple[int, ...], _State] = {}
+    for state in states:
+        if all(map(le, state.costs, rooms)):
+            other = best.get(state.costs)
+            if other is None or state.rank < other.rank:
+                best[state.costs] = state
+    kept: list[_State] = []
+    for state in sorted(best.values(), key=lambda state: state.rank):
+        # The last one kept costs least in most cases.
+        if not any(all(map(le, other.costs, state.costs)) for other in reversed(kept)):
+            kept.append(state)
+    return kept
+
+
+def _check_possible(space: SearchSpace, limits: Sequence[Limit]) -> None:
+    if any(_fewest(space, limit) > limit.most for limit in limits):
+        raise ValueError(_impossible(space, limits))
+
+
+def _fewest(space: SearchSpace, limit: Limit) -> int:
+    """The smallest possible total."""
+    total = limit.rest
+    for kind, entering, kept in _nodes(space):
+        costs = [min(limit.costs[kind][edge][o] for o in _allowed(space, kind, edge)) for edge in entering]
+        total += sum(sorted(costs)[:kept])
+    return total
+
+
+def _impossible(space: SearchSpace, limits: Sequence[Limit]) -> str:
+    fewest = [f"{_fewest(space, limit):,} {limit.name}" for limit in limits]
+    each = ", each on its own" if len(limits) > 1 else ""
+    return (
+        f"no genotype of this space has {_told(limits)}; the smallest possible has {' and '.join(fewest)}{each}; "
+        "raise the limit"
+    )
+
+
+def _told(limits: Sequence[Limit]) -> str:
+    return " and ".join(f"at most {limit.most:,} {limit.name}" for limit in limits)
+
+
+# --- random ones ----------------------------------------------------------------------------------------------
+
+
+def _tightest(space: SearchSpace, limits: Sequence[Limit]) -> Limit:
+    """The limit that leaves the smallest share of what the dearest genotype costs; one that limits nothing if none."""
+    free = Limit(name="", most=0, costs=_nothing(space))
+    return min(limits, key=lambda limit: (limit.most - limit.rest) / max(1, _dearest(space, limit)), default=free)
+
+
+def _dearest(space: SearchSpace, limit: Limit) -> int:
+    """The largest total of the kept edges."""
+    total = 0
+    for kind, entering, kept in _nodes(space):
+        costs = [max(limit.costs[kind][edge][o] for o in _allowed(space, kind, edge)) for edge in entering]
+        total += sum(sorted(costs)[len(costs) - kept :])
+    return total
+
+
+class _Sampler:
+    """Draws uniformly from the choices within one limit, and a few beyond it, as costs are rounded down."""
+
+    def __init__(self, space: SearchSpace, limit: Limit) -> None:
+        self._space, self._nodes = space, _nodes(space)
+        room = min(limit.most - limit.rest, _dearest(space, limit))
+        unit = max(1, -(-room // _STEPS))
+        self._room = room // unit
+        self._costs = {kind: [[cost // unit for cost in row] for row in limit.costs[kind]] for kind in KINDS}
+        self._ways = self._counted()
+
+    def _counted(self) -> list[list[list[list[int]]]]:
+        """By node, edge of it, edges that it must still keep, and room: the number of ways to choose from there on."""
+        ways: list[list[list[list[int]]]] = []
+        rest = [1] * (self._room + 1)
+        for node in reversed(self._nodes):
+            none = [0] * len(rest)
+            # After the last edge of a node, it has kept all that it must.
+            tables = [[rest, *(none for _ in range(node.kept))]]
+            for edge in reversed(node.entering):
+                later = tables[-1]
+                tables.append([later[0], *(self._with(node.kind, edge, *later[k : k + 2]) for k in range(node.kept))])
+            ways.append(tables[::-1])
+            rest = tables[-1][node.kept]
+        return ways[::-1]
+
+    def _with(self, kind: Kind, edge: int, kept: list[int], left_out: list[int]) -> list[int]:
+        """The number of ways, by room: an operation on this edge and then `kept`, or none and then `left_out`."""
+        total = list(left_out)
+        for o in _allowed(self._space, kind, edge):
+            cost = self._costs[kind][edge][o]
+            for room in range(cost, len(total)):
+                total[room] += kept[room - cost]
+        return total
+
+    def draw(self, generator: random.Random) -> Choice:
+        choice, room = [], self._room
+        for (kind, entering, missing), tables in zip(self._nodes, self._ways, strict=True):
+            for edge, here, later in zip(entering, tables, tables[1:], strict=False):
+                # The number of a way: first those that leave this edge out, then those of its operations, in order.
+                number = generator.randrange(here[missing][room]) - later[missing][room]
+                if number < 0:
+                    continue
+                missing -= 1
+                for o in _allowed(self._space, kind, edge):
+                    cost = self._costs[kind][edge][o]
+                    ways = later[missing][room - cost] if cost <= room else 0
+                    if number < ways:
+                        break
+                    number -= ways
+                room -= cost
+                choice.append(edge * len(self._space.operations) + o)
+        return tuple(choice)

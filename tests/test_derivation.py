@@ -1,0 +1,318 @@
+"""Genotypes within limits, with few identities, and random ones; what edges cost in the evaluation network."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import genotypes
+import spaces
+from genotypes import CellGenotype, Edge, Genotype
+from nas.networks.cells import NetworkConfig
+from nas.networks.cost import network_cost
+from nas.networks.edge_costs import EdgeCosts, edge_costs
+from spaces import KINDS, Kind, Mixing, SearchSpace, SpaceConfig
+from spaces.derivation import Limit, best_within, capped, random_genotypes, skip_limit
+
+CIFAR = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
+#: Odd sizes, an odd number of cells, not square.
+ODD = {"in_channels": 1, "image_size": (11, 9), "num_classes": 3}
+TINY = NetworkConfig(layers=4, init_channels=3)
+FOUR = ("sep_conv_3x3", "dil_conv_5x5", "skip_connect", "none")
+
+
+def build(name: str, **fields: object) -> SearchSpace:
+    return spaces.build(SpaceConfig(space=name, init="zero", **fields))
+
+
+def random_mixing(space: SearchSpace, seed: int, *, levels: int | None = None) -> dict[Kind, torch.Tensor]:
+    """Uniform weights; with `levels`, multiples of 1 / levels, so that many are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(space.topology.edges), len(space.operations))
+    weights = {kind: torch.rand(shape, generator=generator) for kind in KINDS}
+    return weights if levels is None else {kind: (levels * w).floor() / levels for kind, w in weights.items()}
+
+
+@functools.cache
+def full_costs(name: str = "darts") -> EdgeCosts:
+    return edge_costs(build(name), NetworkConfig(), **CIFAR)
+
+
+#: (edge, operation) of each kept edge, node by node.
+Cell = tuple[tuple[int, int], ...]
+
+
+def all_cells(space: SearchSpace) -> list[Cell]:
+    """Every way to choose the edges of a cell, in lexicographic order."""
+    operations = [o for o, name in enumerate(space.operations) if name != "none"]
+    nodes = []
+    for target in range(2, 2 + space.topology.nodes):
+        entering = space.topology.entering(target)
+        sets = itertools.combinations(entering, min(space.edges_kept or len(entering), len(entering)))
+        nodes.append([itertools.product(*(itertools.product([e], operations) for e in kept)) for kept in sets])
+    choices = [list(itertools.chain(*ways)) for ways in nodes]
+    return sorted(tuple(itertools.chain(*cell)) for cell in itertools.product(*choices))
+
+
+def as_cell(space: SearchSpace, chosen: Cell) -> CellGenotype:
+    edges = [(space.topology.edges[e], space.operations[o]) for e, o in chosen]
+    concat = tuple(range(2, 2 + space.topology.nodes))
+    return CellGenotype(tuple(tuple(Edge(o, i) for (i, t), o in edges if t == target) for target in concat), concat)
+
+
+def sums(cells: list[Cell], rows: Sequence[Sequence[float]]) -> np.ndarray:
+    return np.array([sum(rows[e][o] for e, o in cell) for cell in cells])
+
+
+def within(space: SearchSpace, limits: Sequence[Limit]) -> np.ndarray:
+    """Whether the pair of the i-th normal and the j-th reduction cell is within the limits."""
+    cells = all_cells(space)
+    possible = np.ones((len(cells), len(cells)), dtype=bool)
+    for limit in limits:
+        normal, reduce = (sums(cells, limit.costs[kind]) for kind in KINDS)
+        possible &= limit.rest + normal[:, None] + reduce <= limit.most
+    return possible
+
+
+def best_by_enumeration(space: SearchSpace, mixing: Mixing, limits: Sequence[Limit]) -> Genotype:
+    cells = all_cells(space)
+    # Few float32 numbers below 1 are added exactly in float64.
+    normal, reduce = (sums(cells, mixing[kind].tolist()) for kind in KINDS)
+    strengths = np.where(within(space, limits), normal[:, None] + reduce, -np.inf)
+    i, j = np.unravel_index(strengths.argmax(), strengths.shape)  # the first of the largest
+    return Genotype(as_cell(space, cells[i]), as_cell(space, cells[j]))
+
+
+# --- within limits --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [None, 2, 1])
+@pytest.mark.parametrize("name", ["darts", "hb", "agd"])
+def test_the_best_within_limits_is_that_of_full_enumeration(name: str, levels: int | None) -> None:
+    space = build(name, nodes=1 if name == "hb" else 2, operations=FOUR)
+    costs = edge_costs(space, TINY, **ODD)
+    for seed in range(4):
+        mixing = random_mixing(space, seed, levels=levels)
+        params, macs = costs.total(space, next(random_genotypes(space, random.Random(seed))))
+        for limits in (
+            costs.limits(params, None),
+            costs.limits(None, (macs + costs.rest_macs) // 2),
+            costs.limits(params, macs - 1),
+            [*costs.limits(params, None), skip_limit(space, 1)],
+        ):
+            assert best_within(space, mixing, limits) == best_by_enumeration(space, mixing, limits)
+
+
+@pytest.mark.parametrize("name", ["darts", "hb", "agd"])
+def test_limits_that_nothing_exceeds_change_nothing(name: str) -> None:
+    space = build(name)
+    limits = [*full_costs(name).limits(10**9, 10**12), skip_limit(space, 99)]
+    for seed in range(3):
+        mixing = random_mixing(space, seed)
+        assert best_within(space, mixing, ()) == best_within(space, mixing, limits) == space.derive(mixing)
+
+
+def test_strengths_are_added_exactly() -> None:
+    """In float64 1e16 + 1 is 1e16, and another genotype would be the first of the strongest."""
+    space = build("darts", nodes=1, operations=("skip_connect", "sep_conv_3x3"))
+    weights = torch.tensor([[1e16, 1e16], [1, 0]], dtype=torch.float64)
+    found = best_within(space, dict.fromkeys(KINDS, weights), [skip_limit(space, 1)])
+    assert [edge.operation for edge in found.normal.nodes[0]] == ["sep_conv_3x3", "skip_connect"]
+
+
+def trigonometric() -> Mixing:
+    """The softmax of sin(0.9 e + 1.7 o + c), c = 0 in the normal and 0.5 in the reduction cell."""
+    e, o = torch.arange(14.0, dtype=torch.float64)[:, None], torch.arange(8.0, dtype=torch.float64)
+    return {kind: (0.9 * e + 1.7 * o + c).sin().softmax(1) for kind, c in zip(KINDS, (0.0, 0.5), strict=True)}
+
+
+# Found by an independent program.
+NORMAL = (
+    "normal=[('sep_conv_5x5', 0), ('max_pool_3x3', 1), ('dil_conv_5x5', 1), ('skip_connect', 2), ('dil_conv_3x3', 0), "
+    "('avg_pool_3x3', 1), ('dil_conv_3x3', 3), ('avg_pool_3x3', 4)], normal_concat=range(2, 6), "
+)
+REDUCE = (
+    "reduce=[('max_pool_3x3', 0), ('sep_conv_3x3', 1), ('dil_conv_5x5', 1), ('skip_connect', 2), ('dil_conv_3x3', 0), "
+)
+FREE = f"{REDUCE}('sep_conv_5x5', 1), ('skip_connect', 2), ('sep_conv_5x5', 4)], reduce_concat=range(2, 6))"
+CUT = f"{REDUCE}('avg_pool_3x3', 1), ('skip_connect', 2), ('avg_pool_3x3', 4)], reduce_concat=range(2, 6))"
+
+
+@pytest.mark.parametrize(
+    ("most", "reduce", "cost"),
+    [(3_300_000, FREE, (2_585_998, 408_145_536)), (2_500_000, CUT, (2_458_990, 394_763_904))],
+)
+def test_the_whole_space_of_darts_within_limits(most: int, reduce: str, cost: tuple[int, int]) -> None:
+    space, costs = build("darts"), full_costs()
+    found = best_within(space, trigonometric(), costs.limits(most, None))
+    assert found == genotypes.from_text(f"Genotype({NORMAL}{reduce}")
+    assert costs.total(space, found) == cost
+
+
+def test_what_is_impossible_is_told_with_the_smallest_possible() -> None:
+    space, costs = build("darts"), full_costs()
+    with pytest.raises(
+        ValueError, match=r"at most 1,370,133 parameters; the smallest possible has 1,370,134 parameters"
+    ):
+        best_within(space, trigonometric(), costs.limits(1_370_133, None))
+    best_within(space, trigonometric(), costs.limits(1_370_134, 227_272_320))
+    space = build("darts", nodes=1, operations=("sep_conv_3x3", "skip_connect"))
+    costs = edge_costs(space, TINY, **ODD)
+    # Each is possible: few parameters by identities, no identities by many parameters.
+    limits = [*costs.limits(costs.rest_params + 100, None), skip_limit(space, 0)]
+    with pytest.raises(ValueError, match="and at most 0 identities in the normal cell; .* each on its own; raise"):
+        best_within(space, random_mixing(space, 0), limits)
+    with pytest.raises(ValueError, match="not finite"):
+        best_within(space, {kind: torch.full((2, 2), torch.nan) for kind in KINDS}, [])
+
+
+# --- few identities -------------------------------------------------------------------------------------------
+
+SEP3, SEP5, DIL3, AVG, SKIP = "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "avg_pool_3x3", "skip_connect"
+
+
+# Computed by an independent program; the cap of 4 rules out five weights, as others come in.
+@pytest.mark.parametrize(
+    ("most", "changed"),
+    [
+        (6, {}),
+        (5, {1: [(SEP3, 1), (SKIP, 2)]}),
+        (4, {1: [(SEP3, 1), (SKIP, 2)], 3: [(SKIP, 1), (AVG, 2)]}),
+        (3, {1: [(SEP5, 0), (SEP3, 1)], 3: [(SKIP, 1), (AVG, 2)]}),
+    ],
+)
+def test_the_cap_of_identities_of_p_darts(most: int, changed: dict[int, list[tuple[str, int]]]) -> None:
+    space = build("darts")
+    e, o = torch.arange(14.0, dtype=torch.float64), torch.arange(8.0, dtype=torch.float64)
+    logits = (0.31 * e[:, None] + 0.9 * o + 0.2).sin()
+    logits[:, 6] += 1.5 * (1.1 * e).sin().abs()
+    mixing = {kind: logits.softmax(1) for kind in KINDS}
+    found = capped(space, mixing, most)
+    uncapped = [
+        [(DIL3, 0), (SEP5, 1)],
+        [(SKIP, 0), (SKIP, 2)],
+        [(SKIP, 2), (SKIP, 3)],
+        [(SKIP, 0), (SKIP, 1)],
+    ]
+    expected = [changed.get(node, edges) for node, edges in enumerate(uncapped)]
+    assert [[(edge.operation, edge.source) for edge in node] for node in found.normal.nodes] == expected
+    assert found.reduce == space.derive(mixing).reduce
+
+
+def test_the_cap_replaces_operations_where_all_edges_are_kept() -> None:
+    space = build("hb")
+    mixing = random_mixing(space, 0)
+    mixing["normal"][:, space.operations.index(SKIP)] = 2 + torch.arange(12) / 12
+    found = capped(space, mixing, 3)
+    assert [[edge.source for edge in node] for node in found.normal.nodes] == [
+        [t - 1, t - 1, t - 2] for t in range(2, 6)
+    ]
+    # The three strongest are the last.
+    skips = [edge.operation == SKIP for node in found.normal.nodes for edge in node]
+    assert skips == [False] * 9 + [True] * 3
+
+
+def test_a_cap_that_no_genotype_keeps_is_refused() -> None:
+    space = build("darts", operations=(SKIP, "none"))
+    with pytest.raises(ValueError, match="at most 7 identities in the normal cell; the smallest possible has 8"):
+        capped(space, random_mixing(space, 0), 7)
+    assert capped(space, random_mixing(space, 0), 8) == space.derive(random_mixing(space, 0))
+
+
+# --- random genotypes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["darts", "hb"])
+@pytest.mark.parametrize("limited", ["by one", "by two", "not"])
+def test_random_genotypes_are_uniform(name: str, limited: str) -> None:
+    space = build(name, nodes=1 if name == "hb" else 2, operations=("sep_conv_3x3", "max_pool_3x3", "none"))
+    if name == "darts":
+        space.edges_kept = 1
+    costs = edge_costs(space, TINY, **ODD)
+    # The first excludes about half of the genotypes, the second some more.
+    params, macs = costs.total(space, next(random_genotypes(space, random.Random(1))))
+    limits = {"by one": costs.limits(params, None), "by two": costs.limits(params, macs - 1), "not": []}[limited]
+    cells = [as_cell(space, cell) for cell in all_cells(space)]
+    possible = [Genotype(cells[i], cells[j]) for i, j in np.argwhere(within(space, limits))]
+    drawn = Counter(itertools.islice(random_genotypes(space, random.Random(0), limits), 20 * len(possible)))
+    assert set(drawn) <= set(possible)
+    chi_squared = sum((drawn[genotype] - 20) ** 2 / 20 for genotype in possible)
+    freedom = len(possible) - 1
+    assert abs(chi_squared - freedom) < 4 * math.sqrt(2 * freedom)
+
+
+def test_random_genotypes_repeat_with_their_seed() -> None:
+    space = build("agd")
+    first, again, other = (list(itertools.islice(random_genotypes(space, random.Random(s)), 3)) for s in (5, 5, 6))
+    assert first == again != other
+    assert len(set(first)) == 3
+
+
+def test_random_genotypes_within_the_tightest_limits() -> None:
+    space, costs = build("darts"), full_costs()
+    genotype = next(random_genotypes(space, random.Random(0), costs.limits(1_370_134, 10**9)))
+    assert costs.total(space, genotype) == (1_370_134, 227_272_320)
+    with pytest.raises(ValueError, match="smallest possible has 1,370,134 parameters"):
+        next(random_genotypes(space, random.Random(0), costs.limits(10**6, None)))
+
+
+# --- what edges cost ------------------------------------------------------------------------------------------
+
+
+def test_costs_of_the_edges_of_darts() -> None:
+    costs = full_costs()
+    assert (costs.rest_params, costs.rest_macs) == (1_370_134, 227_272_320)
+    # sep and dil convolutions, both pools, identity, zero; over 18 cells of stride 1, and 2 of stride 2.
+    assert costs.params["normal"][0].tolist() == [359_856, 408_240, 179_928, 204_120, 0, 0, 0, 0]
+    assert costs.macs["normal"][13].tolist() == [54_743_040, 67_129_344, 27_371_520, 33_564_672, 0, 0, 0, 0]
+    assert costs.params["reduce"][0].tolist() == [56_592, 63_504, 28_296, 31_752, 0, 0, 26_352, 0]
+    assert costs.macs["reduce"][1].tolist() == [5_806_080, 6_690_816, 2_903_040, 3_345_408, 0, 0, 2_654_208, 0]
+    # From an intermediate node the identity needs no convolution.
+    assert costs.params["reduce"][4].tolist() == [56_592, 63_504, 28_296, 31_752, 0, 0, 0, 0]
+
+
+SHAPES = [(TINY, ODD), (NetworkConfig(layers=2, init_channels=4, stem="imagenet"), {**CIFAR, "image_size": (75, 50)})]
+
+
+@pytest.mark.parametrize(("config", "shape"), SHAPES)
+@pytest.mark.parametrize("name", spaces.names())
+def test_the_sum_of_the_edges_is_the_cost_of_the_network(
+    name: str, config: NetworkConfig, shape: dict[str, object]
+) -> None:
+    """Of the best and of random genotypes within random limits, which they keep."""
+    space = build(name, nodes=2)
+    costs = edge_costs(space, config, **shape)
+    generator = random.Random(0)
+    some = [costs.total(space, g) for g in itertools.islice(random_genotypes(space, generator), 2)]
+    for seed, (params, macs) in enumerate(some):
+        limits = costs.limits(params, macs)
+        for genotype in (
+            best_within(space, random_mixing(space, seed), limits),
+            next(random_genotypes(space, generator, limits)),
+        ):
+            counted = network_cost(genotype, config, **shape)
+            assert costs.total(space, genotype) == (counted.params, counted.macs)
+            assert counted.params <= params
+            assert counted.macs <= macs
+
+
+def test_operations_of_ones_own_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registered in (genotypes.OPERATIONS, spaces.OPERATIONS):
+        monkeypatch.setitem(registered, "conv_1x1", None)
+        monkeypatch.delitem(registered, "conv_1x1")
+    spaces.operation("conv_1x1")(lambda channels, stride, affine: nn.Conv2d(channels, channels, 1, stride))
+    space = build("darts", nodes=1, operations=("conv_1x1", "skip_connect"))
+    costs = edge_costs(space, NetworkConfig(layers=1, init_channels=2), **CIFAR)
+    # One cell, which reduces: 4 channels and a bias.
+    assert costs.params["reduce"][:, 0].tolist() == [20, 20]
+    assert costs.macs["reduce"][:, 0].tolist() == [16 * 16 * 16] * 2
+    assert not costs.params["normal"].any()
