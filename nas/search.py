@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,15 +22,16 @@ from nas.engine.graphs import Step, captured
 from nas.engine.meter import Meter, evaluation_step, measure
 from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.errors import users_mistakes
-from nas.methods import DARTS, Method, Relaxation, named
+from nas.methods import DARTS, Method, named
 from nas.methods.bilevel import Bilevel, BilevelConfig
 from nas.methods.diagnostics import diagnose
+from nas.methods.stages import Stage, StagesConfig, check_drop, plan, without_weakest
 from nas.runs import record, tensorboard
 from nas.runs.record import SearchRecord, SearchResult
-from nas.runs.run import Run, RunConfig, directory_of
+from nas.runs.run import Run, RunConfig, Stateful, directory_of
 from nas.runs.same_data import SameData
 from nas.supernet import Supernet, SupernetConfig
-from spaces import KINDS, SearchSpace, SpaceConfig
+from spaces import KINDS, SpaceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class SearchConfig(Config):
     supernet: SupernetConfig = field(default_factory=SupernetConfig)
     bilevel: BilevelConfig = field(default_factory=BilevelConfig)
     method: Method = field(default_factory=DARTS)
+    stages: StagesConfig = field(default_factory=StagesConfig)
 
 
 def paper(dataset: str) -> SearchConfig:
@@ -112,17 +115,18 @@ class Meters(NamedTuple):
 
 
 class Derived:
-    """The genotype of the last epoch as JSON, saved because another device might round a tie the other way."""
+    """The genotypes of all epochs as JSON, saved because another device might round a tie the other way."""
 
-    genotype = ""
+    def __init__(self) -> None:
+        self.genotypes: list[str] = []
 
     def state_dict(self) -> dict[str, str]:
-        """The JSON text of the genotype; empty before the first epoch has ended."""
-        return {"genotype": self.genotype}
+        """The genotypes, epoch by epoch, as one JSON text."""
+        return {"genotypes": json.dumps(self.genotypes)}
 
     def load_state_dict(self, state: dict[str, str]) -> None:
-        """Takes over the genotype of a checkpoint."""
-        self.genotype = state["genotype"]
+        """Takes over the genotypes of a checkpoint."""
+        self.genotypes = json.loads(state["genotypes"])
 
 
 def search(config: SearchConfig, *, images: ImageData | None = None) -> SearchResult:
@@ -141,76 +145,208 @@ def search(config: SearchConfig, *, images: ImageData | None = None) -> SearchRe
         config = replace(config, precision=precision)
         images = data.load(config.data) if images is None else images
         torch.manual_seed(config.seed)
-        space = spaces.build(config.space, seed=config.seed).to(device)
-        relaxation = config.method.build().to(device)
-        relaxation.check(space)
-    bilevel = _bilevel(config, space, relaxation, images, device, precision)
-    loaders = _loaders(config, images, device)
-    same_data = SameData(images)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        bilevel.weight_optimizer, config.epochs, eta_min=config.bilevel.learning_rate_min
-    )
-    evaluation = partial(evaluation_step, bilevel.predict, precision=precision)
-    plain = Steps(bilevel.architecture_step, bilevel.weight_step, evaluation)
-    steps = Steps(*captured(*plain, device=device, enabled=config.run.cuda_graph))
-    meters, derived = Meters(Meter(), Meter(), Meter()), Derived()
+        running = Search(config, images, device, precision)
     name = f"search-{config.data.dataset}-{config.space.space.replace(':', '.')}-seed{config.seed}"
     directory = directory_of(config.run, config, default_name=name, device=device)
     run = Run(
         directory,
-        {
-            "data": same_data,  # first: for other classes, loading the network would fail without saying why
-            "relaxation": relaxation,
-            "supernet": bilevel.supernet,
-            "space": bilevel.space,
-            "weight_optimizer": OptimizerState(bilevel.weight_optimizer),
-            "architecture_optimizer": OptimizerState(bilevel.architecture_optimizer),
-            "schedule": ScheduleState(schedule),
-            **{f"{name}_meter": meter for name, meter in meters._asdict().items()},
-            "derived": derived,
-        },
+        running.tracked,
         device=device,
         deterministic=config.run.deterministic,
         epochs=config.epochs,
-        steps=len(loaders.weights),
+        steps=len(running.loaders.weights),
     )
     with run:
-        same_data.report(directory)
+        running.same_data.report(directory)
         directory.log(
             f"searching {config.space.space} on {config.data.dataset}: {config.supernet.layers} cells of "
-            f"{config.supernet.init_channels} channels, {config.epochs} epochs of {len(loaders.weights)} steps on "
-            f"{device} in {precision}, in {directory.path}"
+            f"{config.supernet.init_channels} channels, {config.epochs} epochs of {len(running.loaders.weights)} steps "
+            f"on {device} in {precision}, in {directory.path}"
         )
-        for epoch in run.epochs():
-            relaxation.schedule(epoch, config.epochs)
-            bilevel.supernet.train()
-            _search_epoch(run, steps, loaders, meters, epoch)
-            bilevel.supernet.eval()
-            measure(steps.evaluation, run.interruptible(loaders.held_out.epoch(epoch)), meters.held_out)
-            run.check_finite()
-            _report_epoch(run, bilevel, meters, derived, config.log_logits)
-            schedule.step()
-            meters.weights.reset()
-            meters.architecture.reset()
-        return _finish(run, config, derived, meters.held_out, same_data)
+        for _ in run.epochs():
+            running.epoch(run)
+        return running.finish(run)
 
 
-def _bilevel(
-    config: SearchConfig,
-    space: SearchSpace,
-    relaxation: Relaxation,
-    images: ImageData,
-    device: torch.device,
-    precision: Precision,
-) -> Bilevel:
-    supernet = Supernet(
-        space,
-        config.supernet,
-        in_channels=images.channels,
-        image_size=images.image_size,
-        num_classes=images.num_classes,
-    ).to(device)
-    return Bilevel(supernet, space, config.bilevel, nn.CrossEntropyLoss(), precision, relaxation)
+class Search:
+    """A search: its space, the supernet of its current stage, and all that trains them.
+
+    Args:
+        config: everything that decides it.
+        images: what it learns from.
+        device: where it computes.
+        precision: of the forward passes.
+
+    Raises ValueError or UsageError for what cannot be combined. Nothing is written before `epoch`.
+    """
+
+    def __init__(self, config: SearchConfig, images: ImageData, device: torch.device, precision: Precision) -> None:
+        self.config, self.images, self.device, self.precision = config, images, device, precision
+        self.space = spaces.build(config.space, seed=config.seed).to(device)
+        self.relaxation = config.method.build().to(device)
+        self.relaxation.check(self.space)
+        self.stages = plan(config.stages, config.epochs)
+        check_drop(config.stages, self.space)
+        self.loaders = _loaders(config, images, device)
+        self.same_data = SameData(images)
+        self.meters, self.derived = Meters(Meter(), Meter(), Meter()), Derived()
+        #: What a checkpoint holds, in the order in which it is restored. The entries of a stage are replaced by those
+        #: of the next.
+        self.tracked: dict[str, Stateful] = {
+            "data": self.same_data,  # first: for other classes, loading the network would fail without saying why
+            "relaxation": self.relaxation,
+            "space": self.space,
+            "stage": CurrentStage(self),  # before what it builds, after the masks in the space
+        }
+        self.enter(0)
+        self.tracked |= {f"{name}_meter": meter for name, meter in self.meters._asdict().items()}
+        self.tracked["derived"] = self.derived
+
+    def enter(self, number: int) -> None:
+        """Begins a stage: with the supernet of the operations that are left, its optimizers and its schedule."""
+        self.stage = stage = self.stages[number]
+        self.bilevel = self._bilevel(stage)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self.bilevel.weight_optimizer, stage.epochs, eta_min=self.config.bilevel.learning_rate_min
+        )
+        evaluation = partial(evaluation_step, self.bilevel.predict, precision=self.precision)
+        plain = Steps(self.bilevel.architecture_step, self.bilevel.weight_step, evaluation)
+        self.steps = Steps(*captured(*plain, device=self.device, enabled=self.config.run.cuda_graph))
+        self.tracked |= {
+            "supernet": self.bilevel.supernet,
+            "weight_optimizer": OptimizerState(self.bilevel.weight_optimizer),
+            "architecture_optimizer": OptimizerState(self.bilevel.architecture_optimizer),
+            "schedule": ScheduleState(self.schedule),
+        }
+
+    def _bilevel(self, stage: Stage) -> Bilevel:
+        supernet = Supernet(
+            self.space,
+            stage.supernet(self.config.supernet),
+            in_channels=self.images.channels,
+            image_size=self.images.image_size,
+            num_classes=self.images.num_classes,
+        ).to(self.device)
+        return Bilevel(
+            supernet, self.space, self.config.bilevel, nn.CrossEntropyLoss(), self.precision, self.relaxation
+        )
+
+    def epoch(self, run: Run) -> None:
+        """The rest of the current epoch: steps, evaluation on the held-out images, report, perhaps the next stage."""
+        of_stage = run.epoch - self.stage.begin
+        self.relaxation.schedule(of_stage, self.stage.epochs)
+        supernet = self.bilevel.supernet
+        supernet.train()
+        if of_stage < self.stage.warm_up:
+            self._train_weights(run)
+        else:
+            self._train_both(run)
+        supernet.eval()
+        measure(self.steps.evaluation, run.interruptible(self.loaders.held_out.epoch(run.epoch)), self.meters.held_out)
+        run.check_finite()
+        self._report(run)
+        self.schedule.step()
+        self.meters.weights.reset()
+        self.meters.architecture.reset()
+        if of_stage + 1 == self.stage.epochs and self.stage.number + 1 < len(self.stages):
+            self._next_stage(run)
+
+    def _train_both(self, run: Run) -> None:
+        """Alternates both steps (DARTS, algorithm 1)."""
+        train_batches = self.loaders.weights.epoch(run.epoch, run.step)
+        valid_batches = endless(self.loaders.architecture, run.epoch * len(self.loaders.weights) + run.step)
+        for train, valid in run.steps(zip(train_batches, valid_batches, strict=False), self.meters.weights):
+            # Read at once: the outputs of a captured step are overwritten by the next step.
+            loss, logits = self.steps.architecture(train, valid)
+            self.meters.architecture.update(loss, logits, valid[1])
+            loss, logits = self.steps.weights(train)
+            self.meters.weights.update(loss, logits, train[1])
+
+    def _train_weights(self, run: Run) -> None:
+        """Steps of the weights alone."""
+        for train in run.steps(self.loaders.weights.epoch(run.epoch, run.step), self.meters.weights):
+            loss, logits = self.steps.weights(train)
+            self.meters.weights.update(loss, logits, train[1])
+
+    def _report(self, run: Run) -> None:
+        space, meters, number = self.space, self.meters, run.epoch + 1
+        mixing = self.relaxation.expected(space)
+        genotype = self.relaxation.derive(space)
+        self.derived.genotypes.append(genotypes.to_json(genotype))
+        with run.directory.auxiliary("genotypes"):
+            (run.directory.path / "genotypes").mkdir(exist_ok=True)
+            genotypes.save(genotype, run.directory.path / "genotypes" / f"epoch_{number:03d}.json")
+        of_architecture = {"arch_loss": meters.architecture.loss, "arch_accuracy": meters.architecture.accuracy}
+        run.add_metrics(
+            {
+                "train_loss": meters.weights.loss,
+                "train_accuracy": meters.weights.accuracy,
+                **(of_architecture if meters.architecture.images else {}),
+                "valid_loss": meters.held_out.loss,
+                "valid_accuracy": meters.held_out.accuracy,
+                "learning_rate": learning_rate(self.bilevel.weight_optimizer),
+                **diagnose(space, mixing, genotype),
+            }
+        )
+        with run.directory.auxiliary("tb"):
+            tensorboard.add_mixing(run.tensorboard, space, mixing, number)
+            if self.config.log_logits:
+                tensorboard.add_logits(run.tensorboard, space, number)
+            tensorboard.add_genotype(run.tensorboard, genotype, number)
+        left, slots = sum(space.left_start(mixing).values()), len(KINDS) * len(space.peaked)
+        note = f", {left} of {slots} slots have left the start" if slots else ""
+        run.log_epoch("valid", meters.weights, meters.held_out, note)
+
+    def _next_stage(self, run: Run) -> None:
+        config, number = self.config.stages, self.stage.number
+        weights = self.relaxation.expected_weights(self.space)
+        self.space.restrict(without_weakest(self.space, weights, config.drop[number]))
+        if not config.keep_logits:
+            self.space.initialize(self.config.space.init, gap=self.config.space.init_gap)
+        self.enter(number + 1)
+        left = len(self.space.operations) - sum(config.drop[: number + 1])
+        run.directory.log(f"stage {number + 2} of {len(self.stages)}: {left} operations on each edge")
+
+    def finish(self, run: Run) -> SearchResult:
+        """Leaves the genotype, its pictures and the record; returns the result."""
+        config, directory = self.config, run.directory
+        genotype = genotypes.from_json(self.derived.genotypes[-1], "the checkpoint")
+        genotypes.save(genotype, directory.path / "genotype.json")
+        tensorboard.draw_cells(directory, genotype, f"{config.space.space}, ")
+        result = SearchResult(
+            run_dir=str(directory.path),
+            space=config.space.space,
+            dataset=config.data.dataset,
+            genotype=genotypes.to_text(genotype),
+            valid_accuracy=self.meters.held_out.accuracy,
+            epochs=config.epochs,
+            seconds=round(run.seconds, 3),
+        )
+        data = self.same_data.summary
+        found = SearchRecord(seed=config.seed, settings=directory.settings, data=data, result=result)
+        record.write(directory, found)
+        directory.log(
+            f"genotype and pictures of its cells written to {directory.path}: genotype.json, normal.svg, reduce.svg"
+        )
+        return result
+
+
+class CurrentStage:
+    """The number of a search's stage in its checkpoint. Restoring it builds what the stage trains."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of the stage."""
+        return {"number": self._search.stage.number}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Enters the stage. Raises ValueError for one that the search does not have."""
+        if not 0 <= state["number"] < len(self._search.stages):
+            raise ValueError(f"its stage {state['number']} is none of this search")
+        if state["number"] != self._search.stage.number:
+            self._search.enter(state["number"])
 
 
 def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> Loaders:
@@ -223,74 +359,9 @@ def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> L
     )
 
 
-def _search_epoch(run: Run, steps: Steps, loaders: Loaders, meters: Meters, epoch: int) -> None:
-    """Alternates both steps over the rest of an epoch (DARTS, algorithm 1)."""
-    number = len(loaders.weights)
-    train_batches = loaders.weights.epoch(epoch, run.step)
-    valid_batches = endless(loaders.architecture, epoch * number + run.step)
-    for train, valid in run.steps(zip(train_batches, valid_batches, strict=False), meters.weights):
-        # Read at once: the outputs of a captured step are overwritten by the next step.
-        loss, logits = steps.architecture(train, valid)
-        meters.architecture.update(loss, logits, valid[1])
-        loss, logits = steps.weights(train)
-        meters.weights.update(loss, logits, train[1])
-
-
 def endless(loader: Loader, start: int) -> Iterator[Batch]:
     """Yields the batches of epoch after epoch of a loader, from step number `start` on, counted over all epochs."""
     epoch, step = divmod(start, len(loader))
     yield from loader.epoch(epoch, step)
     for later in itertools.count(epoch + 1):
         yield from loader.epoch(later)
-
-
-def _report_epoch(run: Run, bilevel: Bilevel, meters: Meters, derived: Derived, log_logits: bool) -> None:
-    space, number = bilevel.space, run.epoch + 1
-    mixing = bilevel.relaxation.expected(space)
-    genotype = space.derive(mixing)
-    derived.genotype = genotypes.to_json(genotype)
-    with run.directory.auxiliary("genotypes"):
-        (run.directory.path / "genotypes").mkdir(exist_ok=True)
-        genotypes.save(genotype, run.directory.path / "genotypes" / f"epoch_{number:03d}.json")
-    run.add_metrics(
-        {
-            "train_loss": meters.weights.loss,
-            "train_accuracy": meters.weights.accuracy,
-            "arch_loss": meters.architecture.loss,
-            "arch_accuracy": meters.architecture.accuracy,
-            "valid_loss": meters.held_out.loss,
-            "valid_accuracy": meters.held_out.accuracy,
-            "learning_rate": learning_rate(bilevel.weight_optimizer),
-            **diagnose(space, mixing, genotype),
-        }
-    )
-    with run.directory.auxiliary("tb"):
-        tensorboard.add_mixing(run.tensorboard, space, mixing, number)
-        if log_logits:
-            tensorboard.add_logits(run.tensorboard, space, number)
-        tensorboard.add_genotype(run.tensorboard, genotype, number)
-    left, slots = sum(space.left_start(mixing).values()), len(KINDS) * len(space.peaked)
-    note = f", {left} of {slots} slots have left the start" if slots else ""
-    run.log_epoch("valid", meters.weights, meters.held_out, note)
-
-
-def _finish(run: Run, config: SearchConfig, derived: Derived, held_out: Meter, same_data: SameData) -> SearchResult:
-    genotype = genotypes.from_json(derived.genotype, "the checkpoint")
-    directory = run.directory
-    genotypes.save(genotype, directory.path / "genotype.json")
-    tensorboard.draw_cells(directory, genotype, f"{config.space.space}, ")
-    result = SearchResult(
-        run_dir=str(directory.path),
-        space=config.space.space,
-        dataset=config.data.dataset,
-        genotype=genotypes.to_text(genotype),
-        valid_accuracy=held_out.accuracy,
-        epochs=config.epochs,
-        seconds=round(run.seconds, 3),
-    )
-    found = SearchRecord(seed=config.seed, settings=directory.settings, data=same_data.summary, result=result)
-    record.write(directory, found)
-    directory.log(
-        f"genotype and pictures of its cells written to {directory.path}: genotype.json, normal.svg, reduce.svg"
-    )
-    return result

@@ -98,7 +98,8 @@ class Run:
 
     Args:
         directory: where it is kept.
-        tracked: what is saved and restored with the position, by name.
+        tracked: what is saved and restored with the position, by name. An entry may be replaced at any time, by the
+            loop or by restoring an entry before it.
         device: where the run computes.
         deterministic: whether a GPU takes only algorithms that give the same bits each time.
         epochs: how many the run has.
@@ -123,7 +124,7 @@ class Run:
         self.directory = directory
         self.epoch = self.step = 0
         self._epochs, self._steps = epochs, steps
-        self._tracked, self._device, self._deterministic = dict(tracked), device, deterministic
+        self._tracked, self._device, self._deterministic = tracked, device, deterministic
         self._meters = [value for value in tracked.values() if isinstance(value, Meter)]
         self._check_every = 1 if device.type == "cpu" else CHECK_EVERY
         self._seconds = 0.0
@@ -269,7 +270,8 @@ class Run:
     def _restore(self, state: dict[str, Any]) -> None:
         """Continues from a checkpoint. Raises UsageError for one of another run, ValueError for one that is spoiled."""
         self._check_state(state)
-        for name, tracked in self._tracked.items():  # in their order, for the first may say that this is another run
+        for name in list(self._tracked):  # in their order, for the first may say that this is another run
+            tracked = self._tracked[name]  # looked up now, since the one before may have replaced it
             _check_tracked(name, tracked, state["tracked"][name])
             tracked.load_state_dict(state["tracked"][name])
         self.epoch, self.step, self._seconds = state["epoch"], state["step"], state["seconds"]
