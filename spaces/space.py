@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +63,9 @@ INIT_GAP = 5.0
 class SearchSpace(nn.Module):
     """Base class of the search spaces; a space defines its edges and, optionally, how they are weighted.
 
-    A subclass defines `edges_between` and may override `operations_default`, `edges_kept`, `edge_normalized`,
-    `initializations`, `_initialize`, `edge_weights`, and `logits`. Turning logits into weights of the operations is
-    the job of a relaxation (`nas.methods.relaxation`), not of the space.
+    A subclass defines `edges_between` and may override `operations_default`, `allowed_operations`, `edges_kept`,
+    `edge_normalized`, `initializations`, `_initialize`, `edge_weights`, and `unmasked_logits`. Turning logits into
+    weights of the operations is the job of a relaxation (`nas.methods.relaxation`), not of the space.
 
     Args:
         nodes: intermediate nodes of a cell.
@@ -76,6 +76,7 @@ class SearchSpace(nn.Module):
     Attributes:
         alpha: logits of the operations, (E, O) for each cell kind.
         beta: logits of the edges, (E,) for each cell kind; only where edges are normalized.
+        mask: the operations that each edge may have, (E, O) of bool for each cell kind; `restrict` changes it.
 
     Raises ValueError for an operation that is unknown or listed twice, and if there is none but zero.
     """
@@ -92,16 +93,20 @@ class SearchSpace(nn.Module):
 
     def __init__(self, *, nodes: int = 4, operations: Sequence[str] = (), edge_normalized: bool | None = None) -> None:
         super().__init__()
-        if hasattr(self, "mixing_weights"):
-            # Ignored silently, it would change the result of a search.
-            raise ValueError(
-                f"{type(self).__name__} overrides mixing_weights, which is no longer called; "
-                "override logits or edge_weights, or pass the search a relaxation of your own"
-            )
+        for name in ("mixing_weights", "logits"):
+            if getattr(type(self), name, None) is not getattr(SearchSpace, name, None):
+                # Ignored silently, it would change the result of a search.
+                raise ValueError(
+                    f"{type(self).__name__} overrides {name}, which is not called for that; override unmasked_logits "
+                    "or edge_weights, or write a search method of your own"
+                )
         self.topology = Topology(nodes, tuple(self.edges_between(nodes)))
         self.operations = _checked_operations(operations or self.operations_default)
         size = (len(self.topology.edges), len(self.operations))
         self.alpha = nn.ParameterDict({kind: nn.Parameter(torch.zeros(size)) for kind in KINDS})
+        for kind in KINDS:
+            self.register_buffer(f"{kind}_mask", self._allowed(kind))
+        self.restrict(self.mask)
         if edge_normalized is not None:
             self.edge_normalized = edge_normalized
         if self.edge_normalized:
@@ -115,9 +120,58 @@ class SearchSpace(nn.Module):
         """The (source, target) pairs of a cell with `nodes` intermediate nodes."""
         raise NotImplementedError
 
-    def logits(self, kind: Kind) -> Tensor:
-        """The logits (E, O) of the operations, which a relaxation turns into their weights: here `alpha`."""
+    def allowed_operations(self, kind: Kind, edge: int) -> Sequence[str]:
+        """The candidates of an edge, among `operations`: here all of them."""
+        return self.operations
+
+    def _allowed(self, kind: Kind) -> Tensor:
+        allowed = [set(self.allowed_operations(kind, edge)) for edge in range(len(self.topology.edges))]
+        return torch.tensor([[name in names for name in self.operations] for names in allowed])
+
+    @property
+    def mask(self) -> Mapping[Kind, Tensor]:
+        """The operations that each edge may have, (E, O) of bool for each cell kind."""
+        return {kind: self.get_buffer(f"{kind}_mask") for kind in KINDS}
+
+    @torch.no_grad()
+    def restrict(self, masks: Mapping[Kind, Tensor]) -> None:
+        """Allows only the operations of the masks, (E, O) of bool for each cell kind, from now on.
+
+        A supernet that is built before has all operations that were allowed then.
+
+        Raises ValueError for a mask that leaves an edge no operation other than zero.
+        """
+        for kind in KINDS:
+            for edge, allowed in enumerate(masks[kind].tolist()):
+                if not any(allowed[o] for o, name in enumerate(self.operations) if name != "none"):
+                    raise ValueError(
+                        f"edge {edge} of the {CELL_NAMES[kind]} cell has no operation other than 'none' left"
+                    )
+        for kind in KINDS:
+            self.mask[kind].copy_(masks[kind])
+        self._note_masked()
+
+    def _note_masked(self) -> None:
+        # Known on the CPU, since a step must not wait for the GPU to find out.
+        self._masked = not all(bool(mask.all()) for mask in self.mask.values())
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._note_masked()
+
+    def candidates(self, kind: Kind, edge: int) -> list[int]:
+        """The columns of the operations that an edge may be left with: those allowed, but for zero."""
+        allowed = self.mask[kind][edge].tolist()
+        return [o for o, name in enumerate(self.operations) if allowed[o] and name != "none"]
+
+    def unmasked_logits(self, kind: Kind) -> Tensor:
+        """The logits (E, O) of all operations, allowed or not: here `alpha`."""
         return self.alpha[kind]
+
+    def logits(self, kind: Kind) -> Tensor:
+        """The logits (E, O) of the operations, which a relaxation turns into their weights; -inf if not allowed."""
+        logits_EO = self.unmasked_logits(kind)
+        return logits_EO.masked_fill(~self.mask[kind], -torch.inf) if self._masked else logits_EO
 
     def edge_weights(self, kind: Kind) -> Tensor:
         """The weights p (E,) of the edges, whatever the relaxation.
@@ -132,6 +186,10 @@ class SearchSpace(nn.Module):
         # A softmax per target node, in one operation for all nodes: the rivals of an edge are those with its target.
         rivals_EE = beta.expand(len(beta), -1).masked_fill(~self._same_target, -torch.inf)
         return (beta - rivals_EE.logsumexp(dim=1)).exp()
+
+    def sum_over_rivals(self, weights_E: Tensor) -> Tensor:
+        """For each edge, the sum of `weights_E` over the edges that enter the same node, itself included; (E,)."""
+        return self._same_target.to(weights_E) @ weights_E
 
     def mixing(self, weights: Mapping[Kind, Tensor]) -> Mixing:
         """The mixing weights (E, O): the `weights` (E, O) of the operations, times those of their edges."""
@@ -173,14 +231,15 @@ class SearchSpace(nn.Module):
         """
         rows = {kind: mixing[kind].tolist() for kind in KINDS}
         return {
-            kind: sum(self.operations[self._strongest(rows[kind][e])] != name for e, name in self.peaked.items())
+            kind: sum(
+                self.operations[self._strongest(rows[kind][e], kind, e)] != name for e, name in self.peaked.items()
+            )
             for kind in KINDS
         }
 
-    def _strongest(self, weights: Sequence[float]) -> int:
-        """The operation other than zero with the largest of an edge's weights (O,), the first among equals."""
-        candidates = [o for o, name in enumerate(self.operations) if name != "none"]
-        return max(candidates, key=weights.__getitem__)
+    def _strongest(self, weights: Sequence[float], kind: Kind, edge: int) -> int:
+        """The candidate of an edge with the largest of its weights (O,), the first among equals."""
+        return max(self.candidates(kind, edge), key=weights.__getitem__)
 
     def derive(self, mixing: Mixing) -> Genotype:
         """The genotype of the given mixing weights, (E, O) for each kind.
@@ -204,7 +263,7 @@ class SearchSpace(nn.Module):
         if not all(math.isfinite(w) for row in rows for w in row):
             raise ValueError(f"{where} are not finite")
         # The stable sort leaves the lower index first among equals.
-        best = [self._strongest(row) for row in rows]
+        best = [self._strongest(row, kind, edge) for edge, row in enumerate(rows)]
         nodes = []
         for target in range(CELL_INPUTS, CELL_INPUTS + self.topology.nodes):
             entering = self.topology.entering(target)

@@ -34,6 +34,11 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]
         train_search.command,
         (*SEARCH, *OPERATIONS, *EPOCHS, *OWN, "--space", "agd", "--init", "random"),
     ),
+    # The second stage begins after step 4, and its architecture steps after step 6.
+    "search-stages": (
+        train_search.command,
+        (*SEARCH, *OPERATIONS, *EPOCHS, "--drop", "1", "--stage-layers", "2", "3", "--warm-up-epochs", "1"),
+    ),
     "search-unrolled": (train_search.command, (*SEARCH, *OPERATIONS, *EPOCHS, "--unrolled")),
     "train": (
         train_eval.command,
