@@ -48,7 +48,7 @@ class Check(Config):
     """Seed of the weight matrix."""
 
     def run(self) -> dict[str, Any]:
-        """Compares, prints the table and returns the largest difference of all."""
+        """Compares, prints the table and returns the differences and the largest of them."""
         weight = equivalence.random_weight(self.size, self.seed)
         errors = {a.name: equivalence.errors(weight, a, depth=self.depth) for a in ACTIVATIONS.values()}
         lines = [

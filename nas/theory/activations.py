@@ -1,14 +1,14 @@
 """Activations Phi and their antiderivatives Psi, the rows of Table 1 (H. Li, Y. Yang, D. Chen, Z. Lin).
 
-Psi' = Phi makes a layer x -> Phi(W x) a gradient step (Lemma 1, `nas.theory.objectives`). Here every Psi is
-normalized to Psi(0) = 0; the printed rows of sigmoid and tanh are larger by log 2, those of softplus (with C = 0)
-and Swish by pi^2 / 12, which changes no gradient. Where the sources err:
+Psi' = Phi makes a layer x -> Phi(W x) a gradient step (Lemma 1, `nas.theory.objectives`). Every Psi here satisfies
+Psi(0) = 0. The published rows of sigmoid and tanh are larger by log 2, and those of softplus (with C = 0) and Swish
+by pi^2 / 12, which changes no gradient. The sources are corrected in these places:
 
-- sigmoid and tanh are printed as logarithms of sums of exponentials, which overflow (in float64 for t < -709);
-  here they are written with softplus.
+- sigmoid and tanh: the rows are logarithms of sums of exponentials, which overflow (in float64 for t < -709);
+  here they are expressed through softplus.
 - softsign: the row for t <= 0 is the logarithm of a negative number; it must be -t - log(1 - t).
 - ELU: the row for t <= 0, a (e^t - t), jumps by a at 0; it must be a (e^t - t - 1).
-- leaky ReLU: the slides on LPOM have alpha^2 t^2 / 2 for t <= 0; the papers' alpha t^2 / 2 is right.
+- leaky ReLU: the slides on LPOM give alpha^2 t^2 / 2 for t <= 0; alpha t^2 / 2, as in the papers, is correct.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from torch.special import xlog1py, xlogy
 Elementwise = Callable[[Tensor], Tensor]
 
 _LOG_2 = math.log(2)
-#: -Li2(-1), the value that Psi of softplus and Swish need to vanish at 0.
+#: -Li2(-1), the constant that makes Psi of softplus and Swish vanish at 0.
 _PI2_12 = math.pi**2 / 12
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation; its functions take and return tensors of any shape, elementwise, in any floating dtype."""
+    """An activation. Its functions work elementwise on tensors of any shape and any floating-point dtype."""
 
     name: str
-    """The name in messages; the key of those in `ACTIVATIONS`."""
+    """Its name in messages, and its key if it is one of `ACTIVATIONS`."""
     phi: Elementwise
     """Phi(t)."""
     psi: Elementwise
@@ -44,7 +44,7 @@ class Activation:
     inverse: Elementwise | None
     """The inverse of Phi on the interior of `range` (ReLU: y > 0); None where Phi has none (Swish)."""
     range: tuple[float, float]
-    """Closed interval of the values of Phi."""
+    """Smallest closed interval that contains the values of Phi."""
     slopes: tuple[float, float]
     """Infimum and supremum of Phi'."""
     f: Elementwise | None = None
@@ -62,7 +62,7 @@ class Activation:
 
 
 class _KnownDerivative(torch.autograd.Function):
-    """Evaluates function(t) with a given derivative, so that autograd need not differentiate it."""
+    """function(t) with a derivative that is given instead of found by autograd."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, function: Elementwise, derivative: Elementwise) -> Tensor:
@@ -77,24 +77,28 @@ class _KnownDerivative(torch.autograd.Function):
 
 
 def with_derivative(function: Elementwise, derivative: Elementwise) -> Elementwise:
-    """The function with `derivative` as its derivative for autograd, to any order that `derivative` itself has."""
+    """The function, with `derivative` as its derivative for autograd.
+
+    It can be differentiated once more often than `derivative` itself.
+    """
     return lambda t: _KnownDerivative.apply(t, function, derivative)
 
 
 def _li2(t: Tensor) -> Tensor:
-    # scipy's spence(z) is Li2(1 - z). At -e^-|t| nothing overflows; Li2's inversion formula gives the rest.
+    # scipy's spence(z) is Li2(1 - z). Li2(-e^-|t|) cannot overflow; for t > 0 Li2's inversion formula turns it into
+    # Li2(-e^t).
     exponential = torch.exp(-t.detach().double().abs())
     near = torch.as_tensor(spence(1 + exponential.cpu().numpy())).to(t.device)
     far = -2 * _PI2_12 - t.double().square() / 2 - near
     return torch.where(t > 0, far, near).to(t.dtype)
 
 
-#: Li2(-e^t), the dilogarithm where Psi of softplus and Swish need it.
+#: Li2(-e^t), the form of the dilogarithm in Psi of softplus and Swish.
 _dilogarithm = with_derivative(_li2, lambda t: -_softplus(t))
 
 
 def _softplus(t: Tensor) -> Tensor:
-    """log(1 + e^t); torch's default threshold of 20 would be wrong by 2e-9 there."""
+    """log(1 + e^t). With torch's default threshold of 20, the result just above 20 would be off by 2e-9."""
     return F.softplus(t, threshold=40)
 
 
@@ -110,13 +114,16 @@ def _softplus_f(x: Tensor) -> Tensor:
 
 
 def _softsign_psi(t: Tensor) -> Tensor:
-    # Not abs(): its derivative 0 at t = 0 would make the second derivative there 0 instead of 1.
+    # Not abs(): its derivative at t = 0 is 0, which would make the second derivative there 0 instead of 1.
     size = torch.where(t < 0, -t, t)
     return size - torch.log1p(size)
 
 
 def _not_positive(t: Tensor) -> Tensor:
-    """min(t, 0), with the derivative 1 at 0; keeps the branch for t <= 0 finite where it is not taken."""
+    """min(t, 0), with derivative 1 at 0.
+
+    It keeps the branch for t <= 0 finite for t > 0 too: torch.where passes on nan gradients of the branch not taken.
+    """
     return torch.where(t > 0, 0.0, t)
 
 
@@ -143,8 +150,9 @@ def elu(alpha: float = 1.0) -> Activation:
     _check_positive("elu", alpha)
 
     def f(x: Tensor) -> Tensor:
-        """For x < 0 (alpha + x) (log(1 + x / alpha) - 1) + alpha - x^2 / 2."""
+        """(alpha + x) log(1 + x / alpha) - x - x^2 / 2 for x < 0, otherwise 0."""
         below = x.clamp(max=0)
+        # xlog1py(0, -1) is 0, the limit at the end of the range.
         return xlog1py(alpha + below, below / alpha) - below - below * below / 2
 
     return Activation(
@@ -170,7 +178,7 @@ _SIGMOID = Activation(
     inverse=torch.logit,
     range=(0.0, 1.0),
     slopes=(0.0, 0.25),
-    f=lambda x: xlogy(x, x) + xlog1py(1 - x, -x) - x * x / 2,
+    f=lambda x: xlogy(x, x) + xlog1py(1 - x, -x) - x * x / 2,  # 0 log 0 = 0 at both ends of the range
 )
 _TANH = Activation(
     "tanh",
@@ -208,7 +216,8 @@ _RELU = Activation(
     slopes=(0.0, 1.0),
     f=torch.zeros_like,
 )
-#: Swish is least where t + 1 = -e^t. Its slope at -t is one minus that at t, and is greatest where t tanh(t / 2) = 2.
+#: The minimum of Swish, where t + 1 = -e^t, and its largest slope, where t tanh(t / 2) = 2. The slope at -t is 1 minus
+#: that at t, which gives the smallest slope.
 _SWISH_LEAST = -0.2784645427610738
 _SWISH_SLOPE = 1.0998393201288668
 _SWISH = Activation(
@@ -219,7 +228,7 @@ _SWISH = Activation(
     range=(_SWISH_LEAST, math.inf),
     slopes=(1 - _SWISH_SLOPE, _SWISH_SLOPE),
 )
-#: Not in Table 1; the last layer of an LPOM has it.
+#: Not in Table 1; the usual activation of an LPOM's last layer.
 _IDENTITY = Activation(
     "identity",
     phi=lambda t: t,
@@ -230,7 +239,7 @@ _IDENTITY = Activation(
     f=torch.zeros_like,
 )
 
-#: The activations of Table 1 in its order, and then the identity.
+#: The activations of Table 1 in its order, followed by the identity.
 ACTIVATIONS: dict[str, Activation] = {
     activation.name: activation
     for activation in (_SIGMOID, _TANH, _SOFTPLUS, _SOFTSIGN, _RELU, leaky_relu(), elu(), _SWISH, _IDENTITY)

@@ -1,4 +1,4 @@
-"""Networks are algorithms: computes both and compares them (H. Li, Y. Yang, D. Chen, Z. Lin, sec. 4)."""
+"""Compares networks with the algorithms that they correspond to (H. Li, Y. Yang, D. Chen, Z. Lin, sec. 4)."""
 
 from __future__ import annotations
 
@@ -23,21 +23,24 @@ def errors(
 ) -> dict[str, float]:
     """How far each network is from its algorithm on the objective of Lemma 1.
 
-    The states of network (7) are compared with U^{-1} times those of algorithm (1), (11) with (2), (12) with the z
-    of (3), (13) with the y of (4), and (14) with the y of (6), whose z are the x' of (14).
+    The states of network (7) are compared with U^{-1} times those of algorithm (1). In the same way, (11) is compared
+    with (2), (12) with z of (3), (13) with y of (4), and (14) with y of (6), whose z corresponds to x' of (14).
 
     Args:
-        weight: W, (n, n), symmetric positive definite; float64 if rounding should not matter.
+        weight: W, (n, n), symmetric positive definite; pass float64 to keep rounding errors negligible.
         activation: Phi and Psi.
-        x0: start, (..., n) (default: drawn from N(0, I)).
+        x0: start, (..., n); None draws one from N(0, I).
         depth: number of layers.
         beta: momentum of heavy ball, one number or a sequence of `depth`.
         alpha: step size of heavy ball, one number or a sequence of `depth`.
-        momentum: momentum of accelerated gradient descent (default: the paper's).
+        momentum: momentum of accelerated gradient descent; None takes the paper's sequence.
 
-    Returns, by the name of the network, the largest difference between the states as a fraction of their largest
-    entry, or of 1 if that is smaller. Raises ValueError for a W that is not symmetric positive definite, and for an
-    x0 that does not fit it.
+    Returns:
+        For each network, by name, the largest difference between its states and the algorithm's, divided by the
+        largest absolute value among the latter, or by 1 if that is smaller.
+
+    Raises ValueError for a W that is not symmetric positive definite, and for an x0 that does not match W in shape or
+    dtype.
     """
     objective = LayerObjective(weight, activation)
     if x0 is not None and (x0.dtype != weight.dtype or x0.shape[-1:] != weight.shape[:1]):

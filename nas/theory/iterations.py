@@ -1,12 +1,12 @@
 """First-order algorithms that minimize f, given its gradient g (H. Li, Y. Yang, D. Chen, Z. Lin, eq. (1)-(6)).
 
-Each is a function of g and the start z0, a tensor of any shape, and returns the whole trajectory, with steps + 1
-entries along a new first axis, in the dtype of z0. The step size is 1, as in the paper, and so is the penalty of
-ADMM: for a step size s pass s * g.
+Each is a function of g and the start z0, a tensor of any shape. It returns the whole trajectory: steps + 1 states
+along a new first axis, in the dtype of z0. The step size and the penalty of ADMM are 1, as in the paper; for a step
+size s, pass s * g.
 
-The momentum b_0, b_1, ... is None, for the paper's sequence (`nesterov_momentum`); a number, for a constant one
-(`strongly_convex_momentum`); or a sequence, of which the first steps + 1 entries are used. b_0 only keeps the index:
-since z_{-1} = z_0, it multiplies zero.
+The momentum b_0, b_1, ... takes one of three forms: None for the paper's sequence (`nesterov_momentum`); a number for
+a constant momentum (`strongly_convex_momentum`); or a sequence, of which the first steps + 1 entries are used. b_0 has
+no effect, because z_{-1} = z_0; it is there so that indices match the paper's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Accelerated(NamedTuple):
 
 
 class Multipliers(NamedTuple):
-    """Trajectories of ADMM, each (steps + 1, *z0.shape): both copies of the variable, and the multiplier."""
+    """Trajectories of ADMM, each (steps + 1, *z0.shape): the two copies of the variable, and the multiplier."""
 
     z: Tensor
     y: Tensor
@@ -43,17 +43,17 @@ class Multipliers(NamedTuple):
 
 
 def thetas(count: int) -> list[float]:
-    """theta_0 = 1, ..., theta_{count-1}: 1 - theta_k = theta_k^2 / theta_{k-1}^2, positive root (below eq. (3))."""
+    """theta_0 = 1, ..., theta_{count-1}, positive: 1 - theta_k = theta_k^2 / theta_{k-1}^2 (below eq. (3))."""
     values = [1.0]
     while len(values) < count:
         before = values[-1]
-        # The root of t^2 + p^2 t - p^2 written without the cancellation of the quadratic formula.
+        # The positive root of t^2 + p^2 t - p^2, in a form that avoids the cancellation of the quadratic formula.
         values.append(2 * before / (before + math.sqrt(before**2 + 4)))
     return values[:count]
 
 
 def nesterov_momentum(count: int) -> list[float]:
-    """b_0 = 0, ..., b_{count-1}: b_k = theta_k (1 - theta_{k-1}) / theta_{k-1} (eq. (3)); b_1 = 0 too."""
+    """b_0 = 0, ..., b_{count-1}: b_k = theta_k (1 - theta_{k-1}) / theta_{k-1} (eq. (3)). b_1 = 0 as well."""
     t = thetas(count)
     return [0.0, *(t[k] * (1 - t[k - 1]) / t[k - 1] for k in range(1, count))][:count]
 
@@ -70,7 +70,7 @@ def strongly_convex_momentum(smoothness: float, strong_convexity: float) -> floa
 
 
 def momentum_sequence(momentum: Momentum, steps: int) -> list[float]:
-    """b_0, ..., b_steps of a momentum in one of its three forms. Raises ValueError for a sequence too short."""
+    """b_0, ..., b_steps of a momentum in any of its three forms. Raises ValueError for a sequence that is too short."""
     if momentum is None:
         return nesterov_momentum(steps + 1)
     if isinstance(momentum, int | float):
@@ -82,9 +82,9 @@ def momentum_sequence(momentum: Momentum, steps: int) -> list[float]:
 
 
 def per_step(name: str, value: PerStep, steps: int) -> list[float]:
-    """A coefficient of every step, from one number for all or a sequence, of which `steps` entries are taken.
+    """The coefficient of each step, from one number for all steps or from the first `steps` entries of a sequence.
 
-    Raises ValueError, which calls the coefficient `name`, for a sequence too short.
+    Raises ValueError for a sequence that is too short; `name` is what the message calls the coefficient.
     """
     if isinstance(value, int | float):
         return [float(value)] * steps
@@ -98,7 +98,7 @@ def h_table(momentum: Sequence[float]) -> list[list[float]]:
     """The coefficients of eq. (4) by the recursion (5): row k holds h_{k,0}, ..., h_{k,k-1}; row 0 is empty.
 
     Args:
-        momentum: b_0, b_1, ...; there are as many rows.
+        momentum: b_0, b_1, ...; the table has one row for each of them.
     """
     rows: list[list[float]] = [[]]
     for k in range(len(momentum) - 1):
@@ -110,7 +110,7 @@ def h_table(momentum: Sequence[float]) -> list[list[float]]:
 def h_coefficient(momentum: Sequence[float], k: int, j: int) -> float:
     """h_{k,j}, 0 <= j < k, in closed form: 1 + b_k for j = k-1, else b_{j+1} ... b_k.
 
-    With the paper's sequence, where b_1 = 0, the start has no weight from the second step on: h_{k,0} = 0, k >= 2.
+    With the paper's sequence, where b_1 = 0, the start no longer counts from the second step on: h_{k,0} = 0, k >= 2.
     """
     return 1 + momentum[k] if j == k - 1 else math.prod(momentum[j + 1 : k + 1])
 
@@ -129,16 +129,16 @@ def gradient_descent(gradient: Gradient, z0: Tensor, steps: int) -> Tensor:
 def heavy_ball(gradient: Gradient, z0: Tensor, steps: int, beta: PerStep = 0.3, alpha: PerStep = 1.0) -> Tensor:
     """The heavy-ball method: z_{k+1} = z_k - alpha_k g(z_k) + beta_k (z_k - z_{k-1}), z_{-1} = z_0.
 
-    Eq. (2) has alpha_k = 1 and one beta; Theorem 2 of the slides has sequences. beta_0 multiplies zero.
+    Eq. (2) has alpha_k = 1 and a constant beta; Theorem 2 of the slides allows sequences. beta_0 has no effect.
 
     Args:
         gradient: g.
         z0: start, of any shape.
-        steps: how many.
-        beta: momentum: one number for all steps, or a sequence beta_0, beta_1, ...
-        alpha: step size, in the same forms.
+        steps: number of steps.
+        beta: momentum, one number for all steps or a sequence beta_0, beta_1, ...
+        alpha: step size, likewise.
 
-    Raises ValueError for a sequence too short.
+    Raises ValueError for a sequence that is too short.
     """
     sizes, momentum = per_step("alpha", alpha, steps), per_step("beta", beta, steps)
     z = [z0, z0]
@@ -150,7 +150,7 @@ def heavy_ball(gradient: Gradient, z0: Tensor, steps: int, beta: PerStep = 0.3, 
 def accelerated(gradient: Gradient, z0: Tensor, steps: int, momentum: Momentum = None) -> Accelerated:
     """Nesterov's accelerated gradient descent, eq. (3): y_k = z_k + b_k (z_k - z_{k-1}), z_{k+1} = y_k - g(y_k).
 
-    Raises ValueError for a momentum sequence too short.
+    Raises ValueError for a momentum sequence that is too short.
     """
     b = momentum_sequence(momentum, steps)
     z, y = [z0], [z0]
@@ -163,8 +163,9 @@ def accelerated(gradient: Gradient, z0: Tensor, steps: int, momentum: Momentum =
 def accelerated_h(gradient: Gradient, z0: Tensor, steps: int, momentum: Momentum = None) -> Tensor:
     """Accelerated gradient descent in y alone, eq. (4)-(5): y_{k+1} = y_k - sum over j <= k of h_{k+1,j} g(y_j).
 
-    The same y as `accelerated`, for any momentum: the last case of (5) gives h_{1,0} = 1 + b_1.
-    Raises ValueError for a momentum sequence too short.
+    This is y of `accelerated` for any momentum, because the last case of (5) gives h_{1,0} = 1 + b_1.
+
+    Raises ValueError for a momentum sequence that is too short.
     """
     rows = h_table(momentum_sequence(momentum, steps))
     y, gradients = [z0], []
@@ -175,7 +176,10 @@ def accelerated_h(gradient: Gradient, z0: Tensor, steps: int, momentum: Momentum
 
 
 def linearized_admm(gradient: Gradient, z0: Tensor, steps: int) -> Multipliers:
-    """Linearized ADMM on f(z) + f(y) subject to z = y, eq. (6) solved for its minima; y_0 = z_0, multiplier 0."""
+    """Linearized ADMM on f(z) + f(y) subject to z = y: eq. (6), its minimizers in closed form.
+
+    It starts with y_0 = z_0 and the multiplier 0.
+    """
     z, y, multiplier = [z0], [z0], [torch.zeros_like(z0)]
     for _ in range(steps):
         z.append((z[-1] - gradient(z[-1]) + y[-1] - multiplier[-1]) / 2)

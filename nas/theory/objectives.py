@@ -13,8 +13,8 @@ class LayerObjective:
 
         f(z) = |z|^2 / 2 - sum over i of Psi((U z)_i),   U = W^{1/2},   Psi' = Phi      (Lemma 1, eq. (8)-(9))
 
-    In x = U^{-1} z it is F(x) = f(U x), and the step is preconditioned: x - W^{-1} grad F(x). A point is stationary
-    where x = Phi(W x).
+    In the variable x = U^{-1} z the objective is F(x) = f(U x), and the step becomes the preconditioned one
+    x - W^{-1} grad F(x). Stationary points satisfy x = Phi(W x).
 
     Args:
         weight: W, (n, n), symmetric and positive definite.
@@ -22,9 +22,9 @@ class LayerObjective:
 
     Attributes:
         root: U, (n, n), symmetric and positive definite.
-        curvature: bounds (mu, L) of the eigenvalues of the Hessian I - U Phi' U. f is strongly convex where mu > 0,
-            that is sup Phi' times the largest eigenvalue of W below 1. The step of size 1 never raises f where
-            L <= 2, and L <= 1 for every Phi that does not decrease. grad f is max(|mu|, L)-Lipschitz.
+        curvature: bounds (mu, L) of the eigenvalues of the Hessian I - U Phi' U. f is strongly convex if mu > 0, that
+            is, if sup Phi' times the largest eigenvalue of W is below 1. A step of size 1 never increases f if L <= 2;
+            L <= 1 for every Phi that never decreases. grad f is Lipschitz with the constant max(|mu|, L).
 
     Points are (..., n). Raises ValueError for a W that is not square, symmetric and positive definite.
     """
@@ -35,37 +35,42 @@ class LayerObjective:
         self.root = (vectors * eigenvalues.sqrt()) @ vectors.T
         least, largest = eigenvalues[0].item(), eigenvalues[-1].item()
         flat, steep = activation.slopes
+        # A negative slope, as Swish has, counts most at the largest eigenvalue.
         self.curvature = (1 - steep * largest, 1 - min(flat * least, flat * largest))
 
     def f(self, z: Tensor) -> Tensor:
-        """The objective f at points z (..., n), one value (...) each."""
+        """The objective f at points z (..., n): (...)."""
         return z.square().sum(-1) / 2 - self.activation.psi(z @ self.root).sum(-1)
 
     def grad_f(self, z: Tensor) -> Tensor:
-        """The gradient of f, z - U Phi(U z), (..., n)."""
+        """The gradient of f at points z (..., n): z - U Phi(U z), (..., n)."""
         return z - self.activation.phi(z @ self.root) @ self.root
 
     def F(self, x: Tensor) -> Tensor:
-        """The objective at points x (..., n), f(U x), one value (...) each."""
+        """The objective in x at points x (..., n): f(U x), (...)."""
         return self.f(x @ self.root)
 
     def grad_F(self, x: Tensor) -> Tensor:
-        """The gradient of F, W (x - Phi(W x)), (..., n)."""
+        """The gradient of F at points x (..., n): W (x - Phi(W x)), (..., n)."""
         return (x - self.activation.phi(x @ self.weight)) @ self.weight
 
     def to_x(self, z: Tensor) -> Tensor:
-        """The points U^{-1} z, (..., n)."""
+        """The points x = U^{-1} z, (..., n)."""
         return torch.linalg.solve(self.root, z, left=False)
 
 
 def _spectrum(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Ascending eigenvalues (n,) and eigenvectors (n, n) of an SPD matrix; ValueError for any other."""
+    """Ascending eigenvalues (n,) and eigenvectors (n, n) of W.
+
+    Raises ValueError for a W that is not a symmetric positive definite matrix.
+    """
     if not (isinstance(weight, Tensor) and weight.is_floating_point()):
         raise ValueError("W is not a tensor of floating-point numbers; pass torch.as_tensor(W, dtype=torch.float64)")
     if weight.dim() != 2 or weight.shape[0] != weight.shape[1]:
         raise ValueError(f"W has the shape {tuple(weight.shape)}; it must be a square matrix")
     if not weight.isfinite().all():
         raise ValueError("W has entries that are not finite")
+    # Rounding in a product such as A @ A.T leaves differences of this size.
     precision = torch.finfo(weight.dtype).eps * len(weight)
     skew = (weight - weight.T).abs().max()
     if skew > precision * weight.abs().max():

@@ -17,7 +17,7 @@ _FORMATS = {".svg": "svg", ".png": "png"}
 
 
 def check_picture(path: str) -> None:
-    """Raises UsageError unless the name of a picture ends in .svg or .png."""
+    """Checks the name of a picture. Raises UsageError for one that does not end in .svg or .png."""
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
         raise UsageError(f"{path}: cannot draw {suffix or 'no suffix'}; name it .svg or .png")
@@ -40,12 +40,12 @@ def write(path: Path, content: bytes) -> None:
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Writes a picture in the format that its name ends in, .svg or .png. Raises UsageError as `write`."""
+    """Writes a picture in the format of its suffix, .svg or .png. Raises UsageError as `write` does."""
     from matplotlib import rc_context
 
     content = io.BytesIO()
     form = _FORMATS[path.suffix.lower()]
-    # Without a date and random identifiers the same figures give the same file.
+    # No date and no random identifiers: the same results give the same file.
     with rc_context({"svg.hashsalt": "optinas"}):
         figure.savefig(content, format=form, dpi=_DOTS_PER_INCH, metadata={"Date": None} if form == "svg" else None)
     write(path, content.getvalue())

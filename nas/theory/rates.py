@@ -1,9 +1,10 @@
-"""How many iterations the algorithms need, against the condition number kappa = L / mu of a quadratic.
+"""Iterations that the algorithms need, as a function of the condition number kappa = L / mu of a quadratic.
 
-f(z) = sum over i of lambda_i z_i^2 / 2, where log lambda_i is evenly spaced from mu = 1 / kappa to L = 1; z_0 is all
-ones. The orders of H. Li, Y. Yang, D. Chen, Z. Lin (sec. 3) are kappa for gradient descent, and its root for heavy
-ball and accelerated gradient descent. The latter holds for a momentum that knows kappa: with a fixed one the order is
-that of gradient descent again, and that of the sequence theta_k, made for f that are not strongly convex, is between.
+f(z) = sum over i of lambda_i z_i^2 / 2, where log lambda_i is evenly spaced between mu = 1 / kappa and L = 1; z_0 is
+all ones. According to H. Li, Y. Yang, D. Chen, Z. Lin (sec. 3), the number grows as kappa for gradient descent, and as
+its square root for heavy ball and accelerated gradient descent. The square root requires a momentum chosen for kappa:
+with a fixed momentum the number grows as kappa again. The sequence theta_k, made for f that need not be strongly
+convex, lies in between.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RatesConfig(Config):
-    """Iterations to a tolerance on quadratics of several condition numbers."""
+    """Iterations to reach a tolerance on quadratics of several condition numbers."""
 
     kappas: Annotated[tuple[float, ...], MoreThan(1), AtMost(1e6)] = (1e2, 1e3, 1e4)
     """Condition numbers."""
     tolerance: Annotated[float, AtLeast(1e-12), AtMost(0.5)] = 1e-6
-    """Iterate until the norm of z is this part of what it was at the start."""
+    """Iterate until the norm of z is this fraction of the initial one."""
     dimension: Annotated[int, AtLeast(2), AtMost(100_000)] = 50
     """Number of eigenvalues of the quadratic."""
     plot: Annotated[str | None, IsPath] = None
-    """Draw the iterations against kappa into this file, .svg or .png."""
+    """Plot the iterations against kappa in this file, .svg or .png."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,13 +50,13 @@ class Method(NamedTuple):
 
     step: float
     momentum: float | None
-    """None for the sequence b_k made of theta_k, eq. (3)."""
+    """None for the sequence b_k of eq. (3), which theta_k gives."""
     nesterov: bool
     """Whether the gradient is taken at the extrapolated point."""
 
 
 def methods(kappa: float) -> dict[str, Method]:
-    """The algorithms by name, L = 1; the optimal steps and momenta are Polyak's."""
+    """The algorithms by name, for L = 1; the optimal step sizes and momenta are Polyak's."""
     root = math.sqrt(kappa)
     q = (root - 1) / (root + 1)
     return {
@@ -70,10 +71,10 @@ def methods(kappa: float) -> dict[str, Method]:
 
 
 def iterations_needed(config: RatesConfig) -> dict[str, list[int]]:
-    """Iterations of each of the `methods` for each condition number.
+    """The iterations that each of the `methods` needs, one number for each condition number.
 
-    All are run at once, a row each, on the diagonal:
-    z_{k+1} = z_k + p d - step lambda (z_k + q d), d = z_k - z_{k-1}, where p is the momentum and q is p or 0.
+    All run at once, each as one row of an array of eigencomponents:
+    z_{k+1} = z_k + p d - step lambda (z_k + q d), d = z_k - z_{k-1}, where p is the momentum, and q is p or 0.
     """
     runs = [method for kappa in config.kappas for method in methods(kappa).values()]
     eigenvalues = [np.geomspace(1 / kappa, 1, config.dimension) for kappa in config.kappas]
@@ -82,9 +83,9 @@ def iterations_needed(config: RatesConfig) -> dict[str, list[int]]:
     nesterov = np.array([[m.nesterov] for m in runs])
     p = np.array([[m.momentum or 0.0] for m in runs])
     z = before = np.ones_like(step)
-    goal = config.tolerance**2 * config.dimension
+    goal = config.tolerance**2 * config.dimension  # |z_0|^2 is the dimension
     needed, left = np.zeros(len(runs), dtype=int), np.arange(len(runs))
-    b, k = nesterov_momentum(1024), 0
+    b, k = nesterov_momentum(1024), 0  # extended below as the iterations go on
     while len(left):
         if k == len(b):
             b = nesterov_momentum(2 * k)
@@ -93,7 +94,7 @@ def iterations_needed(config: RatesConfig) -> dict[str, list[int]]:
         z, before = z + p * d - step * (z + nesterov * p * d), z
         k += 1
         going = np.einsum("ij,ij->i", z, z) > goal
-        if not going.all():
+        if not going.all():  # the rows that have arrived are dropped
             needed[left[~going]] = k
             left, follows, nesterov, p = left[going], follows[going], nesterov[going], p[going]
             step, z, before = step[going], z[going], before[going]
@@ -102,16 +103,19 @@ def iterations_needed(config: RatesConfig) -> dict[str, list[int]]:
 
 
 def exponent(kappas: tuple[float, ...], needed: list[int]) -> float | None:
-    """The exponent of kappa, by least squares in logarithms; None for a single kappa."""
+    """The exponent of kappa, fitted by least squares on logarithms; None for a single kappa."""
     if len(set(kappas)) < 2:
         return None
     return float(np.polyfit(np.log(kappas), np.log(needed), 1)[0])
 
 
 def measure(config: RatesConfig) -> dict[str, Any]:
-    """The experiment: `kappas`, and `methods` with the `iterations` and the `exponent` of each; draws the plot.
+    """Runs the experiment, and draws the plot if asked to.
 
-    Raises UsageError where the plot cannot be written.
+    Returns:
+        `kappas`, and `methods`: by name, the `iterations` for each kappa and the fitted `exponent`.
+
+    Raises UsageError if the plot cannot be written.
     """
     if config.plot is not None:
         output.make_folder(Path(config.plot).parent)
@@ -125,7 +129,7 @@ def measure(config: RatesConfig) -> dict[str, Any]:
 
 
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the table of a result of `measure`."""
+    """The result of `measure` as the rows of a table."""
     return [
         {
             "method": name,
@@ -140,7 +144,7 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def figure(config: RatesConfig, results: dict[str, Any]) -> Figure:
-    """Iterations against kappa, both in logarithms."""
+    """A plot of the iterations against kappa, both axes logarithmic."""
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(6, 4.5), layout="constrained")

@@ -1,15 +1,16 @@
 """Regression of random pairs by each network: Table 2 of H. Li, Y. Yang, D. Chen, Z. Lin (Table B1 of its supplement).
 
-Inputs and targets are independent, N(0, I); every layer is a linear map with bias and a sigmoid, with weights of its
-own; the loss is the mean square over samples and coordinates, so that zero as the output has the loss 1. The paper
-names no optimizer. SGD without momentum whose learning rate times steps is 100 gives its losses of GD and HB, and
---quick keeps that product in a fiftieth of the steps.
+Inputs and targets are independent and drawn from N(0, I). Every layer is a linear map with bias, followed by a
+sigmoid, with weights of its own. The loss is the squared error averaged over samples and coordinates, so that an
+output of zero has an expected loss of 1. The paper does not name the optimizer. SGD without momentum reproduces its
+losses of GD and HB if the learning rate times the number of steps is 100; --quick keeps that product with a fiftieth
+of the steps.
 
-There is nothing to learn here but the mean of the targets, and the table alone does not show what a network has
-learned. So the spread of its outputs over the inputs is given too, and the losses of the best constant and of linear
-least squares on the same data. How far a loss is from that of the best constant can be compared between data sets;
-the loss itself has the mean square of the targets in it, which varies by 1.4e-3 (standard deviation) from one draw
-of Table 2's size to another.
+There is nothing to learn here except the mean of the targets, and the losses alone do not show what a network has
+learned. Therefore the results also contain the spread of its outputs over the inputs, and the losses of the best
+constant and of linear least squares on the same data. The difference between a loss and that of the best constant can
+be compared across data sets. The loss itself cannot: it includes the mean square of the targets, which has a standard
+deviation of 1.4e-3 over data sets of the size of Table 2.
 
 Shape letters: S seeds, N samples, B batch, C dimension.
 """
@@ -38,7 +39,7 @@ from nas.theory.networks import NETWORKS, Layers, admm_paths
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: The losses of Table 2 by network and depth.
+#: The losses in Table 2 by network and depth.
 TABLE_2 = {
     "gd": {10: 1.00644, 20: 1.00679, 30: 1.00652, 40: 1.00653},
     "hb": {10: 1.00443, 20: 1.00449, 30: 1.00455, 40: 1.00457},
@@ -48,42 +49,43 @@ TABLE_2 = {
 }
 #: (samples, dimension) of Table 2.
 _TABLE_2_SIZE = (10_000, 100)
-#: Samples that are evaluated at once, so that the states of deep networks need little memory.
+#: Samples evaluated at once; bounds the memory that the states of deep networks take.
 _CHUNK = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulationConfig(Config):
-    """Train every architecture at every depth on random pairs; one model for each seed."""
+    """Train every architecture at every depth on random pairs, one model for each seed."""
 
     architectures: Annotated[tuple[str, ...], MayDiffer] = tuple(NETWORKS)
     """Networks: gd, hb, agd, agd2, admm."""
     depths: Annotated[tuple[Count, ...], MayDiffer] = (10, 20, 30, 40)
     """Numbers of layers."""
     seeds: Count = 1
-    """Models of each architecture and depth, trained side by side on the same data, with seeds from --seed on."""
+    """Number of models of each architecture and depth, trained together on the same data; their seeds count up from
+    --seed."""
     seed: Annotated[int, AtLeast(0), AtMost(2**32)] = 0
-    """Seed of the data, and of the first model's weights and order of samples."""
+    """Seed of the data, and of the first model's weights and sample order."""
     samples: Count = 10_000
     """Number of pairs."""
     dimension: Count = 100
     """Coordinates of inputs and targets."""
     quick: Annotated[bool, MayDiffer] = False
-    """Defaults of --learning-rate and --epochs that take minutes."""
+    """Use defaults of --learning-rate and --epochs that take minutes."""
     optimizer: Literal["sgd", "adam"] = "sgd"
-    """SGD without momentum, or Adam with torch's defaults."""
+    """SGD without momentum, or Adam with PyTorch's defaults."""
     learning_rate: Annotated[NotNegative | None, NoneMeans("1e-3; for SGD with --quick 0.05")] = None
     """Learning rate."""
     epochs: Annotated[Count | None, NoneMeans("1000; with --quick 20")] = None
     """Passes over the samples."""
     batch_size: Count = 100
-    """Pairs a step."""
+    """Pairs per step."""
     admm_separate: bool = False
-    """Give the two paths of ADMM weights of their own and average their outputs; twice the parameters."""
+    """Give each of the two paths of ADMM its own weights, which doubles the parameters, and average their outputs."""
     device: Annotated[str, MayDiffer] = "auto"
-    """cpu, cuda, cuda:1, ... or auto: the GPU where there is one."""
+    """cpu, cuda, cuda:1, ... or auto: the GPU if there is one."""
     out: Annotated[str, IsPath, MayDiffer] = "runs/simulation"
-    """Folder for the results and loss.svg; made where it is missing. The same command goes on in it."""
+    """Folder for the results and loss.svg, created if missing. Repeating the command continues the experiment there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,7 +104,7 @@ class SimulationConfig(Config):
         return range(self.seed, self.seed + self.seeds)
 
     def schedule(self) -> tuple[float, int]:
-        """The learning rate and the number of epochs: those given, or their defaults."""
+        """The learning rate and the number of epochs, as given or by default."""
         rate, epochs = (0.05 if self.quick and self.optimizer == "sgd" else 1e-3), (20 if self.quick else 1000)
         return (
             rate if self.learning_rate is None else self.learning_rate,
@@ -111,19 +113,19 @@ class SimulationConfig(Config):
 
 
 class Ensemble:
-    """One architecture with several seeds side by side: one batched matrix product a layer for all of them.
+    """One architecture with several seeds, trained together: each layer is one batched matrix product for all of them.
 
     Args:
-        architecture: name in `NETWORKS`.
+        architecture: a name in `NETWORKS`.
         depth: number of layers.
         dimension: C.
-        seeds: of the models; the weights of one do not depend on the others.
-        device: where the parameters live.
-        separate: give the two paths of ADMM weights of their own and average their outputs.
+        seeds: of the models; the weights of one model do not depend on the other seeds.
+        device: of the parameters.
+        separate: give each of the two paths of ADMM its own weights, and average their outputs.
 
     Attributes:
-        weights: one a layer, (S, C, C), from inputs to outputs; with `separate` those of x' come first.
-        biases: one a layer, (S, 1, C).
+        weights: one per layer, (S, C, C), inputs by outputs; with `separate`, those of x' come first.
+        biases: one per layer, (S, 1, C).
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Ensemble:
 
     def layers(self) -> Layers:
         """The layers x -> sigmoid(x W + b), (S, B, C) to (S, B, C), one for each of the weights."""
+        # Defaults bind w and b now; a closure would see those of the last layer.
         return [
             lambda x, w=w, b=b: torch.sigmoid(torch.baddbmm(b, x, w))  # type: ignore[misc]
             for w, b in zip(self.weights, self.biases, strict=True)
@@ -172,6 +175,7 @@ def _draw_linear(seed: int, layers: int, dimension: int) -> Tensor:
 
 def _generator(seed: int, purpose: Literal["data", "weights", "order"], epoch: int = 0) -> torch.Generator:
     """Random numbers that are independent between seeds, purposes and epochs."""
+    # SeedSequence mixes the key, so that neighbouring seeds and epochs do not give related streams.
     key = (seed, ("data", "weights", "order").index(purpose), epoch)
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
 
@@ -183,10 +187,10 @@ def draw_data(config: SimulationConfig) -> tuple[Tensor, Tensor]:
 
 
 def baselines(inputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """The losses of the best constant and of linear least squares with intercept, (N, C) to (N, C)."""
+    """The losses of the best constant and of linear least squares with intercept; inputs and targets are (N, C)."""
     x, y = inputs.double().cpu(), targets.double().cpu()
     design = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
-    # gelsd: there may be fewer samples than coordinates.
+    # gelsd handles fewer samples than coordinates too.
     fitted = design @ torch.linalg.lstsq(design, y, driver="gelsd").solution
     return {
         "constant": (y - y.mean(0)).square().mean().item(),
@@ -201,9 +205,9 @@ def train(
     config: SimulationConfig,
     after_epoch: Callable[[], object] = lambda: None,
 ) -> None:
-    """Trains all models of an ensemble on inputs and targets, (N, C), each in an order of its own.
+    """Trains all models of an ensemble on inputs and targets (N, C), each in its own sample order.
 
-    Raises NonFiniteLossError where a loss is inf or nan.
+    Raises NonFiniteLossError for a loss that is inf or nan.
     """
     rate, epochs = config.schedule()
     kind = torch.optim.SGD if config.optimizer == "sgd" else torch.optim.Adam
@@ -212,7 +216,7 @@ def train(
         for batch in _order(config, epoch).to(inputs.device).split(config.batch_size, dim=1):
             loss = (ensemble(inputs[batch]) - targets[batch]).square().mean(dim=(1, 2))
             optimizer.zero_grad()
-            loss.sum().backward()
+            loss.sum().backward()  # models share no parameter, so that each gets the gradient of its own loss
             optimizer.step()
         _check_finite(ensemble, loss.sum().item(), epoch)
         after_epoch()
@@ -234,7 +238,7 @@ def _order(config: SimulationConfig, epoch: int) -> Tensor:
 
 @torch.no_grad()
 def evaluate(ensemble: Ensemble, inputs: Tensor, targets: Tensor) -> tuple[list[float], list[float]]:
-    """Of each model the loss, and the standard deviation of its outputs over the inputs, mean over coordinates."""
+    """The loss of each model, and the standard deviation of its outputs over the inputs, averaged over coordinates."""
     seeds = len(ensemble.weights[0])
     outputs = torch.cat([ensemble(x.expand(seeds, -1, -1)) for x in inputs.split(_CHUNK)], dim=1).double()
     losses = (outputs - targets).square().mean(dim=(1, 2))
@@ -250,7 +254,7 @@ class Row(TypedDict):
     """Mean over the seeds."""
     loss_std: float | None
     losses: list[float]
-    """One a seed."""
+    """One per seed."""
     paper_loss: float | None
     output_std: float
     parameters: int
@@ -259,18 +263,20 @@ class Row(TypedDict):
 
 
 class Result(TypedDict):
-    """The experiment, as result.json holds it."""
+    """The results of the experiment, the content of result.json."""
 
     baselines: dict[str, float]
     rows: list[Row]
 
 
 def simulate(config: SimulationConfig) -> Result:
-    """The experiment; writes result.json after each architecture and depth, and loss.svg at the end.
+    """Runs the experiment; writes result.json after each architecture and depth, and loss.svg at the end.
 
-    What a folder holds of the same experiment already is kept, so that the same command goes on where it was
-    interrupted. Raises UsageError for a device that is not there, and for a folder that holds something else or cannot
-    be written; NonFiniteLossError where a training diverges.
+    Rows that the folder already holds of the same experiment are kept: repeating the command continues where it was
+    interrupted.
+
+    Raises UsageError for a device that does not exist, and for a folder that holds something else or cannot be
+    written; NonFiniteLossError for a training that diverges.
     """
     with users_mistakes():
         device = resolve_device(config.device)
@@ -288,7 +294,7 @@ def simulate(config: SimulationConfig) -> Result:
 def _add_rows(
     config: SimulationConfig, directory: RunDirectory, result: Result, inputs: Tensor, targets: Tensor
 ) -> None:
-    """Trains what the result has no row of yet."""
+    """Trains the models that the result has no row for yet."""
     done = {(row["depth"], row["architecture"]) for row in result["rows"]}
     models = [(depth, name) for depth in config.depths for name in config.architectures if (depth, name) not in done]
     with tqdm(total=len(models) * config.schedule()[1], unit="epoch", disable=None, leave=False) as bar:
@@ -315,7 +321,7 @@ def _directory(config: SimulationConfig, device: torch.device) -> RunDirectory:
 
 
 def _saved_rows(directory: RunDirectory) -> list[Row]:
-    """The rows of an earlier part of the experiment. Raises UsageError where they cannot be read."""
+    """The rows that an interrupted run left. Raises UsageError for a file that cannot be read."""
     try:
         return read_json(directory.path / "result.json", Result)["rows"]
     except FileNotFoundError:
@@ -350,7 +356,7 @@ def _row(
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
-    """The rows of the table of a result of `simulate`: losses of the networks, and below them the baselines."""
+    """The result of `simulate` as the rows of a table: the networks, and below them the baselines."""
     lines = [
         {
             "depth": str(row["depth"]),
@@ -371,7 +377,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
 
 
 def figure(result: Result) -> Figure:
-    """Losses over that of the best constant against depth, with those of Table 2 as empty markers."""
+    """A plot of losses, minus that of the best constant, against depth; those of Table 2 have empty markers."""
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(7.5, 4.5), layout="constrained")
@@ -387,7 +393,7 @@ def figure(result: Result) -> Figure:
             axes.plot(*printed, color=f"C{i}", ls=":", marker="o", mfc="none", label=f"{name}, Table 2")
     axes.axhline(0, color="0.3", ls="--", lw=1, label="best constant")
     axes.axhline(result["baselines"]["linear"] - constant, color="0.3", ls="-.", lw=1, label="linear least squares")
-    # ADMM is ten times as far off as the others, which would be one line on a linear axis.
+    # ADMM is ten times as far away as the others, which would merge into one line on a linear axis.
     axes.set_yscale("symlog", linthresh=0.01)
     axes.set_xlabel("layers")
     axes.set_ylabel(f"mean squared error, less {constant:.5f} of the best constant")

@@ -23,7 +23,7 @@ from nas.theory.lpom.network import MLP
 
 @dataclass
 class _Training:
-    """What a training works on before it has succeeded."""
+    """The state of a training in progress, which becomes the attributes of the classifier if it succeeds."""
 
     network: MLP
     activations: tuple[str | Activation, ...]
@@ -35,34 +35,34 @@ class _Training:
 class LPOMClassifier(ClassifierMixin, BaseEstimator):
     """A multilayer perceptron for classification, trained as a lifted proximal operator machine (slides on LPOM).
 
-    Computes in the precision of X where that is float32, and in float64 otherwise.
+    Computes in float32 if X is float32, and in float64 otherwise.
 
     Args:
         hidden_layer_sizes: units of the hidden layers.
-        activation: of the hidden layers: one for all or one each, by name (see `LIFTABLE`) or as `Activation`, which
-            `nas.theory.monotone.from_function` makes of a function.
+        activation: of the hidden layers, one for all or one for each, by name (see `LIFTABLE`) or as an `Activation`,
+            which `nas.theory.monotone.from_function` makes of a function.
         output_activation: of the last layer.
-        loss: "squared_error" to the one-hot labels or "cross_entropy" of the softmax.
-        mu: weight of the gap at each layer but the input: one for all, or one each.
-        x_steps: steps of the fixed-point iteration of a state.
-        w_steps: steps of APG of a weight.
-        sweeps: how often all states are updated in turn before the weights are.
+        loss: "squared_error" against one-hot labels, or "cross_entropy" of the softmax.
+        mu: weight of the gap at each layer except the input, one for all or one for each.
+        x_steps: steps of the fixed-point iteration for a state.
+        w_steps: steps of accelerated proximal gradient (APG) for a weight.
+        sweeps: updates of all states before the weights are updated.
         order: of a sweep, "backward" or the slides' "forward".
-        damping: step of the fixed-point iteration, in (0, 1]; None is 2 / (2 + rho).
+        damping: step size of the fixed-point iteration, in (0, 1]; None means 2 / (2 + rho).
         ridge: regularization of the pseudo-inverse.
-        bias: whether the layers have one.
-        init_gain: factor of He's initial deviation; give 0.3 or so if `output_activation` is "relu".
-        batch_size: samples a mini-batch.
-        max_iter: epochs.
-        device: where to compute; "auto" is the GPU where there is one.
+        bias: whether layers have a bias.
+        init_gain: factor of He's initial standard deviation; use about 0.3 if `output_activation` is "relu".
+        batch_size: samples per mini-batch.
+        max_iter: number of epochs.
+        device: where to compute; "auto" is the GPU if there is one.
         random_state: draws the initial weights and the order of the samples.
 
     Attributes:
         classes_: (C,) labels, sorted.
-        weights_: of each layer (O, I + 1), the bias last; (O, I) without bias.
-        objective_: the monitored objective per sample of each epoch so far, a list; see `LPOM.step`.
-        n_iter_: epochs so far.
-        n_features_in_: features of a sample.
+        weights_: one per layer, (O, I + 1) with the bias last; (O, I) without bias.
+        objective_: the objective per sample in each epoch so far, a list; see `LPOM.step`.
+        n_iter_: number of epochs so far.
+        n_features_in_: number of features of a sample.
     """
 
     def __init__(
@@ -111,21 +111,23 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
             X: (N, D) numbers.
             y: (N,) labels.
 
-        Raises ValueError for unusable data or hyperparameters, NonFiniteLossError for a training that diverges.
+        Raises ValueError for data or hyperparameters that cannot be used; NonFiniteLossError for a training that
+        diverges.
         """
         X, y = self._validated(X, y, reset=True)
         self._train(X, y, self._start(unique_labels(y), X.dtype), epochs=self.max_iter)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> LPOMClassifier:
-        """Trains for one epoch, from where the last call ended.
+        """Trains for one epoch, continuing from the last call.
 
         Args:
             X: (N, D) numbers.
             y: (N,) labels.
-            classes: all labels; needed in the first call, if y does not have them all.
+            classes: all labels; needed in the first call unless y contains them all.
 
-        Raises as `fit`, and ValueError for labels that were not in the first call's classes.
+        Raises ValueError and NonFiniteLossError as `fit` does; ValueError also for labels or classes that were not in
+        the first call.
         """
         first = not hasattr(self, "weights_")
         X, y = self._validated(X, y, reset=first)
@@ -140,20 +142,20 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Labels (N,) of X (N, D), those of the largest output of a plain forward pass."""
+        """Labels (N,) for X (N, D): those with the largest output of a forward pass."""
         largest = self._outputs(X).argmax(dim=1).numpy()
         return self.classes_[largest]
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Outputs (N, C) of the network; for two classes their difference (N,), positive for the second."""
+        """Outputs (N, C) for X (N, D); for two classes their difference (N,), which is positive for the second."""
         outputs = self._outputs(X)
         return (outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs).numpy()
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities (N, C) of the classes.
+        """Probabilities (N, C) of the classes for X (N, D).
 
-        After cross_entropy they are the softmax. After squared_error the outputs estimate the probabilities
-        themselves, and the nearest distribution is given.
+        With cross_entropy they are the softmax of the outputs. With squared_error the outputs themselves estimate
+        probabilities, and the closest distribution is returned.
         """
         outputs = self._outputs(X)
         return (outputs.softmax(dim=1) if self.loss == "cross_entropy" else _nearest_distribution(outputs)).numpy()
@@ -164,7 +166,7 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
         return X, y
 
     def _start(self, classes: np.ndarray, dtype: np.dtype) -> _Training:
-        """A training that begins, with new weights; torch's global random state is not touched."""
+        """A new training with new weights; torch's global random state is not touched."""
         sizes, hidden = self.hidden_layer_sizes, self.activation
         if not (isinstance(sizes, Sequence | np.ndarray) and all(_is_count(size) for size in sizes)):
             raise ValueError(f"hidden_layer_sizes is {sizes!r}; give a sequence of whole numbers, such as (100,)")
@@ -182,11 +184,11 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
         return _Training(network, (*hidden, self.output_activation), classes, random, objective=[])
 
     def _resumed(self) -> _Training:
-        """The training that has led to the present attributes."""
+        """The training that led to the current attributes."""
         return _Training(self._trained(), self._activations, self.classes_, self._random, list(self.objective_))
 
     def _trained(self) -> MLP:
-        """The network with the present weights, on the CPU."""
+        """The network with the current weights, on the CPU."""
         weights = [torch.from_numpy(weight.copy()) for weight in self.weights_]
         return MLP.from_weights(weights, self._activations, bias=self._bias)
 
@@ -206,7 +208,7 @@ class LPOMClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def _train(self, X: np.ndarray, y: np.ndarray, training: _Training, *, epochs: int) -> None:
-        """Trains, and only then sets the attributes: what fails leaves an earlier fit as it is."""
+        """Trains, and sets the attributes only at the end: a failure leaves an earlier fit as it was."""
         config, device = self._config(), resolve_device(self.device)
         network = training.network.to(device)
         machine = LPOM(network, config)
@@ -241,11 +243,11 @@ def _is_count(value: object) -> bool:
 
 
 def _nearest_distribution(x_NC: Tensor) -> Tensor:
-    """The distribution next to each row in the Euclidean norm; it keeps the order of the entries.
+    """The distribution closest to each row in the Euclidean norm, which keeps the order of the entries.
 
-    It is (x - t)^+ for the t that makes the sum 1 (J. Duchi et al., ICML 2008, fig. 1).
+    It is (x - t)^+ with the t for which the sum is 1 (J. Duchi et al., ICML 2008, fig. 1).
     """
     descending = x_NC.sort(dim=1, descending=True).values
     thresholds = (descending.cumsum(dim=1) - 1) / torch.arange(1, x_NC.shape[1] + 1, dtype=x_NC.dtype)
-    # Thresholds rise as long as the entry beside them lies above them, and fall afterwards.
+    # Thresholds rise as long as the entry at their place is larger than they are, and fall afterwards.
     return (x_NC - thresholds.amax(dim=1, keepdim=True)).clamp(min=0)

@@ -1,25 +1,25 @@
 """Lifted proximal operator machines: training a multilayer perceptron by block coordinate descent (slides on LPOM).
 
-The states X^2, ..., X^n of the layers are variables of their own, beside the weights:
+The states X^2, ..., X^n of the layers are variables in their own right, in addition to the weights:
 
     F = loss(X^n, L) + sum_{i=2..n} mu_i gap(X^i, W^{i-1} X^{i-1})
 
-where `gap` is least exactly at X^i = phi(W^{i-1} X^{i-1}). F is convex in each X^i and in each W^i. One step on a
-mini-batch sets the X^i by a forward pass, moves each by a fixed-point iteration, and then moves all W^i towards the
-new X^i. No derivative goes through more than one layer, and no W^i reads another one.
+where `gap` has its minimum exactly at X^i = phi(W^{i-1} X^{i-1}). F is convex in each X^i and in each W^i. One step on
+a mini-batch initializes the X^i by a forward pass, updates each by a fixed-point iteration, and then moves all W^i
+towards the new X^i. No derivative goes through more than one layer, and no update of a W^i depends on another one.
 
-What is not as on the slides, and why:
+Differences from the slides, and why:
 
-- The fixed-point iteration is damped. As printed (`damping=1`) it converges only while its Lipschitz constant rho is
-  below 1; the damping 2 / (2 + rho) is the best one for any rho.
-- A sweep goes from the last layer to the first. In the slides' order (`order="forward"`) the states below the last
-  one stay as the forward pass left them in the first sweep, because there they are stationary.
-- The pseudo-inverse in the update of W is regularized. The exact one makes a layer that is wider than the mini-batch
-  interpolate it.
-- The subproblem of X^n is printed with f(X^i); it has f(X^n).
+- The fixed-point iteration is damped. As printed (`damping=1`) it converges only if its Lipschitz constant rho is
+  below 1; the damping 2 / (2 + rho) is the best for any rho.
+- A sweep goes from the last layer to the first. In the slides' order (`order="forward"`), the first sweep leaves all
+  states but the last as the forward pass set them, because they are stationary there.
+- The pseudo-inverse in the update of W is regularized. With the exact one, a layer that is wider than the mini-batch
+  interpolates it.
+- The subproblem of X^n is printed with f(X^i) instead of f(X^n).
 
 Shapes: N samples, I and O units before and after a layer; samples are rows (`nas.theory.lpom.network`).
-Indices: the list `x` holds X^1, ..., X^n, so that weight k maps x[k] to x[k + 1] and mu[k] weighs the gap there.
+Indices: the list `x` holds X^1, ..., X^n, so weight k maps x[k] to x[k + 1], and mu[k] is the weight of the gap there.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ from nas.theory.lpom.penalty import check_liftable, gap
 LossName = Literal["squared_error", "cross_entropy"]
 Order = Literal["backward", "forward"]
 
-#: Up to this many rows or columns all eigenvalues take less time than Lanczos's iteration.
+#: Up to this many rows or columns, computing all eigenvalues is faster than Lanczos's iteration.
 _EXACT = 128
 _LANCZOS_STEPS = 16
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of the last state (N, O) and the targets (N, O), whose rows are one-hot for classes."""
+    """A loss of the last state (N, O) and the targets (N, O), whose rows are one-hot for classification."""
 
     value: Callable[[Tensor, Tensor], Tensor]
-    """Summed over the samples, so that mu need not follow the size of the batch."""
+    """Summed over the samples, so that mu need not depend on the batch size."""
     gradient: Callable[[Tensor, Tensor], Tensor]
-    """In the last state, (N, O)."""
+    """With respect to the last state, (N, O)."""
     lipschitz: float
     """Lipschitz constant of the gradient."""
 
@@ -75,22 +75,22 @@ LOSSES: dict[LossName, Loss] = {
 
 @dataclass(frozen=True, kw_only=True)
 class LPOMConfig:
-    """The objective and how it is minimized. Raises ValueError for a value out of its range."""
+    """The objective and how it is minimized. Raises ValueError for a value that is out of range."""
 
     loss: LossName = "squared_error"
-    """squared_error, or cross_entropy of the softmax of the outputs; the latter needs the identity last."""
+    """squared_error, or cross_entropy of the softmax of the outputs, for which the last activation is the identity."""
     mu: float | tuple[float, ...] = 2.0
-    """Weight of the gap at each layer but the input: one for all, or one each."""
+    """Weight of the gap at each layer except the input, one for all or one for each."""
     x_steps: int = 10
-    """Steps of the fixed-point iteration of a state."""
+    """Steps of the fixed-point iteration for a state."""
     w_steps: int = 1
-    """Steps of accelerated proximal gradient (APG) of a weight."""
+    """Steps of accelerated proximal gradient (APG) for a weight."""
     sweeps: int = 1
-    """How often all states are updated in turn before the weights are."""
+    """Updates of all states before the weights are updated."""
     order: Order = "backward"
-    """Sweep from the last layer to the first, or as on the slides, where the last comes last."""
+    """Sweep from the last layer to the first, or from the first to the last as on the slides."""
     damping: float | None = None
-    """Step of the fixed-point iteration, in (0, 1]; 1 is the slides'. Default: 2 / (2 + rho)."""
+    """Step size of the fixed-point iteration, in (0, 1]; the slides have 1. None means 2 / (2 + rho)."""
     ridge: float = 1e-2
     """Regularization of the pseudo-inverse, in units of the mean eigenvalue of X X'."""
 
@@ -110,11 +110,11 @@ class LPOM:
     """Trains a network.
 
     Args:
-        network: its weights are changed in place; they need no gradients.
+        network: its weights are updated in place; they need no gradients.
         config: the objective and how it is minimized.
 
-    Raises ValueError for an activation that cannot be lifted, a number of mu that is not that of the layers, and
-    the cross-entropy after another activation than the identity.
+    Raises ValueError for an activation that cannot be lifted, for values of mu that do not match the layers in number,
+    and for cross_entropy after an activation other than the identity.
     """
 
     def __init__(self, network: MLP, config: LPOMConfig) -> None:
@@ -135,9 +135,9 @@ class LPOM:
         self.mu = config.mu if isinstance(config.mu, tuple) else (config.mu,) * layers
 
     def epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-        """A step on each batch of inputs (N, I) and targets (N, O); gives the objective per sample.
+        """Takes a step on each batch of inputs (N, I) and targets (N, O), and returns the objective per sample.
 
-        Raises NonFiniteLossError if that is not a finite number, ValueError if there are no batches.
+        Raises NonFiniteLossError for an objective that is not finite; ValueError for no batches.
         """
         total, samples = torch.zeros(()), 0
         try:
@@ -145,7 +145,7 @@ class LPOM:
                 total = total + self.step(inputs, targets)
                 samples += len(inputs)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-            # The eigenvalues of weights that are not finite.
+            # Weights that are not finite have no eigenvalues.
             raise _diverged(math.nan) from error
         if not samples:
             raise ValueError("there are no batches to train on")
@@ -160,10 +160,10 @@ class LPOM:
 
         Args:
             inputs: (N, I).
-            targets: (N, O); one row of zeros and a one for each label.
+            targets: (N, O), one-hot rows for classification.
 
         Returns:
-            The objective, summed over the batch, between the sweeps and the update of the weights; a scalar.
+            The objective after the sweeps and before the update of the weights, summed over the batch; a scalar.
         """
         x, a = self.network.states(inputs)
         for _ in range(self.config.sweeps):
@@ -176,7 +176,7 @@ class LPOM:
     def objective(self, x: list[Tensor], a: list[Tensor], targets: Tensor) -> Tensor:
         """F at the states x and the pre-activations a = W x of the same weights; a scalar.
 
-        It is the loss where the states are those of a forward pass.
+        If the states are those of a forward pass, it is the loss.
         """
         total = self.loss.value(x[-1], targets)
         for mu, activation, state, preactivation in zip(self.mu, self.network.activations, x[1:], a, strict=True):
@@ -184,7 +184,7 @@ class LPOM:
         return total
 
     def sweep(self, x: list[Tensor], a: list[Tensor], targets: Tensor) -> None:
-        """Updates every state but the input once, in place in `x`, and `a` with them."""
+        """Updates every state except the input once, in the list `x`, and the pre-activations in `a` accordingly."""
         last = len(x) - 1
         hidden = range(1, last)
         if self.config.order == "forward":
@@ -219,8 +219,8 @@ class LPOM:
     def _damping(self, k: int) -> float | Tensor:
         """The step of the fixed-point iteration of x[k].
 
-        The derivative of the map that is iterated has its eigenvalues in [-rho, 0], and 2 / (2 + rho) makes the
-        largest factor by which an error shrinks, rho / (2 + rho), as small as it can be.
+        The derivative of the iterated map has its eigenvalues in [-rho, 0]. With 2 / (2 + rho), an error is multiplied
+        by at most rho / (2 + rho) in each step, the smallest bound possible.
         """
         if self.config.damping is not None:
             return self.config.damping
@@ -238,7 +238,7 @@ class LPOM:
         return state
 
     def new_weights(self, x: list[Tensor], a: list[Tensor]) -> list[Tensor]:
-        """All weights after their update; each comes from its own old value and the states beside it alone."""
+        """All weights after their update; each depends only on its old value and on the states next to it."""
         network, config = self.network, self.config
         return [
             update_weight(weight, *around, steps=config.w_steps, ridge=config.ridge)
@@ -251,9 +251,9 @@ class LPOM:
 def update_weight(
     weight: Tensor, x: Tensor, a: Tensor, x_next: Tensor, activation: Activation, *, steps: int, ridge: float
 ) -> Tensor:
-    """Steps of APG from W on the gap between X^{i+1} and W X^i, which is convex in W.
+    """Minimizes the gap between X^{i+1} and W X^i, which is convex in W, by steps of APG that start from W.
 
-    From W_{-1} = W_0 = W and t_0 = 1, with beta the Lipschitz constant of phi:
+    With W_{-1} = W_0 = W, t_0 = 1, and the Lipschitz constant beta of phi:
 
         t_{s+1} = (1 + sqrt(1 + 4 t_s^2)) / 2
         Y = W_s + (t_s - 1) / t_{s+1} (W_s - W_{s-1})
@@ -265,9 +265,9 @@ def update_weight(
         a: W X^i (N, O).
         x_next: X^{i+1} (N, O).
         activation: phi.
-        steps: of APG.
-        ridge: r in (X^i)^+ = X' (X X' + eps I)^-1, eps = r trace(X X') / (I + 1), for X with its row of ones
-            (without bias, for X alone and with I).
+        steps: number of steps of APG.
+        ridge: r in (X^i)^+ = X' (X X' + eps I)^-1, eps = r trace(X X') / (I + 1), where X includes the row of ones
+            (without bias: X alone, and I in place of I + 1).
 
     Returns:
         The new weight, of the shape of W.
@@ -277,7 +277,7 @@ def update_weight(
     previous, point, t = weight, weight, 1.0
     for step in range(steps):
         t_next = (1 + math.sqrt(1 + 4 * t * t)) / 2
-        if step > 0:
+        if step > 0:  # the first point is W itself, whose `a` is known
             point = weight + (t - 1) / t_next * (weight - previous)
             a = affine(x, point)
         previous, t = weight, t_next
@@ -286,17 +286,17 @@ def update_weight(
 
 
 def _pseudo_inverse(x_NI: Tensor, ridge: float) -> Callable[[Tensor], Tensor]:
-    """Maps R (N, O) to R' times the regularized pseudo-inverse of X, (O, I); a bias counts among the I.
+    """Maps R (N, O) to R' times the regularized pseudo-inverse of X, (O, I); I includes the bias, if any.
 
-    X' (X X' + eps I)^-1 = (X' X + eps I)^-1 X', so that the smaller of the two matrices is factored.
+    X' (X X' + eps I)^-1 = (X' X + eps I)^-1 X', so the smaller of the two matrices can be factored.
     """
     eps = ridge * x_NI.square().sum() / x_NI.shape[1]
-    eps = torch.where(eps > 0, eps, 1)  # X = 0, as after dead units without bias: its pseudo-inverse is 0
+    eps = torch.where(eps > 0, eps, 1)  # X = 0, as after dead units without bias: the pseudo-inverse is 0
     few = len(x_NI) < x_NI.shape[1]
     gram = x_NI @ x_NI.T if few else x_NI.T @ x_NI
     gram.diagonal().add_(eps)
     factor, failed = torch.linalg.cholesky_ex(gram)
-    # Shows in the next objective, without waiting for the device here.
+    # nan reaches the next objective, which is checked; a check here would have to wait for the device.
     factor = torch.where(failed > 0, math.nan, factor)
     if few:
         return lambda residual: torch.cholesky_solve(residual, factor).T @ x_NI
@@ -304,15 +304,15 @@ def _pseudo_inverse(x_NI: Tensor, ridge: float) -> Callable[[Tensor], Tensor]:
 
 
 def squared_spectral_norm(matrix: Tensor) -> Tensor:
-    """The largest eigenvalue of M' M, a scalar; of a large M from below, by Lanczos's iteration.
+    """The largest eigenvalue of M' M, a scalar; for a large M a lower bound, by Lanczos's iteration.
 
-    Of random matrices up to 1,000 x 1,000 it is 0.03 % too low; the damping only needs it to about 1 / rho.
+    For random matrices up to 1,000 x 1,000 it is 0.03 % too low; the damping only needs it to about 1 / rho.
     """
     small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     if len(small) <= _EXACT:
         return torch.linalg.eigvalsh(small @ small.T)[-1]
     tiny = torch.finfo(matrix.dtype).tiny
-    # The longest row has a part in the leading direction, and unlike a random start it is always the same.
+    # The longest row has a component in the leading direction, and unlike a random start it is reproducible.
     z = small[small.square().sum(dim=1).argmax()]
     norm, before = z.norm(), torch.zeros_like(z)
     diagonal, beside = [], [torch.zeros_like(norm)]

@@ -1,7 +1,7 @@
-"""The multilayer perceptron that an LPOM trains; a module like any other, which back-propagation can train too.
+"""The multilayer perceptron that an LPOM trains: an ordinary module, which back-propagation can train as well.
 
 Shapes: N samples, I and O units before and after a layer. Samples are rows here and columns in the papers, so that
-their W X is `x_NI @ w_OI.T`. The bias, if any, is the last column of a weight: the papers' row of ones below X.
+their W X is `x_NI @ w_OI.T`. The bias, if any, is the last column of a weight, where the papers add a row of ones to X.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from nas.theory.activations import Activation, get
 
 
 class MLP(nn.Module):
-    """Layers X^{k+1} = phi_k(W^k X^k), each with a bias or all without.
+    """Layers X^{k+1} = phi_k(W^k X^k), either all with a bias or all without.
 
     Args:
-        widths: units of every layer, from the input's to the output's; two or more.
+        widths: units of each layer from input to output, at least two numbers.
         activations: one for each layer but the input, by name or as `Activation`.
-        init_gain: factor of He's initial deviation sqrt(2 / I) (He et al., ICCV 2015). A network that ends with
-            ReLU needs a small one, such as 0.3, or outputs die.
-        bias: whether layers have one.
-        generator: draws the weights; default torch's own.
-        device: where the weights are.
+        init_gain: factor of He's initial standard deviation sqrt(2 / I) (He et al., ICCV 2015). A network that ends
+            with ReLU needs a small one, such as 0.3, or outputs die.
+        bias: whether layers have a bias.
+        generator: draws the weights; None takes torch's default generator.
+        device: of the weights.
         dtype: of the weights.
 
     Attributes:
-        weights: of each layer (O, I + 1), the bias last, zero at first; (O, I) without bias.
-        activations: of each layer.
+        weights: one a layer, (O, I + 1) with the bias, initially zero, as the last column; (O, I) without bias.
+        activations: one a layer.
 
-    Raises ValueError for widths or activations that make no network.
+    Raises ValueError for widths, activations, an init_gain or a bias out of range.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class MLP(nn.Module):
     def from_weights(
         cls, weights: Sequence[Tensor], activations: Sequence[Activation | str], *, bias: bool = True
     ) -> MLP:
-        """A network of given weights, each (O, I + 1) with the bias last or (O, I) without, which become its own."""
+        """A network that holds the given weights themselves, each (O, I + 1) with the bias last, or (O, I) without."""
         widths = (*(weight.shape[1] - bias for weight in weights), len(weights[-1]))
-        with torch.device("meta"):  # without drawing weights that would not stay
+        with torch.device("meta"):  # draws no weights, which would only be replaced
             network = cls(widths, activations, bias=bias, device="meta")
         network.weights = nn.ParameterList(nn.Parameter(weight) for weight in weights)
         return network
@@ -83,7 +83,7 @@ class MLP(nn.Module):
         return weight[:, : weight.shape[1] - self.bias]
 
     def forward(self, x: Tensor) -> Tensor:
-        """From inputs (N, I) to the outputs of the last layer (N, O)."""
+        """Maps inputs (N, I) to the outputs of the last layer (N, O)."""
         return self.states(x)[0][-1]
 
     def states(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -96,7 +96,7 @@ class MLP(nn.Module):
 
 
 def affine(x_NI: Tensor, weight: Tensor) -> Tensor:
-    """W X with the bias: (N, I) and (O, I + 1) give (N, O); without it for a weight (O, I)."""
+    """W X, (N, O), of inputs (N, I) and a weight: (O, I + 1), whose last column is the bias, or (O, I) without bias."""
     inputs = x_NI.shape[1]
     if weight.shape[1] == inputs:
         return x_NI @ weight.T

@@ -1,17 +1,17 @@
-"""What an LPOM pays for a state X that is not the activation phi of its pre-activation A (slides on LPOM).
+"""The penalty of an LPOM for a state X that differs from phi(A), the activation of its pre-activation (slides on LPOM).
 
     f(X) + g(A) + (X - A)^2 / 2,   f(x) = int_0^x (phi^-1(y) - y) dy,   g(a) = int_0^a (phi(y) - y) dy
 
-For a phi that never decreases this is convex in X and in A, and least exactly where X = phi(A): with
-psi = int_0 phi and its conjugate psi* it is psi*(X) + psi(A) - X A up to a constant, the gap of the Fenchel-Young
+For a phi that never decreases, this is convex in X and in A and has its minimum exactly where X = phi(A). With
+psi = int_0 phi and its conjugate psi*, it is psi*(X) + psi(A) - X A up to a constant: the gap of the Fenchel-Young
 inequality. f is +inf outside the range of phi.
 
-The slides' table of f and g is followed except where it errs:
+The slides' table of f and g is corrected in these places:
 
-- ELU, f for x < 0 lacks + alpha and g for a < 0 lacks - alpha; both would jump at 0.
-- sigmoid, g is larger by log 2 than its definition, which changes no minimizer.
-- ReLU, the inverse at 0 is printed as (-inf, 0); 0 belongs to it.
-- softplus is printed as having "No analytic expression"; both integrals are dilogarithms.
+- ELU: f for x < 0 lacks + alpha, and g for a < 0 lacks - alpha; as printed, both jump at 0.
+- sigmoid: g is larger than its definition by log 2, which changes no minimizer.
+- ReLU: the inverse at 0 is printed as (-inf, 0); it also contains 0.
+- softplus: printed as having "No analytic expression"; both integrals are dilogarithms.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from nas.theory.monotone import FAR, check_increasing
 def f(activation: Activation, x: Tensor) -> Tensor:
     """The function f, elementwise, for a floating-point tensor of any shape; +inf outside the activation's range.
 
-    Where the range does not contain 0, the integral begins at its nearest end.
+    If the range does not contain 0, the integral begins at the end closest to 0.
+
     Raises ValueError for an activation that cannot be lifted.
     """
     check_liftable(activation)
@@ -44,9 +45,10 @@ def g(activation: Activation, a: Tensor) -> Tensor:
 
 
 def gap(activation: Activation, x: Tensor, a: Tensor) -> Tensor:
-    """f(x) + g(a) + (x - a)^2 / 2 less its least value: elementwise, never negative, 0 exactly at x = phi(a).
+    """f(x) + g(a) + (x - a)^2 / 2 minus its minimum: elementwise, never negative, 0 exactly at x = phi(a).
 
-    The least value is a constant, 0 where phi(0) = 0 (sigmoid -log 2, softplus -pi^2 / 12).
+    The minimum is a constant: 0 if phi(0) = 0, -log 2 for sigmoid, -pi^2 / 12 for softplus.
+
     Raises ValueError for an activation that cannot be lifted.
     """
     return f(activation, x) + g(activation, a) + (x - a).square() / 2 - _least(activation)
@@ -54,7 +56,10 @@ def gap(activation: Activation, x: Tensor, a: Tensor) -> Tensor:
 
 @lru_cache
 def check_liftable(activation: Activation) -> None:
-    """Raises ValueError for an activation that decreases somewhere, such as Swish, or comes without its inverse."""
+    """Checks that an LPOM can have an activation.
+
+    Raises ValueError for one that decreases anywhere, such as Swish, or has no inverse.
+    """
     check_increasing(activation.name, activation.phi)
     if activation.inverse is None:
         raise ValueError(
@@ -65,9 +70,9 @@ def check_liftable(activation: Activation) -> None:
 
 @lru_cache
 def _least(activation: Activation) -> float:
-    """The least value of f(x) + g(a) + (x - a)^2 / 2: x^2 / 2 - psi*(x) at the x where the integral f begins.
+    """The minimum of f(x) + g(a) + (x - a)^2 / 2: x^2 / 2 - psi*(x) at the x where the integral f begins.
 
-    That is the infimum of psi where the range contains 0.
+    If the range contains 0, that is the infimum of psi.
     """
     zero = torch.zeros((), dtype=torch.float64)
     if activation.phi(zero) == 0:
@@ -77,17 +82,17 @@ def _least(activation: Activation) -> float:
 
 
 def _by_conjugate(activation: Activation, x: Tensor) -> Tensor:
-    """The function f from psi and the inverse: the integral of the inverse is psi*(x) up to a constant."""
+    """Computes f from psi and the inverse: the integral of the inverse is psi*(x) up to a constant."""
     wide = x.double()
     return (_conjugate(activation, wide) - wide * wide / 2 + _least(activation)).to(x.dtype)
 
 
 def _conjugate(activation: Activation, x: Tensor) -> Tensor:
-    """psi*(x) = x t - psi(t) at t = phi^-1(x). At the ends of the range t may be infinite, and the limit is meant."""
+    """psi*(x) = x t - psi(t) at t = phi^-1(x); where t is infinite, at the ends of the range, `FAR` stands for it."""
     assert activation.inverse is not None
     t = activation.inverse(x).clamp(-FAR, FAR)
     return x * t - activation.psi(t)
 
 
-#: The activations of `ACTIVATIONS` that an LPOM can have.
+#: The names in `ACTIVATIONS` that an LPOM can use.
 LIFTABLE: tuple[str, ...] = tuple(name for name, activation in ACTIVATIONS.items() if activation.monotone)
