@@ -11,8 +11,9 @@ Below these functions lie the packages `nas`, `spaces` and `genotypes`.
 """
 
 from nas import __version__
-from optinas.api import Evaluation, Found, Picture, Trained, draw, evaluate, genotype, load, search, train
+from optinas.api import draw, evaluate, genotype, load, search, train
 from optinas.arrays import Arrays
+from optinas.results import Evaluation, Found, Picture, Trained
 
 __all__ = [
     "Arrays",

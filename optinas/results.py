@@ -1,0 +1,93 @@
+"""What the functions of the package return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from genotypes import Genotype
+from nas.networks.weights import TrainedNetwork
+from nas.runs.record import SearchRecord, TrainRecord
+from nas.search import SearchConfig
+from nas.train import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search has found.
+
+    Attributes:
+        genotype: of the last epoch.
+        valid_accuracy: percent; the supernet's, on the architecture's half of the training images.
+        seconds: of computing.
+        run_dir: where the run is kept; None if nowhere.
+        history: a row of figures for each epoch, as in `metrics.csv`.
+        config: the whole configuration.
+        record: the result with the settings, the seed and the images that decided it.
+    """
+
+    genotype: Genotype
+    valid_accuracy: float
+    seconds: float
+    run_dir: Path | None
+    history: tuple[Mapping[str, float], ...] = field(repr=False)
+    config: SearchConfig = field(repr=False)
+    record: SearchRecord = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How well a trained network does on the test images, and what it costs.
+
+    Attributes:
+        test_accuracy: percent.
+        test_error: percent.
+        test_top5_error: percent; None for 5 classes or fewer.
+        params: parameters.
+        macs: multiply-adds of one image.
+        seconds: of the measurement, or of the training.
+        note: how the test images differ from those of the training; None if they do not, or if that is not known.
+    """
+
+    test_accuracy: float
+    test_error: float
+    test_top5_error: float | None
+    params: int
+    macs: int
+    seconds: float
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Evaluation):
+    """A trained network and its figures, those of the last epoch.
+
+    Attributes:
+        network: on the CPU, in evaluation mode; `network.predict` takes images.
+        run_dir: where the run is kept; None if nowhere.
+        history: a row of figures for each epoch, as in `metrics.csv`.
+        config: the whole configuration.
+        record: the result with the architecture, the settings, the seed and the images that decided it, and with the
+            record of the search if there was one.
+    """
+
+    network: TrainedNetwork = field(repr=False)
+    run_dir: Path | None
+    history: tuple[Mapping[str, float], ...] = field(repr=False)
+    config: TrainConfig = field(repr=False)
+    record: TrainRecord = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that a notebook shows where it is the value of a cell.
+
+    Attributes:
+        svg: the content of a file.
+    """
+
+    svg: str = field(repr=False)
+
+    def _repr_svg_(self) -> str:
+        return self.svg
