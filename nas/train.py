@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from msgspec import UNSET
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 import spaces
 from genotypes.config import (
@@ -29,7 +30,7 @@ from genotypes.config import (
 )
 from nas import data
 from nas.data import DataConfig, ImageData
-from nas.engine.device import PrecisionChoice, resolve_device, resolve_precision
+from nas.engine.device import Precision, PrecisionChoice, resolve_device, resolve_precision
 from nas.engine.graphs import captured
 from nas.engine.meter import Meter, evaluation_step, measure
 from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate
@@ -45,7 +46,7 @@ from nas.networks.handmade import HandmadeConfig
 from nas.runs import record
 from nas.runs.directory import RunDirectory
 from nas.runs.record import TrainRecord, TrainResult
-from nas.runs.run import Run, RunConfig, directory_of
+from nas.runs.run import Run, RunConfig, Stateful, directory_of
 from nas.runs.same_data import SameData
 
 
@@ -144,6 +145,14 @@ def presets_for(arch: str) -> Mapping[str, Callable[[str], TrainConfig]]:
     return HANDMADE_PRESETS if handmade.is_handmade(arch) else PRESETS
 
 
+class Meters(NamedTuple):
+    """The figures of an epoch, and the best of all epochs."""
+
+    train: Meter
+    test: Meter
+    best: Best
+
+
 def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Resolved | None = None) -> TrainResult:
     """Trains (or resumes) in the run directory and returns the result, as kept in `result.json`.
 
@@ -156,71 +165,62 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
         resolved = resolved or architecture.resolve(config.arch, config.network, config.handmade)
         device = resolve_device(config.run.device)
         precision = resolve_precision(config.precision, device)
-        config = replace(config, precision=precision)  # for config.json, which a resumed run must have too
+        config = _as_kept(config, precision)
         images = data.load(config.data) if images is None else images
-    torch.manual_seed(config.seed)
-    arch = resolved.architecture
-    network = arch.build(in_channels=images.channels, image_size=images.image_size, num_classes=images.num_classes).to(
-        device
-    )
-    if config.init_from:
-        origin = os.path.abspath(config.init_from)
-        config = replace(config, init_from=origin)  # for a resumption from another folder
-        _load_weights(network, arch, images, Path(origin) / weights.NAME)
+    network = _network(config, resolved.architecture, images, device)
     train_loader = images.train_loader(seed=config.seed, device=device)
     test_loader = images.test_loader(device=device)
     training = Training(config.training, network, precision)
     plain = (training.training_step, partial(evaluation_step, training.measured, precision=precision))
     train_on, test_on = captured(*plain, device=device, enabled=config.run.cuda_graph)
     schedule = training.schedule(config.epochs)
-    same_data = SameData(images)
-    train_meter, test_meter, best = Meter(), Meter(), Best()
-    name = f"eval-{config.data.dataset}-{Path(config.arch).stem}-seed{config.seed}"
-    directory = directory_of(config.run, config, default_name=name, device=device)
+    same_data, meters = SameData(images), Meters(Meter(), Meter(), Best())
     run = Run(
-        directory,
-        {
-            "data": same_data,  # first, as the next one: what was made for others would not load
-            "architecture": SameArchitecture(arch),
-            "network": network,
-            "optimizer": OptimizerState(training.optimizer),
-            "schedule": ScheduleState(schedule),
-            **({} if training.average is None else {"average": training.average}),
-            "train_meter": train_meter,
-            "test_meter": test_meter,
-            "best": best,
-        },
+        _directory(config, device),
+        _tracked(same_data, resolved.architecture, training, schedule, meters),
         device=device,
         deterministic=config.run.deterministic,
         epochs=config.epochs,
         steps=len(train_loader),
     )
     with run:
-        same_data.report(directory)
-        directory.log(
-            f"training {config.arch} on {config.data.dataset}: {arch.summary}, "
-            f"{count_parameters(network):,} parameters, {config.epochs} epochs of {len(train_loader)} steps on "
-            f"{device} in {precision}, in {directory.path}"
-        )
+        same_data.report(run.directory)
+        _log_start(run.directory, config, resolved.architecture, training, len(train_loader), device)
         for epoch in run.epochs():
             if isinstance(network, Network):
                 network.schedule_drop_path(epoch / config.epochs)
             network.train()
-            for batch in run.steps(train_loader.epoch(epoch, run.step), train_meter):
+            for batch in run.steps(train_loader.epoch(epoch, run.step), meters.train):
                 loss, logits = train_on(batch)
-                train_meter.update(loss, logits, batch[1])
+                meters.train.update(loss, logits, batch[1])
             training.measured.eval()
-            measure(test_on, run.interruptible(test_loader.epoch(epoch)), test_meter)
+            measure(test_on, run.interruptible(test_loader.epoch(epoch)), meters.test)
             run.check_finite()
-            best.accuracy = max(best.accuracy, test_meter.accuracy)
-            _report_epoch(run, train_meter, test_meter, learning_rate(training.optimizer))
+            _report_epoch(run, meters, learning_rate(training.optimizer))
             schedule.step()
-            train_meter.reset()
-        arch.write(directory)
-        weights.save(directory.path / weights.NAME, training.measured, arch, images)
-        result = _result(run, config, resolved, figures(training.measured, test_meter, images), best)
-        record.write(directory, _record(directory, config, resolved, same_data, result))
-        return result
+            meters.train.reset()
+        return _finish(run, config, resolved, training, meters, images, same_data)
+
+
+def _as_kept(config: TrainConfig, precision: Precision) -> TrainConfig:
+    """The configuration for config.json, which a resumed run must have too, from whatever folder it is resumed."""
+    origin = config.init_from and os.path.abspath(config.init_from)
+    return replace(config, precision=precision, init_from=origin)
+
+
+def _directory(config: TrainConfig, device: torch.device) -> RunDirectory:
+    name = f"eval-{config.data.dataset}-{Path(config.arch).stem}-seed{config.seed}"
+    return directory_of(config.run, config, default_name=name, device=device)
+
+
+def _network(config: TrainConfig, arch: Architecture, images: ImageData, device: torch.device) -> nn.Module:
+    """The network to train, with new weights or those of `--init-from`."""
+    torch.manual_seed(config.seed)
+    network = arch.build(in_channels=images.channels, image_size=images.image_size, num_classes=images.num_classes)
+    network.to(device)
+    if config.init_from:
+        _load_weights(network, arch, images, Path(config.init_from) / weights.NAME)
+    return network
 
 
 def _load_weights(network: nn.Module, arch: Architecture, images: ImageData, path: Path) -> None:
@@ -269,18 +269,69 @@ class Best:
         self.accuracy = state["accuracy"]
 
 
-def _report_epoch(run: Run, train_meter: Meter, test_meter: Meter, learning_rate: float) -> None:
+def _tracked(
+    same_data: SameData, arch: Architecture, training: Training, schedule: LRScheduler, meters: Meters
+) -> dict[str, Stateful]:
+    """All that a resumed run must have again, by its name in the checkpoint."""
+    return {
+        # These two first: what was made for other images or another architecture would fail to load without saying why.
+        "data": same_data,
+        "architecture": SameArchitecture(arch),
+        "network": training.network,
+        "optimizer": OptimizerState(training.optimizer),
+        "schedule": ScheduleState(schedule),
+        **({} if training.average is None else {"average": training.average}),
+        "train_meter": meters.train,
+        "test_meter": meters.test,
+        "best": meters.best,
+    }
+
+
+def _log_start(
+    directory: RunDirectory,
+    config: TrainConfig,
+    arch: Architecture,
+    training: Training,
+    steps: int,
+    device: torch.device,
+) -> None:
+    directory.log(
+        f"training {config.arch} on {config.data.dataset}: {arch.summary}, "
+        f"{count_parameters(training.network):,} parameters, {config.epochs} epochs of {steps} steps on "
+        f"{device} in {config.precision}, in {directory.path}"
+    )
+
+
+def _report_epoch(run: Run, meters: Meters, learning_rate: float) -> None:
+    meters.best.accuracy = max(meters.best.accuracy, meters.test.accuracy)
     run.add_metrics(
         {
-            "train_loss": train_meter.loss,
-            "train_accuracy": train_meter.accuracy,
-            "test_loss": test_meter.loss,
-            "test_accuracy": test_meter.accuracy,
-            "test_top5_accuracy": test_meter.top5_accuracy,
+            "train_loss": meters.train.loss,
+            "train_accuracy": meters.train.accuracy,
+            "test_loss": meters.test.loss,
+            "test_accuracy": meters.test.accuracy,
+            "test_top5_accuracy": meters.test.top5_accuracy,
             "learning_rate": learning_rate,
         }
     )
-    run.log_epoch("test", train_meter, test_meter)
+    run.log_epoch("test", meters.train, meters.test)
+
+
+def _finish(
+    run: Run,
+    config: TrainConfig,
+    resolved: Resolved,
+    training: Training,
+    meters: Meters,
+    images: ImageData,
+    same_data: SameData,
+) -> TrainResult:
+    """Leaves the genotype, the weights and the record in the run's directory, and gives the result."""
+    resolved.architecture.write(run.directory)
+    weights.save(run.directory.path / weights.NAME, training.measured, resolved.architecture, images)
+    result = _result(run, config, resolved, figures(training.measured, meters.test, images), meters.best)
+    record.write(run.directory, _record(run.directory, config, resolved, same_data, result))
+    return result
 
 
 def _result(run: Run, config: TrainConfig, resolved: Resolved, measured: Mapping[str, Any], best: Best) -> TrainResult:
