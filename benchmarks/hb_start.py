@@ -126,7 +126,7 @@ def _peaked_logits(directory: Path, start: SpaceConfig) -> list[float]:
     return [
         space.alpha[kind][edge, space.operations.index(operation)].item()
         for kind in KINDS
-        for edge, operation in space.peaked.items()
+        for edge, operation in space.peaked[kind].items()
     ]
 
 

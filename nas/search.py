@@ -31,7 +31,7 @@ from nas.runs.record import SearchRecord, SearchResult
 from nas.runs.run import Run, RunConfig, Stateful, directory_of
 from nas.runs.same_data import SameData
 from nas.supernet import Supernet, SupernetConfig
-from spaces import KINDS, SpaceConfig
+from spaces import SpaceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +293,7 @@ class Search:
             if self.config.log_logits:
                 tensorboard.add_logits(run.tensorboard, space, number)
             tensorboard.add_genotype(run.tensorboard, genotype, number)
-        left, slots = sum(space.left_start(mixing).values()), len(KINDS) * len(space.peaked)
+        left, slots = sum(space.left_start(mixing).values()), sum(map(len, space.peaked.values()))
         note = f", {left} of {slots} slots have left the start" if slots else ""
         run.log_epoch("valid", meters.weights, meters.held_out, note)
 

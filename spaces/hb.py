@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from spaces.registry import register
-from spaces.space import CELL_INPUTS, KINDS, SearchSpace
+from spaces.space import CELL_INPUTS, SearchSpace
 
 
 @register("hb")
@@ -60,12 +60,5 @@ class HBSpace(SearchSpace):
                 "--init hb starts every node as eq. (26), which --edge-normalized rules out; drop one of the two"
             )
         super()._initialize("random", gap, generator)
-        self.peaked = {
-            3 * node + slot: operation
-            for node in range(self.topology.nodes)
-            for slot, operation in ((1, "skip_connect"), (2, "neg_skip_connect"))
-        }
-        for kind in KINDS:
-            for edge, operation in self.peaked.items():
-                self.alpha[kind][edge] = 0
-                self.alpha[kind][edge, self.operations.index(operation)] = gap
+        slots = ((1, "skip_connect"), (2, "neg_skip_connect"))
+        self._peak({3 * node + slot: name for node in range(self.topology.nodes) for slot, name in slots}, gap)

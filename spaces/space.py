@@ -113,8 +113,8 @@ class SearchSpace(nn.Module):
             targets = torch.tensor([target for _, target in self.topology.edges])
             self.beta = nn.ParameterDict({kind: nn.Parameter(torch.zeros(len(targets))) for kind in KINDS})
             self.register_buffer("_same_target", targets[:, None] == targets, persistent=False)
-        #: By edge, the operation whose logit the initialization peaks; the same in both kinds of cells.
-        self.peaked: dict[int, str] = {}
+        #: By edge, the operation whose logit the initialization peaks, for each cell kind; empty if it peaks none.
+        self.peaked: dict[Kind, dict[int, str]] = {}
 
     def edges_between(self, nodes: int) -> Sequence[tuple[int, int]]:
         """The (source, target) pairs of a cell with `nodes` intermediate nodes."""
@@ -224,15 +224,27 @@ class SearchSpace(nn.Module):
             else:
                 parameter.copy_(1e-3 * torch.randn(parameter.shape, generator=generator))
 
+    def _peak(self, operations: Mapping[int, str], gap: float) -> None:
+        """Sets the logits of some edges: that of the given operation `gap` above the others', where it is allowed."""
+        column = {edge: self.operations.index(name) for edge, name in operations.items()}
+        for kind in KINDS:
+            allowed = self.mask[kind].tolist()
+            self.peaked[kind] = {edge: name for edge, name in operations.items() if allowed[edge][column[edge]]}
+            for edge in self.peaked[kind]:
+                self.alpha[kind][edge] = 0
+                self.alpha[kind][edge, column[edge]] = gap
+
     def left_start(self, mixing: Mixing) -> dict[Kind, int]:
         """For each cell kind, the number of edges whose strongest operation is not the one the search started from.
 
-        Only edges that started peaked count, and zero is not considered, as in `derive`.
+        Only edges that started peaked count, and zero is not considered, as in `derive`. An edge has also left if its
+        peaked operation was excluded since.
         """
         rows = {kind: mixing[kind].tolist() for kind in KINDS}
         return {
             kind: sum(
-                self.operations[self._strongest(rows[kind][e], kind, e)] != name for e, name in self.peaked.items()
+                self.operations[self._strongest(rows[kind][e], kind, e)] != name
+                for e, name in self.peaked.get(kind, {}).items()
             )
             for kind in KINDS
         }

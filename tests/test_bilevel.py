@@ -205,7 +205,7 @@ class Chain(spaces.SearchSpace):
     def edges_between(self, nodes: int) -> list[tuple[int, int]]:
         return [(target - 1, target) for target in range(2, 2 + nodes)]
 
-    def logits(self, kind: spaces.Kind) -> Tensor:
+    def unmasked_logits(self, kind: spaces.Kind) -> Tensor:
         return self.alpha[kind] / (1 + self.temperature.square())
 
 

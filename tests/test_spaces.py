@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor
 import spaces
 from genotypes import registry, validate
 from nas.methods.relaxation import Relaxation
-from spaces import KINDS, TABLE_6, SearchSpace, SpaceConfig, Topology
+from spaces import KINDS, TABLE_6, Kind, SearchSpace, SpaceConfig, Topology
 from spaces.space import INIT_GAP
 
 ALL = spaces.names()
@@ -181,7 +182,7 @@ def test_hb_initialization_peaks_as_stated(gap: float, peak: float, slope: float
 @pytest.mark.parametrize("nodes", [2, 4])
 def test_slots_that_left_the_start_are_counted(nodes: int) -> None:
     space = build("hb", nodes=nodes)
-    assert len(space.peaked) == 2 * nodes
+    assert [len(space.peaked[kind]) for kind in KINDS] == [2 * nodes] * 2
     assert space.left_start(softmax(space)) == {"normal": 0, "reduce": 0}
     convolution, zero = TABLE_6.index("sep_conv_3x3"), TABLE_6.index("none")
     with torch.no_grad():
@@ -308,6 +309,71 @@ def test_derivation_refuses_what_is_no_mixing() -> None:
         space.derive({"normal": weights * torch.nan, "reduce": weights})
     with pytest.raises(ValueError, match=r"\(14, 7\), not \(14, 8\)"):
         space.derive({"normal": weights[:, 1:], "reduce": weights})
+
+
+# --- masks ------------------------------------------------------------------------------------------------
+
+
+def random_masks(space: SearchSpace, kept: int, seed: int = 0) -> dict[Kind, Tensor]:
+    """On each edge, `kept` of the operations, two or more."""
+    order = torch.rand(2, *space.alpha["normal"].shape, generator=torch.Generator().manual_seed(seed))
+    return dict(zip(KINDS, order.argsort().argsort() < kept, strict=True))
+
+
+def test_without_a_mask_the_logits_are_the_spaces_own_tensor() -> None:
+    space = build("agd")
+    assert space.logits("normal") is space.alpha["normal"]
+    assert all(mask.all() for mask in space.mask.values())
+
+
+@pytest.mark.parametrize("name", ["darts", "hb", "agd"])
+def test_excluded_operations_have_no_weight_and_are_not_derived(name: str) -> None:
+    space, other = randomized(build(name, init="zero")), build(name, init="zero")
+    space.restrict(random_masks(space, 4))
+    other.load_state_dict(space.state_dict())
+    mixing = softmax(space)
+    allowed = set()
+    for kind, mask in space.mask.items():
+        assert ((mixing[kind] != 0) == mask).all()
+        torch.testing.assert_close(mixing[kind].sum(dim=1), space.edge_weights(kind))
+        assert torch.equal(softmax(other)[kind], mixing[kind])
+        (gradient,) = torch.autograd.grad(mixing[kind].square().sum(), space.alpha[kind])
+        assert (gradient[~mask] == 0).all()
+        edges = [(kind, source) for source, _ in space.topology.edges]
+        allowed |= {(*edges[e], space.operations[o]) for e, o in mask.nonzero().tolist()}
+    # All weights alike: without the masks, the first operation would be derived.
+    genotype = space.derive({kind: torch.ones_like(weights) for kind, weights in mixing.items()})
+    for kind, cell in (("normal", genotype.normal), ("reduce", genotype.reduce)):
+        assert {(kind, edge.source, edge.operation) for node in cell.nodes for edge in node} <= allowed
+
+
+def test_a_mask_that_leaves_nothing_is_refused() -> None:
+    space = build("darts")
+    masks = dict(zip(KINDS, torch.ones(2, 14, 8, dtype=torch.bool), strict=True))
+    masks["reduce"][4, :-1] = False
+    with pytest.raises(ValueError, match="edge 4 of the reduction cell has no operation other than 'none' left"):
+        space.restrict(masks)
+    assert all(mask.all() for mask in space.mask.values())
+
+
+class Peaked(spaces.get("hb")):
+    """Space-HB without the identity on one of the edges that start with it."""
+
+    def allowed_operations(self, kind: Kind, edge: int) -> Sequence[str]:
+        return ["sep_conv_3x3", "none"] if edge == 4 else self.operations
+
+
+def test_an_excluded_operation_is_not_peaked() -> None:
+    space = Peaked()
+    space.initialize("hb")
+    assert space.mask["normal"].sum(dim=1).tolist() == [9] * 4 + [2] + [9] * 7
+    assert [len(space.peaked[kind]) for kind in KINDS] == [7, 7]
+    assert space.alpha["normal"][4].max() < 1
+    assert space.left_start(softmax(space)) == {"normal": 0, "reduce": 0}
+    masks = {kind: mask.clone() for kind, mask in space.mask.items()}
+    masks["normal"][1, space.operations.index("skip_connect")] = False
+    space.restrict(masks)
+    assert space.left_start(softmax(space)) == {"normal": 1, "reduce": 0}
 
 
 # --- registry ---------------------------------------------------------------------------------------------

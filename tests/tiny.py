@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,6 +109,5 @@ class MaskedSpace(SearchSpace):
     def edges_between(self, nodes: int) -> list[tuple[int, int]]:
         return [(0, 2), (1, 2)]
 
-    def logits(self, kind: Kind) -> torch.Tensor:
-        excluded = torch.tensor([[False, False, True, False], [False] * 4])
-        return self.alpha[kind].masked_fill(excluded, -torch.inf)
+    def allowed_operations(self, kind: Kind, edge: int) -> Sequence[str]:
+        return ("sep_conv_3x3", "dil_conv_3x3", "none") if edge == 0 else self.operations
