@@ -1,1 +1,1 @@
-"""Programs that measure; each prints a table and writes JSON with hardware, versions, commit and command."""
+"""Programs that measure; each prints a table and can write JSON with hardware, versions, commit and command."""

@@ -1,4 +1,4 @@
-"""How a benchmark is started: as the commands of the toolkit, with one line for a mistake and exit code 2."""
+"""Starts a benchmark like the commands of the toolkit: a user's mistake gives one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from nas.errors import users_mistakes
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig(Config):
-    """Where a benchmark computes, and where its figures go."""
+    """Where a benchmark runs, and where its results go."""
 
     device: str = "auto"
     """Where to compute."""
     out: Annotated[str | None, IsPath] = None
-    """Also write the figures as JSON to this file."""
+    """Also write the results to this file, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig(BenchmarkConfig):
-    """A step that is timed."""
+    """The size of a step to time."""
 
     batch_size: Count = 16
-    """Images a batch."""
+    """Images per batch."""
     image_size: Count = 32
     """Side of the images in pixels."""
     rounds: Count = 5
-    """Timed rounds, after one that is not counted."""
+    """Timed rounds, after one of warm-up."""
     precision: Precision = "fp32"
     """Forward passes in fp32 or bf16."""
 
 
 def run_benchmark(main: Callable[[Any], None], config: Any, description: str | None) -> None:
-    """Runs `main` with the `config` that the command line gives, and exits."""
+    """Runs `main` with the configuration from the command line, and exits."""
 
     def command(argv: list[str]) -> None:
         default = config() if isinstance(config, type) else None  # a union of subcommands has none
@@ -48,6 +48,6 @@ def run_benchmark(main: Callable[[Any], None], config: Any, description: str | N
                 parsed = parse(config, argv, description=description or "", default=default)
                 main(parsed)
         except subprocess.CalledProcessError as error:
-            sys.exit(error.returncode)  # the program that was started has said why
+            sys.exit(error.returncode)  # the program that failed has already said why
 
     run(command)

@@ -1,17 +1,17 @@
-"""What one pass of a network asks of the device: kernels, operators that compute, bytes they read and write.
+"""What one pass of a network costs the device: kernels, operators that compute, and bytes read and written.
 
-**Operators** are what PyTorch dispatches below autograd, in the forward and in the backward pass. Counted are those
-that compute or copy. Left out are views and other changes of metadata (by the operator's schema: what it returns
-shares its argument's memory and is not written to), and allocations without a value (`empty` and its kin). An
-operator of ours that is a single one to the dispatcher counts as one.
+**Operators** are what PyTorch dispatches below autograd, in the forward and in the backward pass. Those that compute
+or copy are counted. Views and other metadata changes (according to the schema: results that share the memory of an
+argument and are not written to) and uninitialized allocations (`empty` and the like) are not. A custom operator that
+the dispatcher sees as one counts as one.
 
-**Bytes** are the sum over those operators of the bytes of every tensor argument and of every result, so that what is
-changed in place counts twice, read and written. A dimension that is expanded (stride 0) is there once. It is what
-an operator must at least move when no cache keeps anything from one operator to the next; BatchNorm, which passes
-over its input more than once, moves more, and a small tensor that stays in the cache less.
+**Bytes** are the sizes of all tensor arguments and all results of those operators, added up; a tensor changed in place
+counts twice, as read and as written. An expanded dimension (stride 0) counts once. This is the least that operators
+move if no cache keeps anything from one to the next. BatchNorm passes over its input more than once and moves more; a
+small tensor that stays in the cache moves less.
 
-**Kernels** are, on a GPU, the kernels that the profiler saw the device run, without copies between host and device
-and without memory fills. A CPU has none; there an operator counts as one.
+**Kernels** are, on a GPU, the kernels that the profiler saw, without memory copies and fills. A CPU has no kernels;
+there each operator counts as one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.timing import Step, peak_bytes
 
-#: Allocation and metadata that a schema does not give away.
+#: Allocations and metadata changes that their schemas do not reveal.
 _FREE = {
     "aten::empty",
     "aten::empty_like",
@@ -44,7 +44,7 @@ _FREE = {
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass takes; `kernels` is the number of operators on a CPU."""
+    """The cost of one pass; on a CPU, `kernels` is the number of operators."""
 
     kernels: int
     operators: int
@@ -62,7 +62,7 @@ class Pass:
 
 
 def measure_pass(run: Step, device: torch.device) -> Pass:
-    """Counts what `run` asks of the device, and its peak memory; see the module for what is counted."""
+    """Measures the cost of `run`, as the module defines it, and its peak memory."""
     counter = OperatorCounter()
 
     def counted() -> None:
@@ -70,7 +70,7 @@ def measure_pass(run: Step, device: torch.device) -> Pass:
             run()
 
     if device.type == "cuda":
-        kernels = device_kernels(run, device)  # first: libraries choose their algorithms by trying them
+        kernels = device_kernels(run, device)  # first, because libraries choose their algorithms by trials in the first run
         peak = peak_bytes(counted, device)
         return Pass(kernels, counter.operators, counter.bytes, peak)
     peak = peak_bytes(counted, device)
@@ -96,14 +96,14 @@ class OperatorCounter(TorchDispatchMode):
 
 
 def computes(operator: Any) -> bool:
-    """Whether an operator does more than look at its argument in another way, or allocate."""
+    """Whether an operator does more than allocate, or view its argument differently."""
     returned = [result.alias_info for result in operator._schema.returns]
     is_view = bool(returned) and all(alias is not None and not alias.is_write for alias in returned)
     return not is_view and operator._schema.name not in _FREE
 
 
 def device_kernels(run: Step, device: torch.device) -> int:
-    """Kernels that a GPU runs for `run` the second time."""
+    """The number of kernels in the second call of `run` on a GPU."""
     run()
     torch.cuda.synchronize(device)
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
@@ -114,7 +114,7 @@ def device_kernels(run: Step, device: torch.device) -> int:
 
 
 def _bytes(tree: Any) -> int:
-    """Bytes of the tensors in nested containers, each tensor once."""
+    """Bytes of all tensors in nested containers, each tensor counted once."""
     tensors = {id(leaf): leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
     return sum(_elements(tensor) * tensor.element_size() for tensor in tensors.values())
 

@@ -1,8 +1,9 @@
 """Images a second that the loaders serve: `python -m benchmarks.data_pipeline`.
 
-*In memory* are random images of CIFAR's shape, held on the device and augmented there. *Streamed* are JPEGs, written
-to a temporary folder by this program, read by worker processes as ImageNet's are, and brought to the device. Each is
-served augmented, as for training, and as it is, as for testing. The table is printed, and written as JSON with --out.
+*In memory* are random images of CIFAR's shape, held and augmented on the device. *Streamed* are JPEGs that this program
+writes to a temporary folder; worker processes read them as they read ImageNet's, and they are copied to the device.
+Both are served with augmentation, as in training, and without, as in testing. Prints a table; --out also writes it as
+JSON.
 """
 
 from __future__ import annotations
@@ -29,22 +30,22 @@ from nas.screen import table
 
 @dataclass(frozen=True, kw_only=True)
 class Config(BenchmarkConfig):
-    """What is served."""
+    """The images and how they are served."""
 
     images: Count = 50_000
     """Images in memory, of 32x32 pixels."""
     batch_size: Count = 64
-    """Images a batch."""
+    """Images per batch."""
     jpegs: Count = 2_000
     """Streamed images."""
     jpeg_size: tuple[Count, Count] = (500, 375)
-    """Width and height of their files; ImageNet's are about that large."""
+    """Width and height of the files, about as in ImageNet."""
     image_size: Count = 224
-    """Side in pixels to which they are brought."""
+    """Resize streamed images to this side in pixels."""
     workers: Annotated[int, AtLeast(0)] = 2
     """Processes that read them."""
     rounds: Count = 3
-    """Timed epochs, after one that is not counted."""
+    """Timed epochs, after one of warm-up."""
 
 
 def main(config: Config) -> None:
@@ -95,10 +96,10 @@ def _loaders(config: Config, device: torch.device) -> Iterator[dict[tuple[str, s
 
 
 def write_jpegs(folder: Path, number: int, size: tuple[int, int]) -> None:
-    """Writes `number` JPEGs of (width, height) to train on, and two to test on, into a folder laid out as ImageNet."""
+    """Writes `number` JPEGs of (width, height) for training, and two for testing, to a folder with ImageNet's layout."""
     width, height = size
     random = np.random.default_rng(0)
-    # Blotches, because pixels of noise are what JPEG compresses worst.
+    # Blotches compress about as photographs do; noise in every pixel is what JPEG compresses worst.
     blotches = random.integers(256, size=(number + 2, height // 25 + 1, width // 25 + 1, 3), dtype=np.uint8)
     for i, pixels in enumerate(blotches):
         path = folder / ("train" if i < number else "val") / f"class_{i % 2}" / f"{i}.jpg"

@@ -1,9 +1,9 @@
-"""Seconds an epoch of the real commands on random images of CIFAR's shape: `python -m benchmarks.epoch`.
+"""Seconds per epoch of the actual commands on random images of CIFAR's shape: `python -m benchmarks.epoch`.
 
-`train_search.py` and `train_eval.py` are run as a user runs them, with data, metrics, checkpoints and pictures. An
-epoch's seconds are those between two rows of the run's `metrics.csv`; the first epoch, in which all is allocated,
-compiled or captured, is told apart. What the paper's protocol on the whole of CIFAR-10 would take is *extrapolated*
-from there, in proportion to images and epochs. The table is printed, and written as JSON with --out.
+Runs `train_search.py` and `train_eval.py` as a user would, with data, metrics, checkpoints and pictures. The time of an
+epoch is the time between two rows of the run's `metrics.csv`. The first epoch, which also allocates, compiles and
+captures, is reported separately. The time of the paper's protocol on all of CIFAR-10 is *extrapolated* in proportion to
+images and epochs. Prints a table; --out also writes it as JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CIFAR = 50_000
 
 @dataclass(frozen=True, kw_only=True)
 class Config(BenchmarkConfig):
-    """What is run; the defaults are the paper's protocol on as many images as CIFAR-10 has."""
+    """What to run; the defaults are the paper's protocol on as many images as CIFAR-10 has."""
 
     spaces: tuple[str, ...] = ("darts", "hb", "agd")
     """Search spaces to search in; none for no search."""
@@ -43,7 +43,7 @@ class Config(BenchmarkConfig):
     archs: tuple[str, ...] = ("DARTS_V2",)
     """Networks to train; none for no training."""
     images: Count = 50_000
-    """Training images; there are a fifth as many to test on."""
+    """Training images; a fifth of that number is added for testing."""
     epochs: Annotated[int, AtLeast(2)] = 3
     """Epochs of each run; all but the first are timed."""
     search_layers: Count = 8
@@ -51,13 +51,13 @@ class Config(BenchmarkConfig):
     search_channels: Count = 16
     """Channels of its first cells."""
     search_batch_size: Count = 64
-    """Images a batch in the search."""
+    """Images per batch in the search."""
     train_layers: Count = 20
     """Cells of the network."""
     train_channels: Count = 36
     """Channels of its first cells."""
     train_batch_size: Count = 96
-    """Images a batch in the training."""
+    """Images per batch in the training."""
     image_size: Count = 32
     """Side of the images in pixels."""
     precision: Precision = "fp32"
@@ -96,7 +96,7 @@ def _size(layers: int, channels: int, batch_size: int) -> list[str]:
 
 
 def _row(config: Config, task: str, command: list[str], protocol_epochs: int) -> dict[str, Any]:
-    """What one run took, and what so many epochs of CIFAR-10 would take."""
+    """The time of one run, and the extrapolated time of `protocol_epochs` epochs on CIFAR-10."""
     first, *others = epoch_seconds(config, command)
     epoch = statistics.median(others)
     return {
@@ -110,7 +110,7 @@ def _row(config: Config, task: str, command: list[str], protocol_epochs: int) ->
 
 
 def epoch_seconds(config: Config, command: list[str]) -> list[float]:
-    """The seconds of each epoch of a run of `command`, which is a script of the checkout and its flags."""
+    """Seconds of each epoch in a run of `command`, a script of the checkout with its flags."""
     script, *flags = command
     data = ["--dataset", "fake", "--fake-train", str(config.images), "--fake-test", str(max(1, config.images // 5))]
     data += ["--image-size", str(config.image_size), "--device", config.device, "--precision", config.precision]

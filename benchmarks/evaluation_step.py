@@ -1,8 +1,8 @@
 """Times a training step of an evaluation network against its plain form: `python -m benchmarks.evaluation_step`.
 
-The step is that of `Training`: drop path, auxiliary loss, clipped SGD. *Plain* is the network as the literature runs
-it, in NCHW, edge by edge and operator by operator (reference/network.py); ours is on a GPU a CUDA graph, as in the
-training. Tables are printed, and written as JSON with --out.
+The step is that of `Training`: drop path, auxiliary loss, clipped SGD. *Plain* is the network as in the literature: in
+NCHW, edge by edge and operator by operator (reference/network.py). On a GPU, ours is a CUDA graph, as in the training.
+Prints a table; --out also writes it as JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from reference.network import PlainNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class Config(StepConfig):
-    """What is timed; the default is the network of DARTS's protocol for CIFAR-10."""
+    """The network to time; the default is that of DARTS's protocol for CIFAR-10."""
 
     arch: str = "DARTS_V2"
     """Published genotype by name."""
@@ -65,7 +65,7 @@ def main(config: Config) -> None:
 def _rows(
     config: Config, device: torch.device, builders: Mapping[str, Callable[[], nn.Module]], limit: float
 ) -> list[dict[str, Any]]:
-    """A row for each engine, and its ratios to the first."""
+    """A row for each engine, with its ratios to the first."""
     batch = (
         torch.randn(config.batch_size, 3, config.image_size, config.image_size, device=device),
         torch.randint(10, (config.batch_size,), device=device),

@@ -1,12 +1,12 @@
 """Whether a search leaves HB-Net: `python -m benchmarks.hb_start --data FOLDER`.
 
-Space-HB is searched from HB-Net (`--init hb`) with several gaps and seeds on a folder of images. After each epoch the
-slots are counted whose strongest operation is no longer the one they started with: of each node the identity of o2
-and the negative identity of o, hence 8 of a cell with four nodes. The step size of the architecture is such that the
-steps and their size together are those of the paper's search, 19,550 Adam steps of 3e-4: a logit can go as far, in
-fewer steps. Beside that stand the peaked logits at the end: weight decay moves all of them alike, so that what differs
-from slot to slot is what the images have decided. The table is printed, and written as JSON with --out; a search that
-has ended is not run again.
+Searches Space-HB from HB-Net (`--init hb`) with several gaps and seeds on a folder of images. After each epoch, it
+counts the slots whose strongest operation is no longer the initial one: at each node the identity of o2 and the
+negative identity of o, hence 8 in a cell of four nodes. The learning rate of the architecture is chosen so that the
+number of steps times the learning rate is that of the paper's search, 19,550 Adam steps of 3e-4: a logit can move as
+far in fewer steps. The final values of the peaked logits are reported too: weight decay moves all of them alike, so
+the differences between slots are due to the images. Prints a table; --out also writes it as JSON. A search that has
+ended is not run again.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ PAPER_STEPS, PAPER_RATE = 19_550, 3e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Config(_Config):
-    """The images, the small supernet, and what is compared."""
+    """The images, the small supernet, and the values to compare."""
 
     data: str = ""
     """Folder of images, with train/ and test/."""
     image_size: Count = 16
     """Side of the images in pixels."""
     gaps: tuple[NotNegative, ...] = (2, 3, 5, 10)
-    """How far above the others a peaked logit starts."""
+    """How far a peaked logit starts above the others."""
     seeds: tuple[Seed, ...] = (1, 2, 3)
     """Seeds of the searches."""
     layers: Count = 4
@@ -60,20 +60,20 @@ class Config(_Config):
     epochs: Epochs = 10
     """Epochs of a search."""
     batch_size: Count = 32
-    """Images a batch."""
+    """Images per batch."""
     runs: str = "runs/hb_start"
     """Directory of the search runs."""
     out: str | None = None
-    """Also write the figures as JSON to this file."""
+    """Also write the results to this file, as JSON."""
 
 
 def main(config: Config) -> None:
-    """Searches with every gap and seed, and prints what has left its start."""
+    """Searches with every gap and seed, and prints how many slots have left their start."""
     data = DataConfig(dataset="folder", data=config.data, image_size=config.image_size, batch_size=config.batch_size)
     images = len(load(data).train_labels)
     steps = config.epochs * -(-(images // 2) // config.batch_size)
     rows = []
-    for seed in config.seeds:  # the gaps of one seed side by side, where the study is stopped early
+    for seed in config.seeds:  # all gaps of a seed first, so that a study stopped early can be compared
         for gap in config.gaps:
             rows.append({"gap": gap, "seed": seed, **_searched(config, data, steps, gap, seed)})
             print(json.dumps(rows[-1]), flush=True)
@@ -82,7 +82,7 @@ def main(config: Config) -> None:
 
 
 def _searched(config: Config, data: DataConfig, steps: int, gap: float, seed: int) -> dict[str, Any]:
-    """One search, or what it left if it has ended."""
+    """The results of one search, which runs unless it has already ended."""
     directory = Path(config.runs) / f"gap{gap:g}-seed{seed}"
     start = SpaceConfig(space="hb", init="hb", init_gap=gap)
     if not (directory / record.NAME).exists():
@@ -111,14 +111,14 @@ def _searched(config: Config, data: DataConfig, steps: int, gap: float, seed: in
 
 
 def _left_start(directory: Path) -> dict[str, list[int]]:
-    """By cell kind, how many slots had left their start after each epoch, as the search has told."""
+    """By kind of cell, how many slots had left their start after each epoch, from the metrics of the search."""
     with (directory / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {f"left_{kind}": [int(row[f"{CELL_NAMES[kind]}_left_start"]) for row in rows] for kind in KINDS}
 
 
 def _peaked_logits(directory: Path, start: SpaceConfig) -> list[float]:
-    """At the end of a search, the logit of what each slot started with, first those of the normal cell."""
+    """The final logits of the operations that slots started with, those of the normal cell first."""
     state = checkpoint.load(directory)
     assert state is not None
     space = spaces.build(start)
@@ -136,7 +136,7 @@ def _parameter_free(genotype: Genotype) -> int:
 
 
 def _summary(config: Config, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each gap: means over the seeds of the slots that have left at the end, and of the accuracy."""
+    """A row for each gap: the slots that have left at the end, logits and accuracy, averaged over the seeds."""
     summary = []
     for gap in config.gaps:
         if not (group := [row for row in rows if row["gap"] == gap]):

@@ -1,13 +1,13 @@
 """Compares LPOM with stochastic gradient descent on the same networks: `python -m benchmarks.lpom digits` or `speed`.
 
-`digits` gives test accuracies on scikit-learn's digits over several seeds. Both methods start from the same weights
-and see the same batches; SGD has Nesterov's momentum, and of its learning rates the one that is best on the test
-images, which favours it.
+`digits` measures test accuracy on scikit-learn's digits over several seeds. Both methods start from the same weights
+and see the same batches. SGD uses Nesterov's momentum, and the learning rate that is best on the test images, which
+favours it.
 
-`speed` gives seconds an epoch and the peak memory on images of MNIST's size, random ones or your own. Each round
-times every method for one epoch, in turn, so that a drift of the machine's speed falls on all alike.
+`speed` measures seconds per epoch and peak memory on images of MNIST's size, random ones or your own. Each round times
+one epoch of every method in turn, so that drifts in the machine's speed affect all alike.
 
-Tables are printed, and written as JSON with --out.
+Prints a table; --out also writes it as JSON.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ Step = Callable[[Tensor, Tensor], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(BenchmarkConfig):
-    """Test accuracy on scikit-learn's 1,797 digits, 360 of them to test."""
+    """Test accuracy on scikit-learn's 1,797 digits, 360 of them for testing."""
 
     epochs: Count = 60
     """Epochs of each training."""
     batch_size: Count = 100
-    """Samples a batch."""
+    """Samples per batch."""
     seeds: Count = 3
-    """Trainings of each row, from seed 0 on."""
+    """Trainings for each row; their seeds count up from 0."""
     learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     """Learning rates of SGD to choose from."""
     threads: Count = 1
@@ -58,22 +58,22 @@ class Digits(BenchmarkConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Speed(BenchmarkConfig):
-    """Seconds an epoch and peak memory on images of MNIST's size."""
+    """Seconds per epoch and peak memory on images of MNIST's size."""
 
     dataset: str = "fake"
     """Data set: fake (random grey images), or folder (your own images)."""
     data: str | None = None
-    """Folder of the latter, with one folder for each class."""
+    """Folder of your own images, with one subfolder for each class."""
     image_size: Count = 28
     """Side of the images in pixels."""
     images: Count = 60_000
     """Training images of the fake data set."""
     hidden: tuple[str, ...] = ("300", "500-500")
-    """Networks to measure: the hidden layers of each."""
+    """The hidden layers of each network to measure."""
     batch_size: Count = 100
-    """Images a batch."""
+    """Images per batch."""
     rounds: Count = 3
-    """Timed epochs of each method, after ten steps that are not counted."""
+    """Timed epochs of each method, after ten steps of warm-up."""
     threads: Count = 1
     """Threads of torch."""
 
@@ -220,7 +220,7 @@ def _speed(config: Speed, device: torch.device) -> list[dict[str, Any]]:
 
 
 def _builders(hidden: tuple[str, ...], batch: Batch, device: torch.device) -> dict[tuple[str, str], Callable[[], Step]]:
-    """By network and method, what makes a new network and the step that trains it."""
+    """By network and method, a function that makes a new network and returns its training step."""
     builders: dict[tuple[str, str], Callable[[], Step]] = {("-", "reading only"): lambda: _read}
     inputs, classes = batch[0].shape[1], batch[1].shape[1]
     for layers in hidden:

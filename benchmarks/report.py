@@ -1,7 +1,7 @@
 """Writes the tables of docs/PERFORMANCE.md from benchmarks/results: `python -m benchmarks.report`.
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`, and is made of all result files of its kind; what
-else the page says is written by hand. A test holds the page to the files.
+A table stands between `<!-- table NAME -->` and `<!-- end -->` and is made from all result files of its kind; the rest
+of the page is written by hand. A test checks that the page agrees with the files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 RESULTS = _ROOT / "benchmarks" / "results"
 PAGE = _ROOT / "docs" / "PERFORMANCE.md"
 
-#: What the page has none of yet is said, not left out.
+#: In place of a table without results, so that the page says what is missing.
 UNMEASURED = "Not measured yet."
 
 Row = dict[str, str]
@@ -30,7 +30,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Result:
-    """A result file: its name without .json, and what `timing.write_result` wrote."""
+    """A result file: its name without .json, and the content that `timing.write_result` wrote."""
 
     name: str
     config: dict[str, Any]
@@ -41,7 +41,7 @@ class Result:
 
     @property
     def device(self) -> str:
-        """What computed, for the first column of a table: the GPU's name, or the CPU with its threads."""
+        """The device, for the first column of a table: the GPU's name, or the CPU with its threads."""
         if "cores" in self.environment:
             threads = self.environment["threads"]
             return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
@@ -61,7 +61,7 @@ class Result:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """The result files of a folder that the page has a table for, by name."""
+    """The result files in a folder that the page has a table for, sorted by name."""
     results = []
     for path in sorted(folder.glob("*.json")):
         if path.stem.startswith(tuple(KINDS)):
@@ -72,7 +72,7 @@ def read_results(folder: Path) -> list[Result]:
 
 
 def rendered(page: str, results: Sequence[Result]) -> str:
-    """The page with its tables made of the results. Raises KeyError for a table that is not in TABLES."""
+    """The page, its tables made from the results. Raises KeyError for a table that is not in TABLES."""
 
     def replaced(match: re.Match[str]) -> str:
         return f"<!-- table {match[1]} -->\n{TABLES[match[1]](results)}\n<!-- end -->"
@@ -210,7 +210,7 @@ def _gpu(results: Sequence[Result]) -> str:
     return "**No GPU has been measured.** All figures are those of a CPU; the parts for CUDA are written, not timed."
 
 
-#: The beginnings of the names of the result files that the page has tables for.
+#: Prefixes of the names of the result files that the page has tables for.
 KINDS = ("search_step", "evaluation_step", "data_pipeline", "epoch", "scaling")
 
 TABLES: Mapping[str, Callable[[Sequence[Result]], str]] = {
@@ -228,7 +228,7 @@ _COSTS = {"median ms": "time", "kernels": "kernels", "moved GB": "bytes moved", 
 
 
 def exponent(rows: Sequence[Mapping[str, Any]], cost: str) -> float:
-    """The p of cost ~ value^p that fits best: the slope of a line through the points, both logarithmic."""
+    """The p that fits cost ~ value^p best: the slope of the least-squares line through the logarithms."""
     x = [math.log(row["value"]) for row in rows]
     y = [math.log(row[cost]) for row in rows]
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
@@ -248,7 +248,7 @@ def _spread(row: Mapping[str, float]) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Three digits, or all of those before the point."""
+    """A number with three significant digits, or all digits before the decimal point if those are more."""
     if value is None:
         return ""
     if isinstance(value, int) or abs(value) >= 100:
@@ -266,7 +266,7 @@ def _percent(value: float | None) -> str:
 
 
 def _markdown(rows: Iterable[Mapping[str, str]]) -> str:
-    """Rows with the same keys as a table; or the sentence that there are none."""
+    """Rows with the same keys as a table, or `UNMEASURED` if there are none."""
     lines = [(list(row), list(row.values())) for row in rows]
     if not lines:
         return UNMEASURED

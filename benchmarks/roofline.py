@@ -1,22 +1,22 @@
-"""What a pass would take if it did nothing twice: its roofline (Williams, Waterman, Patterson, CACM 2009).
+"""The time of a pass that computes nothing twice: its roofline (Williams, Waterman, Patterson, CACM 2009).
 
     limit = max(FLOPs / matmul rate, minimal bytes / copy bandwidth),    fraction = limit / measured time
 
-Both speeds are measured here, in the precision of the pass, on tensors far larger than the caches. On a GPU, fp32 is
-multiplied in TF32 where PyTorch lets convolutions do so, as it does by default.
+Both rates are measured here, in the precision of the pass, on tensors far larger than the caches. On a GPU, fp32
+products use TF32 if PyTorch allows it for convolutions, which is the default.
 
-**FLOPs** are those of the convolutions and linear layers, two a multiply-add, counted on the plain network's forward
-pass. A backward pass does as many again for the gradient of the inputs, and as many again for that of the weights:
-three times the forward pass for a step of the weights, twice for a step of the architecture, which has no gradient
-of weights. (`FlopCounterMode` has the weight gradient of a depthwise convolution too high by the number of channels,
-so that it is not asked for the backward pass.)
+**FLOPs** are those of the convolutions and linear layers, two per multiply-add, counted in the forward pass of the plain
+network. A backward pass takes as many for the gradient of the inputs, and as many for the gradient of the weights: a
+step of the weights costs three forward passes, a step of the architecture, which needs no gradient of the weights, two.
+(`FlopCounterMode` overestimates the weight gradient of a depthwise convolution by a factor of the number of channels,
+so it does not count the backward pass.)
 
-**Minimal bytes** are a model of the traffic of a pass that computes nothing twice: a BatchNorm must have seen its whole
-input before it can give any output, so that its input is stored; and so is the output of a cell, which others read.
-Each of these is written and read in the forward pass, read once more in the backward pass, and its gradient is
-written and read: five transfers. A pool does not depend on the edge it is on, so the same pool of the same node counts
-once. All else (ReLU, the convolutions between, mixing, sums, identities, the optimizer's step) counts as fused, and
-free. A pass that computes some of it again moves less, so the limit is a yardstick and no bound.
+**Minimal bytes** model the traffic of a pass that computes nothing twice. A BatchNorm must have seen its whole input
+before it produces any output, so its input is stored; so is the output of a cell, which other cells read. Each of these
+is written and read in the forward pass, read once more in the backward pass, and its gradient is written and read: five
+transfers. A pool does not depend on its edge, so the same pool of the same node counts once. Everything else (ReLU, the
+convolutions in between, mixing, sums, identities, the optimizer's step) counts as fused and free. A pass that recomputes
+some of this moves less, so the limit is a yardstick rather than a bound.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.timing import timed
 from nas.engine.device import Precision
 
-#: Written and read; read again in the backward pass; the gradient written and read.
+#: Write and read; another read in the backward pass; write and read of the gradient.
 TRANSFERS = 5
 
-#: Times the FLOPs of the forward pass, for forward and backward together.
+#: FLOPs of forward and backward pass together, in units of those of the forward pass.
 WEIGHT_PASS, ARCHITECTURE_PASS = 3, 2
 
 _COPIED_BYTES = {"cpu": 2**29, "cuda": 2**32}
@@ -47,7 +47,7 @@ _TRIES = 5
 
 @dataclass(frozen=True)
 class Machine:
-    """The speeds of a device: bytes a second when it copies, FLOPs a second in a product of square matrices."""
+    """The speed of a device: bytes per second in a copy, FLOPs per second in a product of square matrices."""
 
     bandwidth: float
     rate: float
@@ -59,18 +59,18 @@ class Machine:
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of a forward pass, and minimal bytes of forward and backward."""
+    """FLOPs of a forward pass, and minimal bytes of forward and backward pass."""
 
     forward_flops: int
     bytes: int
 
     def limit(self, machine: Machine, passes: int) -> float:
-        """Seconds that forward and backward take at least; `passes` is WEIGHT_PASS or ARCHITECTURE_PASS."""
+        """The least time of forward and backward pass in seconds; `passes` is WEIGHT_PASS or ARCHITECTURE_PASS."""
         return max(passes * self.forward_flops / machine.rate, self.bytes / machine.bandwidth)
 
 
 def measure_machine(device: torch.device, precision: Precision) -> Machine:
-    """Measures both speeds, the best of a few tries each."""
+    """Measures both speeds; each is the best of a few tries."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     source = torch.ones(_COPIED_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -85,7 +85,7 @@ def measure_machine(device: torch.device, precision: Precision) -> Machine:
 
 @contextmanager
 def _rounded_as_convolutions() -> Iterator[None]:
-    """Within it products in fp32 may use TF32 on a GPU if convolutions may, which is PyTorch's default."""
+    """A context in which fp32 products on a GPU may use TF32 if convolutions may, which is PyTorch's default."""
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32
     matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
@@ -96,12 +96,12 @@ def _rounded_as_convolutions() -> Iterator[None]:
 
 
 def least_work(network: nn.Module, forward: Callable[[], object], element_size: int) -> Work:
-    """The work of a plain `network` whose forward pass is `forward`; both on the meta device, which only has shapes.
+    """The work of a plain network; it and its inputs are on the meta device, because only shapes matter.
 
     Args:
-        network: has its cells as `cells`, and a module for every operation of every edge.
+        network: with its cells in `cells`, and a module for every operation of every edge.
         forward: calls it in training mode on a whole batch.
-        element_size: bytes of a number.
+        element_size: bytes per number.
     """
     with _stored_elements(network) as elements, FlopCounterMode(display=False) as counter, torch.no_grad():
         forward()
@@ -110,9 +110,9 @@ def least_work(network: nn.Module, forward: Callable[[], object], element_size: 
 
 @contextmanager
 def _stored_elements(network: nn.Module) -> Iterator[list[int]]:
-    """Within it, a list of the sizes of what has to be stored, as the forward pass comes to it."""
+    """A context that yields a list, to which a forward pass adds the number of elements of each stored tensor."""
     elements: list[int] = []
-    pooled: dict[tuple[type[nn.Module], int], Tensor] = {}  # the inputs too, so that no id is used again
+    pooled: dict[tuple[type[nn.Module], int], Tensor] = {}  # keeps the inputs alive, so that no id is reused
     repeated: list[Tensor] = []
 
     def batch_norm(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

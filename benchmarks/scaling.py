@@ -1,9 +1,9 @@
 """How the cost of a search step grows: `python -m benchmarks.scaling`.
 
-From one base, one of channels, cells, nodes, batch and image size is varied at a time. For ours and for the plain
-engine (reference/bilevel.py): the time of a search step (weights and architecture, first order), and of one pass with
-the gradient of the weights the kernels, the bytes moved and the peak memory. The table is printed, and written as JSON
-with --out; `docs/draw_figures.py` draws it.
+Starting from a base, varies channels, cells, nodes, batch or image size, one at a time. For ours and for the plain
+engine (reference/bilevel.py), it measures the time of a search step (weights and architecture, first order), and the
+kernels, bytes moved and peak memory of one pass with the gradient of the weights. Prints a table; --out also writes it
+as JSON, which `docs/draw_figures.py` draws.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from nas.screen import table
 
 @dataclass(frozen=True, kw_only=True)
 class Config(BenchmarkConfig):
-    """The base, and the values of each size; the default is small enough for a CPU."""
+    """The base, and the values of each size; the defaults are small enough for a CPU."""
 
     space: str = "darts"
     """Search space."""
     base_channels: Count = 8
-    """Channels of the first cells where others are varied."""
+    """Channels of the first cells while something else varies."""
     base_layers: Count = 4
-    """Cells where others are varied."""
+    """Cells while something else varies."""
     base_nodes: Count = 4
-    """Intermediate nodes of a cell where others are varied."""
+    """Intermediate nodes of a cell while something else varies."""
     base_batch_size: Count = 16
-    """Images a batch where others are varied."""
+    """Images per batch while something else varies."""
     base_image_size: Count = 16
-    """Side of the images in pixels where others are varied."""
+    """Side of the images in pixels while something else varies."""
     channels: tuple[Count, ...] = (4, 8, 16, 32)
     """Channels of the first cells."""
     layers: tuple[Count, ...] = (2, 4, 8, 16)
@@ -45,7 +45,7 @@ class Config(BenchmarkConfig):
     nodes: tuple[Count, ...] = (2, 3, 4, 6)
     """Intermediate nodes of a cell."""
     batch_size: tuple[Count, ...] = (4, 8, 16, 32)
-    """Images a batch."""
+    """Images per batch."""
     image_size: tuple[Count, ...] = (8, 16, 24, 32)
     """Side of the images in pixels."""
     rounds: Count = 3
@@ -56,7 +56,7 @@ class Config(BenchmarkConfig):
 
 ENGINES: tuple[search_step.Engine, ...] = ("ours", "plain")
 
-#: What is varied: the field of `search_step.Config` -> those of the base and of the values, and its name in words.
+#: By the field of `search_step.Config` that varies: the fields of its base and of its values, and its name in words.
 VARIED = {
     "init_channels": ("base_channels", "channels", "channels"),
     "layers": ("base_layers", "layers", "cells"),
@@ -73,7 +73,7 @@ def main(config: Config) -> None:
     measured: dict[search_step.Config, dict[str, dict[str, float]]] = {}
     rows: list[dict[str, Any]] = []
     for name, value, point in points(config):
-        if point not in measured:  # the base is a point of every line
+        if point not in measured:  # every series contains the base
             measured[point] = _measure(point, device)
         _, _, words = VARIED[name]
         rows += [
@@ -85,7 +85,7 @@ def main(config: Config) -> None:
 
 
 def points(config: Config) -> list[tuple[str, int, search_step.Config]]:
-    """What is varied, its value, and the search step that has it."""
+    """The field that varies, its value, and the search step to measure."""
     given = asdict(config)
     base = {name: given[of_base] for name, (of_base, _, _) in VARIED.items()}
     common = {name: given[name] for name in ("space", "rounds", "device", "precision")}
@@ -97,7 +97,7 @@ def points(config: Config) -> list[tuple[str, int, search_step.Config]]:
 
 
 def _measure(point: search_step.Config, device: torch.device) -> dict[str, dict[str, float]]:
-    """By engine: milliseconds of a search step; kernels, bytes and memory of a pass."""
+    """By engine, milliseconds of a search step, and kernels, bytes and memory of a pass."""
     steps = search_step.first_order_steps(point, device, ENGINES)
     seconds = search_step.with_sums(time_rounds(steps, point.rounds, device))
     return {

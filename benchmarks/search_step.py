@@ -1,9 +1,9 @@
 """Times the steps of the search against the plain engine: `python -m benchmarks.search_step --space hb`.
 
-Three engines take the same steps in turn: ours, on a GPU as CUDA graphs as in the search; *plain*, the literature's
-(reference/bilevel.py); and *lean*, the plain supernet without the gradients that nobody uses. Then the kernels, bytes
-and memory of one forward and backward pass are counted, for ours with and without checkpointed cells and for the plain
-supernet. docs/PERFORMANCE.md says how all of it is defined. Tables are printed, and written as JSON with --out.
+Three engines take the same steps in turn: ours, on a GPU as CUDA graphs, as in the search; *plain*, the literature's
+(reference/bilevel.py); and *lean*, the plain supernet without the gradients that nobody uses. Then it counts kernels,
+bytes and memory of one forward and backward pass, for ours with and without checkpointed cells and for the plain
+supernet. docs/PERFORMANCE.md has the definitions. Prints tables; --out also writes them as JSON.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ STEPS = (WEIGHTS, FIRST, COMBINED, FINITE, EXACT)
 
 @dataclass(frozen=True, kw_only=True)
 class Config(StepConfig):
-    """What is timed; the default is DARTS's supernet at a batch that a CPU can bear."""
+    """What to time; the default is DARTS's supernet with a batch that a CPU can handle."""
 
     space: str = "darts"
     """Search space."""
@@ -65,7 +65,7 @@ class Config(StepConfig):
     second_order: bool = False
     """Also time the second-order architecture steps."""
     precision: Precision = "fp32"
-    """Forward passes in fp32 or bf16 (which leaves the finite-difference step out)."""
+    """Forward passes in fp32 or bf16 (without the finite-difference step)."""
 
 
 def main(config: Config) -> None:
@@ -90,7 +90,7 @@ def main(config: Config) -> None:
 
 
 def first_order_steps(config: Config, device: torch.device, engines: Sequence[Engine]) -> Steps:
-    """Steps of the weights, and of the architecture in first order, of each engine."""
+    """The step of the weights and the first-order step of the architecture, for each engine."""
     train, valid = random_batch(config, device), random_batch(config, device)
     steps: Steps = {}
     for engine in engines:
@@ -104,7 +104,7 @@ def first_order_steps(config: Config, device: torch.device, engines: Sequence[En
 
 
 def _second_order_steps(config: Config, device: torch.device) -> Steps:
-    """Steps of the architecture in second order; DARTS's code has no exact product."""
+    """Second-order steps of the architecture; DARTS's code has no exact product."""
     train, valid = random_batch(config, device), random_batch(config, device)
     finite, exact = BilevelConfig(unrolled=True), BilevelConfig(unrolled=True, hessian_product="exact")
     wanted: list[tuple[str, Engine, BilevelConfig]] = [(EXACT, "ours", exact), (EXACT, "lean", exact)]
@@ -126,7 +126,7 @@ def _bilevel(engine: Engine, bilevel: BilevelConfig, config: Config, device: tor
 
 
 def with_sums(seconds: Seconds) -> Seconds:
-    """The seconds with those of both first-order steps together, summed in each round."""
+    """The seconds, with the sum of both first-order steps in each round added."""
     sums = {
         (COMBINED, engine): [sum(pair) for pair in zip(seconds[WEIGHTS, engine], seconds[FIRST, engine], strict=True)]
         for engine in ENGINES
@@ -136,7 +136,7 @@ def with_sums(seconds: Seconds) -> Seconds:
 
 
 def rows_of(seconds: Seconds, limits: Mapping[str, float]) -> list[dict[str, Any]]:
-    """A row for each step: our milliseconds, how many times faster that is than each other engine, and the limit."""
+    """A row for each step: our milliseconds, the speedup over each other engine, and the limit."""
     rows = []
     for step in (name for name in STEPS if (name, "ours") in seconds):
         ours = statistics.median(seconds[step, "ours"])
@@ -153,12 +153,12 @@ def rows_of(seconds: Seconds, limits: Mapping[str, float]) -> list[dict[str, Any
 
 
 def _limits(config: Config, machine: Machine) -> dict[str, float]:
-    """Seconds that each step takes at least. An exact product has no such simple count of its passes."""
+    """The least time of each step in seconds. The exact product is left out: its passes are not as simple to count."""
     with torch.device("meta"):
         space = build_space(config)
         supernet = build_supernet(PlainSupernet, space, config)
         images = torch.empty(config.batch_size, 3, config.image_size, config.image_size)
-        relaxed = Relaxation()  # within the pass: what is counted takes no gradient
+        relaxed = Relaxation()  # called within the pass, which is counted without gradients
         work = least_work(
             supernet, lambda: supernet(images, relaxed.expected(space)), 2 if config.precision == "bf16" else 4
         )
@@ -167,7 +167,7 @@ def _limits(config: Config, machine: Machine) -> dict[str, float]:
         WEIGHTS: weights,
         FIRST: architecture,
         COMBINED: weights + architecture,
-        # Two passes give gradients of weights, and the quotient's two sides that of the architecture.
+        # Two passes compute gradients of weights, and two, one for each side of the quotient, that of the architecture.
         FINITE: 2 * weights + 2 * architecture,
     }
 
@@ -197,7 +197,7 @@ def measure_passes(config: Config, device: torch.device) -> list[dict[str, Any]]
 def one_pass(
     config: Config, device: torch.device, build: Callable[..., nn.Module], *, architecture: bool = False
 ) -> Step:
-    """A forward and backward pass, with the gradient of the weights and, if asked for, of the architecture."""
+    """A forward and backward pass, with the gradient of the weights and, if `architecture`, of the architecture too."""
     space = build_space(config).to(device)
     supernet = build_supernet(build, space, config).to(device)
     images, labels = random_batch(config, device)
@@ -224,7 +224,7 @@ def random_batch(config: Config, device: torch.device) -> Batch:
 
 
 def build_space(config: Config) -> SearchSpace:
-    """The search space, where every operation has some weight."""
+    """The search space, with equal weights for all operations."""
     return spaces.build(SpaceConfig(space=config.space, nodes=config.nodes, init="zero"))
 
 

@@ -1,7 +1,7 @@
 """Runs a set of benchmarks, one process each: `python -m benchmarks.suite quick`, which is `make bench`.
 
-`quick` has sizes that two CPU cores finish in minutes. `cpu` and `cuda` are those of docs/PERFORMANCE.md; their files
-belong into benchmarks/results, from where `python -m benchmarks.report` and `python docs/draw_figures.py` take them.
+`quick` has sizes that two CPU cores finish in minutes. `cpu` and `cuda` have those of docs/PERFORMANCE.md; their files
+belong in benchmarks/results, where `python -m benchmarks.report` and `python docs/draw_figures.py` find them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.command import run_benchmark
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-#: The file's name without .json -> the program and its flags.
+#: By the file's name without .json, the program and its flags.
 Suite = dict[str, str]
 
 _SMALL = "--layers 4 --init-channels 8 --image-size 16 --rounds 3"
@@ -79,16 +79,16 @@ SUITES = {"quick": QUICK, "cpu": CPU, "cuda": CUDA}
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which benchmarks are run."""
+    """Which benchmarks to run."""
 
     suite: Annotated[Literal["quick", "cpu", "cuda"], tyro.conf.Positional] = "quick"
     """quick: minutes on a CPU; cpu, cuda: the sizes of docs/PERFORMANCE.md."""
     out: str = "runs/bench"
-    """Folder for the JSON files; those of the same name there are replaced."""
+    """Folder for the JSON files; replaces files of the same name."""
 
 
 def main(config: Config) -> None:
-    """Runs one benchmark after another; ends with the first that fails, and keeps the files of those before."""
+    """Runs one benchmark after another; stops at the first that fails, and keeps the files of those before."""
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     # They appear in their folder at the end: a new file in a checkout would make the following ones "dirty".

@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: time in rounds, peak memory, and a file for the figures."""
+"""Measuring for benchmarks: time in rounds, peak memory, and a file for the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nas.runs.environment import describe
 Step = Callable[[], object]
 K = TypeVar("K", bound=Hashable)
 
-# Or the profiler tells stderr, whatever it is asked for, that there is no GPU.
+# Otherwise the profiler always reports on stderr that there is no GPU.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
@@ -40,7 +40,7 @@ def time_rounds(steps: Mapping[K, Step], rounds: int, device: torch.device) -> d
 
 
 def timed(step: Step, device: torch.device) -> float:
-    """Seconds until the device has done what `step` asks of it."""
+    """Seconds until the device has finished what `step` asks of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -51,7 +51,7 @@ def timed(step: Step, device: torch.device) -> float:
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Milliseconds: median, least and most."""
+    """Median, least and most, in milliseconds."""
     return {
         "median ms": 1e3 * statistics.median(seconds),
         "min ms": 1e3 * min(seconds),
@@ -60,13 +60,13 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def peak_bytes(run: Step, device: torch.device) -> int:
-    """The most bytes that the tensors made by `run` hold at once."""
+    """The most bytes that the tensors made by `run` occupy at once."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    # The profiler sees what is allocated inside an operation too; the process's own peak would be mostly torch.
+    # The profiler also sees allocations within an operation; the peak of the process would mostly be torch itself.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     with tempfile.TemporaryDirectory() as folder:

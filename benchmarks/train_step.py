@@ -1,7 +1,7 @@
 """Times a training step of hand-made networks: `python -m benchmarks.train_step --archs densenet40 agdnet40`.
 
-Medians over the rounds are printed, as ratios to the first network too, with the peak memory of the tensors; all is
-written as JSON with --out.
+Prints medians over the rounds, also as ratios to the first network, and the peak memory of the tensors; --out also
+writes everything as JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nas.screen import table
 
 @dataclass(frozen=True, kw_only=True)
 class Config(StepConfig):
-    """What is timed."""
+    """The networks to time."""
 
     archs: tuple[str, ...] = ("densenet40", "agdnet40")
     """Networks; times and memory are compared with those of the first."""

@@ -1,13 +1,14 @@
-"""The two levels of the search as the literature runs them: the reference of `nas.methods.bilevel`.
+"""The two levels of the search as in the literature: the reference for `nas.methods.bilevel`.
 
-A search looks for the architecture alpha whose trained weights do best on other images (DARTS, Liu et al., ICLR 2019):
+A search looks for the architecture alpha whose trained weights do best on held-out images (DARTS, Liu et al., ICLR
+2019):
 
     min over alpha of  L_valid(w*(alpha), alpha)                                              eq. (3)
     where  w*(alpha) = argmin over w of  L_train(w, alpha)                                    eq. (4)
 
-It takes one step of alpha, then one of the weights w, and so on (algorithm 1). For alpha's step there are two
-approximations of w*(alpha). The first order takes the present w. The second order takes one step of gradient descent
-from there with the weights' own learning rate xi (and, in the code, their momentum m and weight decay d):
+It alternates between a step of alpha and a step of the weights w (algorithm 1). The step of alpha uses one of two
+approximations of w*(alpha). First order: the current w. Second order: one step of gradient descent from there, with
+the learning rate xi of the weights (and, in the code, their momentum m and weight decay d):
 
     w*(alpha) ~ w' = w - xi (dL_train/dw (w, alpha) + m buffer + d w)                         eq. (6)
 
@@ -15,13 +16,13 @@ By the chain rule, with v = dL_valid/dw (w', alpha),
 
     d/dalpha L_valid(w', alpha) = dL_valid/dalpha (w', alpha) - xi d2L_train/dalpha dw (w, alpha) v      eq. (7)
 
-and the product of the Hessian and v is a difference of two gradients,
+and the Hessian-vector product is approximated by a difference of two gradients,
 
     d2L_train/dalpha dw v ~ (dL_train/dalpha (w + eps v) - dL_train/dalpha (w - eps v)) / (2 eps),       eq. (8)
 
 with eps = 0.01 / |v| (footnote 2). The steps are those of DARTS's code: `loss.backward()` goes through everything, so
-that a step of the weights has the architecture's gradient computed too, and a step of the architecture the weights';
-neither is used. The second-order step makes a second model for w'. Nothing is captured, compiled or fused.
+a step of the weights also computes the gradient of the architecture, and a step of the architecture that of the
+weights; neither is used. The second-order step makes a second model for w'. Nothing is captured, compiled or fused.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from spaces import SearchSpace
 class PlainBilevel:
     """The steps of DARTS's code, for any supernet that is called with images and mixing weights.
 
-    `config.unrolled` decides whether the architecture's step is of second order; its Hessian product is the finite
+    With `config.unrolled`, the step of the architecture is of second order; the Hessian product is always the finite
     difference. The other arguments are those of `nas.methods.bilevel.Bilevel`.
     """
 
@@ -66,7 +67,7 @@ class PlainBilevel:
         )
 
     def weight_step(self, train: Batch) -> tuple[Tensor]:
-        """One clipped SGD step of the weights on a training batch, eq. (4); gives its loss."""
+        """One clipped SGD step of the weights on a training batch, eq. (4); returns its loss."""
         self.weight_optimizer.zero_grad()
         loss = self._loss(self.supernet, train)
         loss.backward()
@@ -75,9 +76,9 @@ class PlainBilevel:
         return (loss.detach(),)
 
     def architecture_step(self, train: Batch, valid: Batch) -> tuple[Tensor]:
-        """One Adam step of the architecture on a validation batch, eq. (3); gives its loss.
+        """One Adam step of the architecture on a validation batch, eq. (3); returns its loss.
 
-        The training batch serves the second order.
+        Only the second order uses the training batch.
         """
         self.architecture_optimizer.zero_grad()
         if self.config.unrolled:
@@ -96,7 +97,7 @@ class PlainBilevel:
         return loss
 
     def _unrolled_backward(self, train: Batch, valid: Batch) -> Tensor:
-        """Leaves the gradient of eq. (7) in the architecture, after four passes; gives the loss L_valid(w', alpha)."""
+        """Sets the gradient of the architecture to eq. (7), in four passes; returns the loss L_valid(w', alpha)."""
         rate = self.config.learning_rate
         virtual = self._virtual_model(train, rate)
         architecture, weights = list(self.space.parameters()), list(virtual.parameters())
@@ -109,7 +110,7 @@ class PlainBilevel:
         return loss
 
     def _virtual_model(self, train: Batch, rate: float) -> nn.Module:
-        """A copy of the supernet with the weights w' of eq. (6). There is no momentum before the first step."""
+        """A copy of the supernet with the weights w' of eq. (6); there is no momentum before the first step."""
         weights = list(self.supernet.parameters())
         loss = self._loss(self.supernet, train)
         gradient = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
@@ -122,7 +123,7 @@ class PlainBilevel:
         return virtual
 
     def _hessian_product(self, train: Batch, vector: tuple[Tensor, ...]) -> list[Tensor]:
-        """Eq. (8): the weights are moved to one side, to the other, and back."""
+        """Eq. (8): moves the weights to one side, to the other side, and back."""
         architecture = list(self.space.parameters())
         eps = 0.01 / torch.cat([part.flatten() for part in vector]).norm()
         sides = []

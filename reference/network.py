@@ -1,15 +1,15 @@
-"""The evaluation network as the literature runs it: the reference of `nas.networks.cells`.
+"""The evaluation network as in the literature: the reference for `nas.networks.cells`.
 
-The order of the work is that of DARTS's `model.py` (Liu et al., ICLR 2019): one edge after another, in NCHW, and every
-operation begins with a ReLU of its own. In a cell of the genotype, node j adds up the few edges that were kept,
+The order of the work is that of DARTS's `model.py` (Liu et al., ICLR 2019): one edge after another, in NCHW, and each
+operation applies its own ReLU. In a cell of the genotype, node j is the sum over the few edges that were kept,
 
     x_j = sum over the edges e = (i, j) of  drop(o_e(x_i)),
 
-where in training, drop path multiplies each sample of a path by 0 with probability p, and by 1 / (1 - p) otherwise
+where drop path, in training, multiplies each sample of a path by 0 with probability p, and by 1 / (1 - p) otherwise
 (Larsson et al., ICLR 2017). p grows linearly over the training; identities of stride 1 are never dropped.
 
-With an auxiliary head, the training network also gives the logits of a second classifier at 2/3 of the depth, whose
-loss is added to that of the first (DARTS sec. 3.2).
+With an auxiliary head, the network in training also returns the logits of a second classifier at 2/3 of the depth,
+whose weighted loss is added to that of the first (DARTS sec. 3.2).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from reference.supernet import without_relu_in_place
 
 
 class PlainNetwork(nn.Module):
-    """The edges of a network one by one; its modules are copies of those of `network`, and so are the results.
+    """A copy of `network` that computes the same edge by edge.
 
-    Called with images (N, C, H, W) it gives what `network` gives: logits (N, classes), in training with an auxiliary
+    For images (N, C, H, W) it returns what `network` returns: logits (N, classes), or in training with an auxiliary
     head the pair of both logits. Drop path draws the same random numbers in the same order.
     """
 
@@ -36,7 +36,7 @@ class PlainNetwork(nn.Module):
         without_relu_in_place(self.network)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Maps images (N, C, H, W) to what the network itself gives for them."""
+        """Maps images (N, C, H, W) to logits (N, classes), or to both logits in training with an auxiliary head."""
         network = self.network
         auxiliary = None
         s0, s1 = network.stem(x)

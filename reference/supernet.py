@@ -1,16 +1,16 @@
-"""The supernet as the literature runs it: the reference of `nas.supernet`.
+"""The supernet as in the literature: the reference for `nas.supernet`.
 
 The order of the work is that of DARTS's `model_search.py` (Liu et al., ICLR 2019): every candidate operation of every
-edge is a module of its own and is computed by itself, in NCHW. Three equations make the network.
+edge is a separate module and is computed separately, in NCHW. Three equations define the network.
 
-- An edge e mixes all candidate operations (DARTS eq. (2)), with weights that the search space makes of its architecture
-  parameters; in DARTS and Space-HB they are a softmax over the operations, in Space-AGD the weight of the edge is a
-  factor of each:
+- An edge e mixes all candidate operations (DARTS eq. (2)). The search space computes their weights from its
+  architecture parameters: in DARTS and Space-HB by a softmax over the operations; in Space-AGD each is also multiplied
+  by the weight of the edge:
 
       mixed_e(x) = sum over o of  A[e, o] o(x)                            `PlainMixedOperation`
 
-- A node j of a cell adds up what its edges bring (DARTS eq. (1); Space-HB eq. (23); Space-AGD eq. (28)). Nodes 0 and 1
-  are the outputs of the two cells before, and the concatenation of all other nodes is the output:
+- A node j of a cell is the sum over its incoming edges (DARTS eq. (1); Space-HB eq. (23); Space-AGD eq. (28)). Nodes 0
+  and 1 are the outputs of the two preceding cells, and the output is the concatenation of all other nodes:
 
       x_j = sum over the edges e = (i, j) of  mixed_e(x_i)                `PlainSearchCell`
 
@@ -42,7 +42,7 @@ from spaces.ops import traits
 
 
 def without_relu_in_place(module: nn.Module) -> None:
-    """Makes every ReLU in `module` give a tensor of its own: here several edges read the tensor that it is given."""
+    """Makes every ReLU in `module` write to a new tensor, because several edges read its input here."""
     for part in module.modules():
         if isinstance(part, nn.ReLU):
             part.inplace = False
@@ -51,10 +51,10 @@ def without_relu_in_place(module: nn.Module) -> None:
 class PlainMixedOperation(nn.Module):
     """The weighted sum of all candidate operations on one edge (DARTS eq. (2)).
 
-    BatchNorms are not affine, and pools are followed by one, so that no operation can rescale itself against
-    its mixing weight (DARTS's code).
+    BatchNorms are not affine, and pools are followed by one, so that no operation can compensate for its mixing weight
+    by rescaling (DARTS's code).
 
-    Called with images (N, C, H, W) and the weights (O,) of the edge, it gives (N, C, H / stride, W / stride).
+    Maps images (N, C, H, W) and the weights (O,) of the edge to (N, C, H / stride, W / stride).
     """
 
     def __init__(self, operations: Sequence[str], channels: int, stride: int) -> None:
@@ -80,9 +80,8 @@ def _candidate(name: str, channels: int, stride: int) -> nn.Module:
 class PlainSearchCell(nn.Module):
     """A cell of mixed operations (DARTS sec. 2.1).
 
-    Called with the outputs of the two cells before and the mixing weights (E, O) of its kind, it gives
-    (N, nodes * C, H, W), half the size for a reduction cell. The two inputs are first brought to C channels and to
-    one size.
+    Maps the outputs of the two preceding cells and the mixing weights (E, O) of its kind to (N, nodes * C, H, W), with
+    half the height and width in a reduction cell. Preprocessing first gives both inputs C channels and the same size.
     """
 
     kind: Kind
@@ -97,7 +96,7 @@ class PlainSearchCell(nn.Module):
         )
 
     def forward(self, s0: Tensor, s1: Tensor, weights_EO: Tensor) -> Tensor:
-        """Maps the two outputs before, and the mixing weights (E, O), to (N, nodes * C, H', W')."""
+        """Maps the outputs of the two preceding cells and the mixing weights (E, O) to (N, nodes * C, H', W')."""
         states = [self.preprocess0(s0), self.preprocess1(s1)]
         weights = weights_EO.unbind()
         for target in range(2, 2 + self.topology.nodes):
@@ -112,12 +111,11 @@ class PlainSupernet(nn.Module):
     """The network that the search trains: stem, cells, global average pooling, classifier (DARTS sec. 3.1).
 
     Args:
-        space: of which only the topology and the names of the operations are read.
-        config: as for `nas.supernet`; cells are never computed again for the gradient.
-        in_channels, image_size, num_classes: of the data; `image_size` (H, W) only decides the stem "auto".
+        space: only its topology and the names of its operations are used.
+        config: as for `nas.supernet`, except that cells are never checkpointed.
+        in_channels, image_size, num_classes: of the data; `image_size` (H, W) only decides what the stem "auto" is.
 
-    Called with images (N, in_channels, H, W) and the mixing weights (E, O) of each cell kind, it gives logits
-    (N, num_classes).
+    Maps images (N, in_channels, H, W) and the mixing weights (E, O) of each kind of cell to logits (N, num_classes).
     """
 
     def __init__(

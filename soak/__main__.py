@@ -1,4 +1,4 @@
-"""`python -m soak --out FILE`: all cases, or those that are named, and a file of what came out."""
+"""`python -m soak --out FILE`: runs all cases, or those named, and writes the outcomes to a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from soak.cases import Case, Reference, Result, generator, killed_before
 
 
 class Part(NamedTuple):
-    """How the cases of a part are made, and the jobs that they need (none: every one)."""
+    """How the cases of a part are made, and the jobs that they need (empty: all jobs)."""
 
     cases: Callable[[list[Reference], int], list[Case]]
     jobs: tuple[str, ...] = ()
@@ -44,25 +44,26 @@ PARTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class SoakConfig(Config):
-    """Kills, failing disks, damaged files and mutated inputs; exit code 1 where one of them came out wrong."""
+    """Kills, failing disks, damaged files and mutated inputs; exit code 1 if any case has a fault."""
 
     out: str = "soak.json"
-    """File for the counts and the faults, as JSON."""
+    """JSON file for the counts and the faults."""
     minutes: NotNegative = 60.0
-    """After so long no case is begun; those that are left count as a failure of the whole."""
+    """Start no case after this time; cases left over count as a failure."""
     seed: int = 0
-    """Seed of everything that is random."""
+    """Seed of all random choices."""
     only: str = ""
-    """Do only the cases whose names begin so: kills, disk, damage, fuzz, fuzz/weights, kills/kill/train/17/."""
+    """Run only the cases whose names begin with this: kills, disk, damage, fuzz, fuzz/weights, kills/kill/train/17/."""
     cases: Annotated[Count | None, NoneMeans("all")] = None
-    """Do at most so many cases of each kind, drawn by the seed."""
+    """Run at most this many cases of each kind, drawn at random."""
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:
-    """Parses, does the cases, writes the file, returns the counts of outcomes and faults."""
+    """Parses, runs the cases, writes the file, returns the counts of outcomes and faults."""
     config = cli.parse(SoakConfig, argv, description=__doc__ or "", default=SoakConfig())
     started = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what is mounted must be unmounted
+    # As an exception, SIGTERM lets the disks be unmounted.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with _workspace() as workspace:
         runs.warm_up(workspace / "warm-up")
         chosen = _chosen(workspace, config)
@@ -86,14 +87,14 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def _workspace() -> Iterator[Path]:
-    """A directory in memory where there is one: fsync on a disk would take most of the time."""
+    """A directory in memory if possible: fsync on a disk would take most of the time."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="soak-", dir=memory if os.access(memory, os.W_OK) else None) as name:
         yield Path(name)
 
 
 def _references(workspace: Path, only: str) -> list[Reference]:
-    """The references that the cases need whose names begin with `only`."""
+    """The references needed by the cases whose names begin with `only`."""
     parts = [part for name, part in PARTS.items() if name.startswith(only.partition("/")[0])]
     needed = {name for part in parts for name in part.jobs or runs.jobs()}
     named = {name for name in needed if f"/{name}/" in only} or needed
@@ -134,7 +135,7 @@ def _reference(workspace: Path, job: runs.Job) -> dict[str, Any]:
 
 
 def _chosen(workspace: Path, config: SoakConfig) -> list[Case]:
-    """The cases in an order in which any number of them, from the first, is a fair part of all."""
+    """The cases in random order, so that the first ones are a fair sample wherever the time runs out."""
     references = {reference.job.name: reference for reference in _references(workspace, config.only)}
     every = []
     for part in PARTS.values():
@@ -152,7 +153,7 @@ def _chosen(workspace: Path, config: SoakConfig) -> list[Case]:
 
 
 def _run(workspace: Path, case: Case) -> dict[str, Any]:
-    """What came out of a case, as JSON data."""
+    """Runs a case and returns its result as JSON data."""
     result = Result()
     with tempfile.TemporaryDirectory(dir=workspace) as scratch:
         try:

@@ -1,4 +1,4 @@
-"""What every part gives: cases by name, and of each case what came out and what was wrong."""
+"""What all parts share: cases with names, their outcomes, and their faults."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from soak.processes import Ended
 from soak.runs import Job
 
 LONGEST_MESSAGE = 1000
-"""Characters of a message that is still one that somebody reads."""
+"""Characters in the longest message that somebody would still read."""
 
 
 @dataclass
 class Result:
-    """What came out of a case.
+    """The result of a case.
 
     Attributes:
-        counts: how often each outcome.
-        problems: each fault, in words; where an input can show it, with the input.
-        peaks: the most seconds and bytes that one input took.
+        counts: the number of times that each outcome occurred.
+        problems: each fault in words, with the input if one reproduces it.
+        peaks: the most seconds and bytes that a single input took.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -34,34 +34,34 @@ class Result:
     peaks: dict[str, float] = field(default_factory=dict)
 
     def problem(self, kind: str, what: str, **more: str) -> None:
-        """Adds a fault of a kind, in words; `more` has what reproduces it."""
+        """Adds a fault of a kind, described in words; `more` holds what reproduces it."""
         self.problems.append({"kind": kind, "what": what, **more})
 
 
 @dataclass(frozen=True)
 class Case:
-    """A case that needs nothing but an empty directory, in which it may leave what it likes."""
+    """A case: needs an empty directory, where it may leave files."""
 
     name: str
     run: Callable[[Path, Result], None]
 
     @property
     def group(self) -> str:
-        """The name without its last part: the cases that a report counts together."""
+        """The name without its last part; a report counts the cases of a group together."""
         return self.name.rpartition("/")[0]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A run to which nothing happened.
+    """An undisturbed run.
 
     Attributes:
-        directory: of the run, finished.
-        finals: what every run of the job must have in the end.
+        directory: of the finished run.
+        finals: what every run of the job must end with.
         operations: its file operations, by name.
-        half: a directory in which it was killed just before its second and last epoch was saved.
-        resuming: the file operations of the process that goes on from there.
-        seconds: how long it took.
+        half: the directory of a run killed just before its second and last epoch was saved.
+        resuming: the file operations of the process that resumes that run.
+        seconds: duration of the run.
     """
 
     job: Job
@@ -74,17 +74,17 @@ class Reference:
 
 
 def generator(seed: int, name: str) -> random.Random:
-    """Random numbers of a case, the same wherever and with whatever else it runs."""
+    """Random numbers of a case; they depend on nothing else that runs."""
     return random.Random(f"{seed} {name}")
 
 
 def copied(directory: Path, scratch: Path) -> Path:
-    """A copy of a run's directory, under the same name."""
+    """A copy of a run's directory, with the same name."""
     return Path(shutil.copytree(directory, Path(tempfile.mkdtemp(dir=scratch)) / directory.name))
 
 
 def one_line(ended: Ended) -> str | None:
-    """What is wrong with how a process told of its failure; None where it is one line that a terminal can show."""
+    """What is wrong with how a process reported its failure; None if it is one line that a terminal can show."""
     if ended.hung:
         return "it hangs"
     if "Traceback" in ended.stderr:
@@ -96,7 +96,7 @@ def one_line(ended: Ended) -> str | None:
 
 
 def message_fault(message: str) -> str | None:
-    """What is wrong with a message; None for one printable line of bounded length."""
+    """What is wrong with a message; None if it is one printable line of bounded length."""
     if not message.isprintable() or not message:
         return f"not one printable line: {message[:300]!r}"
     if len(message) > LONGEST_MESSAGE:
@@ -105,9 +105,9 @@ def message_fault(message: str) -> str | None:
 
 
 def finish(reference: Reference, directory: Path, result: Result, *, lost: frozenset[str] = frozenset()) -> None:
-    """Resumes what a fault has left until it ends, and compares; `lost` names what may differ, since it was told.
+    """Resumes a run after a fault until it ends, and compares; `lost` names what may differ because a warning said so.
 
-    A directory in which nothing was saved yet may be refused by --resume, and the same command then starts the run.
+    --resume may refuse a directory in which nothing was saved yet; the run is then started again.
     """
     ended = runs.start(reference.job, directory, "--resume")
     how = "resumed"
@@ -123,23 +123,23 @@ def finish(reference: Reference, directory: Path, result: Result, *, lost: froze
 def compare(
     reference: Reference, directory: Path, result: Result, how: str, *, lost: frozenset[str] = frozenset()
 ) -> None:
-    """Counts the outcome `how` where the finished run is the reference's, bit for bit."""
+    """Counts the outcome `how` if the finished run equals the reference, bit for bit."""
     different = runs.differences(runs.finals(directory), reference.finals) - lost
     if different:
         result.problem("another result", f"{how}, but other {', '.join(sorted(different))}")
     result.counts["another result" if different else how] += 1
 
 
-#: What to make of a process at whose file operation something was done, of the directory and what it left there.
+#: Judges how a process ended that had a fault at a file operation, and what it left in its directory.
 Judge = Callable[[Reference, Path, Ended, Result], None]
 
 
 def at_every_operation(
     part: str, reference: Reference, kinds: Callable[[int, str], Sequence[faults.Kind]], judge: Judge
 ) -> list[Case]:
-    """A case for each file operation of a run and of its resumption, and each kind of fault that may meet it there.
+    """A case for each file operation of a run and of its resumption, and for each kind of fault there.
 
-    `kinds` is given the number of an operation and its name.
+    `kinds` takes the number and the name of an operation.
     """
     found = []
     for suffix, resuming, operations in (("", False, reference.operations), ("-resuming", True, reference.resuming)):
@@ -167,6 +167,6 @@ def _at_operation(
 
 
 def killed_before(job: Job, directory: Path, operations: list[str], name: str, occurrence: int) -> None:
-    """Runs the job, whose file operations are known, until just before that of a name comes the given time."""
+    """Runs the job, whose file operations are given, until just before the given occurrence of the operation `name`."""
     numbers = [i for i, operation in enumerate(operations) if operation == name]
     runs.start(job, directory, fault=faults.Fault(numbers[occurrence - 1], "kill"))

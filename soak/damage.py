@@ -1,4 +1,4 @@
-"""Checkpoints and trained weights that are cut off or have a bit flipped."""
+"""Checkpoints and trained weights that are truncated or have a bit flipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TENTHS = 9
 
 
 def cases(references: list[Reference], seed: int) -> list[Case]:
-    """The cases: both kinds of checkpoints, and the weights of both kinds of networks."""
+    """Cases for the checkpoints of searches and trainings, and for the weights of both kinds of networks."""
     found = []
     for reference in references:
         name = reference.job.name
@@ -25,7 +25,7 @@ def cases(references: list[Reference], seed: int) -> list[Case]:
             case = f"damage/checkpoint/{name}/{number}"
             found.append(Case(case, partial(_checkpoint, reference, seed, case, number)))
         if (reference.directory / weights.NAME).exists():
-            # Twice as many flips, since the first half of them is in the header.
+            # Twice as many flips, since the first half of them goes into the header.
             for number in range(_TENTHS + 2 * _FLIPS):
                 case = f"damage/weights/{name}/{number}"
                 found.append(Case(case, partial(_weights, reference, seed, case, number)))
@@ -33,7 +33,7 @@ def cases(references: list[Reference], seed: int) -> list[Case]:
 
 
 def damaged(content: bytes, number: int, random: Random, *, within: int | None = None) -> bytes:
-    """The content cut off at a tenth, for the first nine numbers, or with one bit flipped before byte `within`."""
+    """The content truncated at a tenth for the first nine numbers, else with one bit flipped before byte `within`."""
     if number < _TENTHS:
         return content[: len(content) * (number + 1) // (_TENTHS + 1)]
     changed = bytearray(content)
@@ -42,18 +42,18 @@ def damaged(content: bytes, number: int, random: Random, *, within: int | None =
 
 
 def _checkpoint(reference: Reference, seed: int, name: str, number: int, scratch: Path, result: Result) -> None:
-    directory = copied(reference.directory, scratch)  # finished, so that it has a checkpoint before the last
+    directory = copied(reference.directory, scratch)  # finished, so it also has the checkpoint before the last
     path = directory / checkpoint.NAME
     path.write_bytes(damaged(path.read_bytes(), number, generator(seed, name)))
     ended = runs.start(reference.job, directory, "--resume")
     if ended.code == 0 and "Traceback" not in ended.stderr:
-        # The damaged file is kept, and that is told.
+        # The damaged file is kept, and a warning says so.
         kept = frozenset({f"left behind {checkpoint.DAMAGED}"})
         compare(reference, directory, result, "resumed", lost=kept if "warning: " in ended.stderr else frozenset())
         return
     wrong = one_line(ended)
     result.counts["refused" if wrong is None else "wrong failure"] += 1
-    # With a whole checkpoint before the damaged one, a refusal is one too many.
+    # The checkpoint before the damaged one is intact, so even a well-worded refusal is a fault.
     result.problem("failure", wrong or f"refused, though there is the one before: {ended.stderr.strip()[-300:]}")
 
 
@@ -87,6 +87,6 @@ def _weights(reference: Reference, seed: int, name: str, number: int, scratch: P
 
 
 def loaded_digest(trained: weights.TrainedNetwork) -> str:
-    """A digest of all that a weights file gives."""
+    """A digest of everything that a weights file yields."""
     rest = {name: value for name, value in vars(trained).items() if name != "network"}
     return runs.digest((dict(trained.network.state_dict()), {name: repr(value) for name, value in rest.items()}))

@@ -1,4 +1,4 @@
-"""Runs whose file operations fail, and runs on a disk that is really full; then the disk is well, and they go on."""
+"""Runs whose file operations fail, and runs on a disk that is really full; once the disk works again, they resume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from soak.processes import Ended
 
 JOBS = ("search-agd", "train")
 
-#: What a run can do without. It tells of what it could not write, and goes on.
+#: What a run can do without: it warns that it could not write this, and continues.
 _AUXILIARY = frozenset(
     {
         *("metrics.csv", "normal.svg", "reduce.svg", "genotypes"),
@@ -24,7 +24,7 @@ _AUXILIARY = frozenset(
     }
 )
 
-#: Shares of what a finished run takes that a small disk has.
+#: Sizes of a small disk, as fractions of what a finished run takes.
 _SHARES = (0.02, 0.1, 0.25, 0.4, 0.6, 0.75, 0.9, 0.97)
 
 
@@ -39,14 +39,14 @@ def cases(references: list[Reference], seed: int) -> list[Case]:
 
 
 def _errors(number: int, operation: str) -> tuple[Kind, ...]:
-    # Whatever the system says takes the same way through the program, but for what it can do without.
+    # All error codes take the same path through the program, so a sample of the other two will do.
     return ("ENOSPC", "EROFS", "EACCES") if number % 3 == 0 else ("ENOSPC",)
 
 
 def judge(reference: Reference, directory: Path, ended: Ended, result: Result) -> None:
-    """Whether a process took a failing disk as it should, and what a process makes of it when the disk is well.
+    """Checks how a process handled a failing disk, and that a run on a working disk can continue from there.
 
-    It may have gone on to its end where it could do without the file, and must then have said so.
+    The process may have run to its end if it could do without the file, but must then have said so.
     """
     lost: frozenset[str] = frozenset()
     if ended.code == 0 and "Traceback" not in ended.stderr:

@@ -1,4 +1,4 @@
-"""File operations of this process that are counted, and that fail or kill it where they are told to."""
+"""Counts the file operations of this process, and makes a chosen one fail or kill the process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, Literal
 Kind = Literal["kill", "torn", "ENOSPC", "EROFS", "EACCES"]
 
 KILLED = 137
-"""Exit code of a process that was killed here, as a shell would say it of SIGKILL."""
+"""Exit code of a process killed here; the one a shell reports for SIGKILL."""
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _EVENTS = {
@@ -32,10 +32,10 @@ _EVENTS = {
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at the file operation number `at`, from 0.
+    """What happens at file operation number `at`, counted from 0.
 
-    kill: the process ends before it. torn: it ends when half of a write is done. ENOSPC, EROFS: it fails, and so does
-    every later one (on a full disk files can still be removed). EACCES: it alone fails.
+    kill: the process ends before it. torn: the process ends after half of the write. ENOSPC, EROFS: the operation and
+    all later ones fail (on a full disk, files can still be removed). EACCES: only this operation fails.
     """
 
     at: int
@@ -43,10 +43,10 @@ class Fault:
 
 
 def watch(directory: Path, journal: Path, fault: Fault | None = None) -> None:
-    """Writes the name of each file operation below `directory` to the file `journal`, and lets `fault` happen.
+    """Writes each file operation below `directory` to the file `journal`, one per line, and makes `fault` happen.
 
-    It does so from now on and for good, a line for each operation. Seen are opening for writing, writing by Python's
-    files, fsync, rename, remove, mkdir and their like; not seen is what native code writes by itself.
+    This cannot be undone. It covers opening for writing, writes of Python's files, fsync, rename, remove, mkdir and the
+    like, but not what native code writes by itself.
     """
     watched = _Watched(directory, os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fault)
     fsync = os.fsync
@@ -70,7 +70,7 @@ class _Watched:
         return f"{os.path.abspath(path)}/".startswith(f"{self._directory}/")
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Raises the OSError that the operation is to fail with."""
+        """The audit hook. Raises OSError for an operation that is to fail."""
         if event == "open":
             if isinstance(arguments[0], str | bytes | os.PathLike) and arguments[2] & _WRITING:
                 self.happens("open", os.fsdecode(arguments[0]))
@@ -96,7 +96,7 @@ class _Watched:
             raise OSError(code, os.strerror(code), path)
 
     def opening(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        """`open`, whose files below the directory tell of their writes."""
+        """A form of `open` whose files below the directory report their writes."""
 
         def opened(file: Any, mode: str = "r", buffering: int = -1, *args: Any, **kwargs: Any) -> Any:
             path = file if isinstance(file, str | bytes | os.PathLike) else None
@@ -122,5 +122,5 @@ class _WatchedFile(io.FileIO):
 
 
 def _shown(path: str) -> str:
-    """The path without what differs from run to run."""
+    """The path without the parts that differ from run to run."""
     return re.sub(r"[0-9a-f]{32}", "UUID", re.sub(r"events\.out\.\S+", "events", path))

@@ -1,4 +1,4 @@
-"""Every reader of files, given files with faults."""
+"""Gives every reader of files faulty files."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from soak.cases import Case, Reference, Result, generator, message_fault
 from soak.mutate import mutated
 
 JOBS = ("search-agd", "train", "train-hand-made")
-"""The runs whose files are seeds."""
+"""The runs whose files are mutated."""
 
 INPUTS = 10_000
 """Inputs for each reader."""
 
 BATCH = 500
-"""Inputs for one process; a case is a batch."""
+"""Inputs for one process, which are one case."""
 
 SECONDS = 10
 MEMORY = 2**30
@@ -56,11 +56,12 @@ class Reader:
     """A reader of a file.
 
     Attributes:
-        read: reads the file; what it returns is a valid value.
-        refusal: the class of errors that its documentation names.
-        seeds: whole files, by which the others are made.
-        file: its name, which every message must have; below `folder`, where the reader needs other files too.
-        words: of its language.
+        read: reads the file; whatever it returns is valid.
+        refusal: the class of errors that it documents.
+        seeds: valid files, from which the inputs are made.
+        file: name of the file, which every message must contain.
+        folder: what else the reader needs next to the file.
+        words: tokens of the file's language.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Reader:
 
 
 def cases(references: list[Reference], seed: int) -> list[Case]:
-    """Batches of inputs for every reader; none where a run is missing that it needs."""
+    """Batches of inputs for every reader; none unless all runs that they need are there."""
     if {reference.job.name for reference in references} != set(JOBS):
         return []
     return [
@@ -85,7 +86,7 @@ def cases(references: list[Reference], seed: int) -> list[Case]:
 
 
 def readers(references: list[Reference]) -> list[Reader]:
-    """Of genotypes in both notations, of the files of runs, of weights, and of images of every format."""
+    """The readers of genotypes in both notations, of run files, of weights, and of images in every format."""
     finished = {reference.job.name: reference.directory for reference in references}
     search, train, small = (finished[name] for name in JOBS)
     nothing = _run_of_nothing(search.parent / "nothing")
@@ -150,14 +151,14 @@ def _of_run(
 
 
 def read_genotype(path: Path) -> None:
-    """Reads it, writes it in both notations, and reads those. Raises AssertionError where that is another one."""
+    """Reads a genotype, writes it in both notations, and reads those. Raises AssertionError if one differs."""
     genotype = genotypes.load(path)
     assert genotypes.from_json(genotypes.to_json(genotype)) == genotype
     assert genotypes.from_text(genotypes.to_text(genotype)) == genotype
 
 
 def read_configuration(path: Path) -> None:
-    """Reads it as the configuration of any run, and as that of a training."""
+    """Reads a configuration as that of any run, and as that of a training."""
     read_config(path.parent)
     read_run(str(path.parent))
 
@@ -168,7 +169,7 @@ class _Anything(Config):
 
 
 def _run_of_nothing(directory: Path) -> Path:
-    """The directory of a run of two epochs, of three, that computes nothing, so that it is resumed in no time."""
+    """The directory of a run that computes nothing, so that it resumes in no time, after two of its three epochs."""
     with contextlib.redirect_stdout(io.StringIO()):
         _epochs(directory, 2)
     return directory
@@ -187,7 +188,7 @@ def _epochs(directory: Path, number: int, *, resume: bool = False) -> None:
 
 
 def resume(path: Path) -> None:
-    """Continues a copy of the run that it belongs to."""
+    """Resumes a copy of the run that the file belongs to."""
     copy = path.parent.with_name("copy")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(path.parent, copy)
@@ -196,12 +197,12 @@ def resume(path: Path) -> None:
 
 
 def read_architecture(path: Path) -> None:
-    """Resolves the directory of the search as that of an architecture to train."""
+    """Resolves the directory of the search as an architecture to train."""
     architecture.resolve(str(path.parent), NetworkConfig(), HandmadeConfig())
 
 
 def image_seeds() -> dict[str, tuple[bytes, ...]]:
-    """Small images of every format that Pillow writes and the toolkit may be given, in several modes."""
+    """Small images in several modes, in every format that Pillow can write and that users may have."""
     formats = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "gif": "GIF", "tif": "TIFF", "ppm": "PPM", "webp": "WEBP"}
     formats |= {"tga": "TGA", "ico": "ICO"}
     formats |= {"jp2": "JPEG2000"} if features.check("jpg_2000") else {}
@@ -218,7 +219,7 @@ def image_seeds() -> dict[str, tuple[bytes, ...]]:
 
 
 def _batch(reader: Reader, seed: int, numbers: range, scratch: Path, result: Result) -> None:
-    """Reads the inputs in processes of their own; one that dies is a fault of the input that it was at."""
+    """Reads the inputs in a separate process; if it dies, that is a fault at its current input, and another goes on."""
     journal = scratch / "journal"
     first = numbers.start
     while first < numbers.stop:
@@ -244,20 +245,20 @@ def _batch(reader: Reader, seed: int, numbers: range, scratch: Path, result: Res
 
 
 def inputs(reader: Reader, seed: int, number: int) -> bytes:
-    """The input of a number, counted over all batches of the reader."""
+    """The input with a number, which counts through all batches of the reader."""
     random = generator(seed, f"fuzz/{reader.name}/{number}")
     return reader.mutate(random.choice(reader.seeds), random, reader.words)
 
 
 def _sealed_again(content: bytes, random: Random, words: tuple[bytes, ...]) -> bytes:
-    """A checkpoint with faults, but mostly the right digest before it, without which nothing reads on."""
+    """A faulty checkpoint, mostly with a correct digest, because a wrong one would end the reading at once."""
     if random.random() < 0.1:
         return mutated(content, random, words)
     return checkpoint.sealed(mutated(content.partition(b"\n")[2], random, words))
 
 
 def _with_other_header(content: bytes, random: Random, words: tuple[bytes, ...]) -> bytes:
-    """Weights whose header has faults, but mostly the right length and digest, without which nothing reads on."""
+    """Weights with a faulty header, mostly of correct length and digest, because wrong ones would end the reading."""
     end = 8 + int.from_bytes(content[:8], "little")
     if random.random() < 0.1:
         return mutated(content[:end], random) + content[end:]
@@ -274,19 +275,19 @@ def _with_other_header(content: bytes, random: Random, words: tuple[bytes, ...])
 
 
 def shown(content: bytes) -> str:
-    """An input for a report: in base64, the first 6,000 bytes of it."""
+    """An input for the report: its first 6,000 bytes in base64."""
     return base64.b64encode(content[:6000]).decode()
 
 
 def _read_all(reader: Reader, seed: int, numbers: range, scratch: Path, journal: Path) -> None:
     processes.limit_memory(MEMORY + MEMORY // 4)
-    # What is asked of git is not read here.
+    # Asks git once, and not for every input.
     described = nas.runs.environment.describe(torch.device("cpu"))
     nas.runs.environment.describe = lambda device: dict(described)
     folder = scratch / "input"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(reader.folder, folder) if reader.folder else folder.mkdir()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process, also in native code
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even within native code
     with journal.open("ab", buffering=0) as file:
         for number in numbers:
             file.write(json.dumps({"outcome": "begun", "number": number}).encode() + b"\n")
@@ -294,7 +295,7 @@ def _read_all(reader: Reader, seed: int, numbers: range, scratch: Path, journal:
 
 
 def _read_one(reader: Reader, content: bytes, folder: Path) -> dict[str, object]:
-    """What came of reading an input, as JSON data; with a problem, the input is in it, shortened."""
+    """The outcome of reading an input, as JSON data; a problem comes with the input, shortened."""
     started, before = time.monotonic(), processes.largest_memory()
     outcome, what = read(reader, content, folder)
     peaks = {"seconds": time.monotonic() - started, "bytes": processes.largest_memory() - before}
@@ -308,7 +309,7 @@ def _read_one(reader: Reader, content: bytes, folder: Path) -> dict[str, object]
 
 
 def read(reader: Reader, content: bytes, folder: Path) -> tuple[str, str | None]:
-    """The outcome of reading an input: its kind, and what is wrong with it."""
+    """Reads an input; returns the kind of outcome, and what is wrong, if anything."""
     path = folder / reader.file
     path.write_bytes(content)
     signal.alarm(SECONDS)
@@ -329,7 +330,7 @@ def read(reader: Reader, content: bytes, folder: Path) -> tuple[str, str | None]
 
 
 def shortened(content: bytes, still: Callable[[bytes], bool], *, tries: int = 60) -> bytes:
-    """A shorter content with the same fault, found by leaving out parts."""
+    """Shorter content with the same fault, found by leaving out parts."""
     size = len(content) // 2
     while size and tries:
         start = 0

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, or at a file operation, and resumed."""
+"""Runs that are killed at random moments or at a file operation, and then resumed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _RANDOM = 10
 """Runs of each job that are killed at random moments, each up to three times."""
 
 _EVERY_POINT = ("search-agd", "train", "train-hand-made")
-"""The jobs of which every file operation is a crash point; those of the other searches are the same."""
+"""The jobs that are killed at every file operation; the other searches have the same operations."""
 
 
 def cases(references: list[Reference], seed: int) -> list[Case]:
-    """The cases; how many depends on the file operations that the jobs do."""
+    """The cases; their number depends on the file operations of the jobs."""
     found = []
     for reference in references:
         name = reference.job.name
@@ -40,7 +40,7 @@ def _at_random(reference: Reference, seed: int, name: str, scratch: Path, result
         for flags in (("--resume",), ()):
             after = random.uniform(0.02, reference.seconds)
             ended = runs.start(reference.job, directory, *flags, killed_after=after)
-            # Without a configuration there is nothing to resume yet, and the same command starts.
+            # Without a configuration there is nothing to resume yet; the command without --resume starts the run.
             if ended.code != 2:
                 break
         if ended.code not in (0, -9):

@@ -1,4 +1,4 @@
-"""Files with faults, made from files without: bits, cuts, copies, numbers and words where none belong."""
+"""Makes faulty files from valid ones: flipped bits, truncation, repetition, and misplaced numbers and words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WORDS = (
 
 
 def mutated(content: bytes, random: Random, words: tuple[bytes, ...] = ()) -> bytes:
-    """The content with one to four faults; `words` are those of its language."""
+    """The content with one to four faults; `words` are tokens of its language."""
     for _ in range(random.choice((1, 1, 2, 4))):
         content = random.choice(_FAULTS)(content, random, words)
     return content
@@ -76,7 +76,7 @@ def _word(content: bytes, random: Random, words: tuple[bytes, ...]) -> bytes:
 
 
 def _swap(content: bytes, random: Random, words: tuple[bytes, ...]) -> bytes:
-    """Another word of the language in the place of one that stands there."""
+    """Replaces one word of the language by another."""
     found = [word for word in words if word in content]
     if not found:
         return _word(content, random, words)
@@ -87,7 +87,7 @@ def _swap(content: bytes, random: Random, words: tuple[bytes, ...]) -> bytes:
 
 
 def _number(content: bytes, random: Random, words: tuple[bytes, ...]) -> bytes:
-    """A large or negative number in the binary form of headers."""
+    """Inserts an extreme number in binary, as headers have them."""
     size = random.choice((1, 2, 4, 8))
     value = random.choice((0, 1, 2 ** (8 * size - 1), 2 ** (8 * size) - 1, random.randrange(2 ** (8 * size))))
     place = random.randrange(min(len(content), 64) + 1)

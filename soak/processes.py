@@ -1,4 +1,4 @@
-"""Functions in forked processes: with time and memory limits, and several at a time."""
+"""Runs functions in forked processes, with limits on time and memory, and in parallel."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Ended:
     """How a process ended.
 
     Attributes:
-        code: the exit code, or minus the signal that ended it.
-        hung: it had to be ended because its time was over.
+        code: the exit code, or minus the number of the signal that ended it.
+        hung: whether it had to be killed because it exceeded its time.
     """
 
     code: int
@@ -37,14 +37,15 @@ class Ended:
 
 
 def call(function: Callable[[], object], *, seconds: float, killed_after: float | None = None) -> Ended:
-    """Calls `function` in a forked process whose output is kept.
+    """Calls `function` in a forked process and captures its output.
 
-    It is killed where it takes longer than `seconds`, which is a hang, or than `killed_after`, which is meant. An
-    exception is printed as Python would, and the exit code is 1; SystemExit has its own.
+    The process is killed after `seconds`, which counts as a hang, or after `killed_after`, which does not. An exception
+    is printed as Python would print it and gives exit code 1; SystemExit gives its own.
     """
     alive, held = os.pipe()
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         process = _fork()
+        # The child holds the only open end of the pipe to write to, so `alive` becomes readable when the child ends.
         if process == 0:
             os.close(alive)
             os.dup2(stdout.fileno(), 1)
@@ -55,7 +56,7 @@ def call(function: Callable[[], object], *, seconds: float, killed_after: float 
         late = True
         try:
             late = not select.select([alive], [], [], limit)[0]
-        finally:  # this process may be interrupted while it waits
+        finally:  # the wait may be interrupted, and the child must not outlive it
             os.close(alive)
             if late:
                 os.kill(process, signal.SIGKILL)
@@ -65,7 +66,7 @@ def call(function: Callable[[], object], *, seconds: float, killed_after: float 
 
 
 def _fork() -> int:
-    # What is in the buffers would be written by both processes.
+    # Otherwise both processes would write what is in the buffers.
     sys.stdout.flush()
     sys.stderr.flush()
     return os.fork()
@@ -77,7 +78,7 @@ def _read(file: IO[bytes]) -> str:
 
 
 def exit_with(function: Callable[[], object]) -> NoReturn:
-    """Calls `function` and ends this process as the interpreter would, but for what the parent has registered."""
+    """Calls `function` and ends this process as the interpreter would, but without the parent's exit handlers."""
     code: object = 0
     try:
         function()
@@ -93,14 +94,14 @@ def exit_with(function: Callable[[], object]) -> NoReturn:
 
 
 def limit_memory(additional: int) -> None:
-    """Lets this process allocate no more than `additional` bytes beyond what it has."""
+    """Limits this process to `additional` bytes of memory beyond what it has now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + additional
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def largest_memory() -> int:
-    """The most bytes that this process has held in memory so far."""
+    """The peak memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -109,8 +110,7 @@ def in_parallel(
 ) -> Iterator[tuple[T, Any]]:
     """Yields (item, result) in any order; results must be JSON data.
 
-    Items that are not begun by `deadline`, on the clock of `time.monotonic`, are left out, and so are those at which a
-    process of ours died.
+    Left out are items not started by `deadline`, a time of `time.monotonic`, and those whose worker died.
     """
     with contextlib.ExitStack() as open_files:
         files = [open_files.enter_context(tempfile.TemporaryFile()) for _ in range(processes)]

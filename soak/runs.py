@@ -1,4 +1,4 @@
-"""Searches and trainings of a second, and what is compared of them."""
+"""Searches and trainings that take a second, and the comparison of what they leave behind."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ _TRAIN: tuple[str, ...] = (
 _TRAIN += ("--drop-path-prob", "0.3", "--cutout")
 
 SECONDS = 120.0
-"""After so long a run of ours hangs; it takes one or two on an idle machine."""
+"""A run that takes longer hangs; on an idle machine it takes a second or two."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command with its flags, but for --run-dir and --resume."""
+    """A command with its flags, except --run-dir and --resume."""
 
     name: str
     command: Callable[[list[str]], dict[str, Any]]
@@ -82,7 +82,7 @@ class Job:
 
 
 def jobs() -> dict[str, Job]:
-    """By name: a search of every registered space, two of second order, and trainings of both kinds of networks."""
+    """The jobs by name: a search of every registered space, two of second order, a training of each kind of network."""
     found = [Job(f"search-{name}", train_search.command, (*_SEARCH, "--space", name)) for name in spaces.names()]
     found += [
         Job(f"search-{name}-unrolled", train_search.command, (*_SEARCH, "--space", name, "--unrolled"))
@@ -94,21 +94,21 @@ def jobs() -> dict[str, Job]:
 
 
 def warm_up(scratch: Path) -> None:
-    """Imports in this process what runs import on their way, so that forked ones need not."""
+    """Imports everything that runs import on their way, so that forked processes need not."""
     torch.set_num_threads(1)
     for job in (jobs()["search-agd"], jobs()["train"]):
         ended = processes.call(partial(_imported, job, scratch / job.name), seconds=SECONDS)
         for name in ended.stdout.rpartition("\n\n")[2].split():
             with contextlib.suppress(Exception):  # not everything can be imported by itself
                 importlib.import_module(name)
-    # Drawing takes longer than all else in these runs, and goes into TensorBoard's files, which are not compared.
+    # Drawing takes longer than everything else in these runs, and TensorBoard's files are not compared anyway.
     still = io.BytesIO()
     Image.new("RGB", (4, 4)).save(still, "png")
     nas.runs.tensorboard.picture = lambda *_: still.getvalue()  # type: ignore[attr-defined]
 
 
 def _imported(job: Job, directory: Path) -> None:
-    """Runs the job, and prints the names of all modules then."""
+    """Runs the job, and then prints the names of all imported modules."""
     job.command([*job.flags, "--run-dir", str(directory)])
     print("\n\n" + "\n".join(name for name in sys.modules if not name.startswith("__")))
 
@@ -121,7 +121,7 @@ def start(
     killed_after: float | None = None,
     watched: bool = True,
 ) -> Ended:
-    """Runs the job as its own process in the run directory, whose journal of file operations lies beside it."""
+    """Runs the job in a process of its own; its journal of file operations is written next to the run directory."""
 
     def run() -> None:
         if watched:
@@ -132,17 +132,17 @@ def start(
 
 
 def journal_of(directory: Path) -> Path:
-    """The journal of the file operations in a run directory, beside it."""
+    """The journal of the file operations in a run directory, next to the directory."""
     return directory.with_name(f"{directory.name}.journal")
 
 
 def operations(directory: Path) -> list[str]:
-    """The file operations of the last process that ran in the directory."""
+    """The file operations of the process that last ran in the directory."""
     return journal_of(directory).read_text().splitlines()
 
 
 def finals(directory: Path) -> dict[str, str]:
-    """A digest of each thing that must be the same however often a run was interrupted; of none that is not there."""
+    """Digests of whatever exists of the things that must be the same however often a run was interrupted."""
     found: dict[str, Callable[[Path], object]] = {
         checkpoint.NAME: _checkpoint,
         "metrics.csv": _metrics,
@@ -184,13 +184,13 @@ def _without_place_and_time(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def weights_content(path: Path) -> object:
-    """The header and the tensors of a weights file, but for its digest, since the order of the header is by chance."""
+    """The header and tensors of a weights file, but not its digest, which depends on the arbitrary order of the header."""
     with safe_open(str(path), framework="pt") as file:
         return {**file.metadata(), "sha256": None}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
 def digest(value: object) -> str:
-    """Equal for containers, tensors and plain values that are equal bit for bit, and of the same types."""
+    """A digest that is equal for values of the same types, containers and tensors included, that agree bit for bit."""
     hashed = hashlib.sha256()
     _feed(hashed.update, value)
     return hashed.hexdigest()
@@ -214,7 +214,7 @@ def _feed(update: Callable[[bytes], None], value: Any) -> None:
 
 
 def differences(found: dict[str, str], expected: dict[str, str]) -> set[str]:
-    """The names of what is not the same; of files that are missing or too many, after these words."""
+    """The names of what differs; those of files follow the words "missing" or "left behind"."""
     told = {name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)}
     files = "names of files"
     if files in told:
