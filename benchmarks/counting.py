@@ -70,7 +70,7 @@ def measure_pass(run: Step, device: torch.device) -> Pass:
             run()
 
     if device.type == "cuda":
-        kernels = device_kernels(run, device)  # first, because libraries choose their algorithms by trials in the first run
+        kernels = device_kernels(run, device)  # first: libraries choose their algorithms by trials in the first run
         peak = peak_bytes(counted, device)
         return Pass(kernels, counter.operators, counter.bytes, peak)
     peak = peak_bytes(counted, device)

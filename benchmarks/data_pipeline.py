@@ -96,7 +96,7 @@ def _loaders(config: Config, device: torch.device) -> Iterator[dict[tuple[str, s
 
 
 def write_jpegs(folder: Path, number: int, size: tuple[int, int]) -> None:
-    """Writes `number` JPEGs of (width, height) for training, and two for testing, to a folder with ImageNet's layout."""
+    """Writes `number` JPEGs of (width, height) for training and two for testing to a folder laid out like ImageNet."""
     width, height = size
     random = np.random.default_rng(0)
     # Blotches compress about as photographs do; noise in every pixel is what JPEG compresses worst.

@@ -5,9 +5,10 @@
 Both rates are measured here, in the precision of the pass, on tensors far larger than the caches. On a GPU, fp32
 products use TF32 if PyTorch allows it for convolutions, which is the default.
 
-**FLOPs** are those of the convolutions and linear layers, two per multiply-add, counted in the forward pass of the plain
-network. A backward pass takes as many for the gradient of the inputs, and as many for the gradient of the weights: a
-step of the weights costs three forward passes, a step of the architecture, which needs no gradient of the weights, two.
+**FLOPs** are those of the convolutions and linear layers, two per multiply-add, counted in the forward pass of the
+plain network. A backward pass takes as many for the gradient of the inputs, and as many for the gradient of the
+weights: a step of the weights costs three forward passes; a step of the architecture, which needs no gradient of the
+weights, costs two.
 (`FlopCounterMode` overestimates the weight gradient of a depthwise convolution by a factor of the number of channels,
 so it does not count the backward pass.)
 
@@ -15,8 +16,8 @@ so it does not count the backward pass.)
 before it produces any output, so its input is stored; so is the output of a cell, which other cells read. Each of these
 is written and read in the forward pass, read once more in the backward pass, and its gradient is written and read: five
 transfers. A pool does not depend on its edge, so the same pool of the same node counts once. Everything else (ReLU, the
-convolutions in between, mixing, sums, identities, the optimizer's step) counts as fused and free. A pass that recomputes
-some of this moves less, so the limit is a yardstick rather than a bound.
+convolutions in between, mixing, sums, identities, the optimizer's step) counts as fused and free. A pass that
+recomputes some of this moves less, so the limit is a yardstick rather than a bound.
 """
 
 from __future__ import annotations

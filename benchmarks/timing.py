@@ -27,9 +27,9 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def time_rounds(steps: Mapping[K, Step], rounds: int, device: torch.device) -> dict[K, list[float]]:
-    """Seconds of each step in each of the rounds, after one that is not counted, on a GPU those until all is captured.
+    """Seconds of each step in each round, after a warm-up of one round, or on a GPU until everything is captured.
 
-    Each round times every step once, in turn, so that a drift of the machine's speed falls on all alike.
+    Each round times every step once, in turn, so that drifts in the machine's speed affect all alike.
     """
     seconds: dict[K, list[float]] = {name: [] for name in steps}
     uncounted = WARM_UP + 1 if device.type == "cuda" else 1
@@ -76,15 +76,15 @@ def peak_bytes(run: Step, device: torch.device) -> int:
     allocations = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda event: event["ts"])
     if not allocations:
         return 0
-    # What an earlier call allocated and nobody has freed under a profiler is still in the total.
+    # The total includes what an earlier call allocated and nobody has freed under a profiler since.
     first = allocations[0]["args"]
     return max(e["args"]["Total Allocated"] for e in allocations) - (first["Total Allocated"] - first["Bytes"])
 
 
 def write_result(out: str | None, config: Any, device: torch.device, rows: list[dict[str, Any]], **more: Any) -> None:
-    """Writes the rows, and what `more` names, as JSON with the configuration and what they were measured on.
+    """Writes the rows, the entries of `more`, the configuration and the environment to a file, as JSON.
 
-    Nothing is written where `out` is None. The file does not say where on a machine it or the program lies.
+    Writes nothing if `out` is None. The file does not reveal its own path or that of the program.
     """
     if out is None:
         return

@@ -84,6 +84,10 @@ class IsPath:
     """The text is the name of a file or folder."""
 
 
+class Resumes:
+    """The flag that resumes a run."""
+
+
 class MayDiffer:
     """A resumed run may have another value: it decides where or how the run computes, not what."""
 

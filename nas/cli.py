@@ -19,7 +19,7 @@ import tyro
 
 import nas
 from genotypes import GenotypeError
-from genotypes.config import Common, Config, MayDiffer, NoneMeans, marks, texts
+from genotypes.config import Common, Config, MayDiffer, NoneMeans, Resumes, marks, texts
 from genotypes.messages import one_line
 from nas import interrupts
 from nas.errors import NonFiniteLossError, Stopped, UsageError, users_mistakes
@@ -79,9 +79,9 @@ def parse(config: Any, argv: Sequence[str], *, description: str, default: Any = 
     """
     interrupts.raise_again()  # all is imported by now
     argv, short = list(argv), False
-    resumable = isinstance(config, type) and "--resume" in _flags(config)
+    resumable = is_dataclass(config) and _has(config, Resumes)
     if is_dataclass(config) and {"-h", "--help", ALL} & {*argv}:
-        short = ALL not in argv and _has_common(config)
+        short = ALL not in argv and _has(config, Common)
         description += f"\n\n{_MORE_HELP}" if short else ""
         argv = ["--help"]
     complaint = io.StringIO()
@@ -155,14 +155,15 @@ def _flag(
     if none and value is None:
         hint = Annotated[hint, tyro.conf.arg(help_behavior_hint=f"(default: {none[0]})")]
     text = texts(config).get(field.name)
-    if text and resumable and MayDiffer in found and field.name != "resume":
+    if text and resumable and MayDiffer in found and Resumes not in found:
         text += " May differ with --resume."
     return tyro.constructors.StructFieldSpec(field.name, hint, value, text)
 
 
-def _has_common(config: Any) -> bool:
+def _has(config: Any, mark: type) -> bool:
+    """Whether a field of a dataclass has a mark, however deep it lies."""
     hints = get_type_hints(config).items()
-    return any(_has_common(kind) if is_dataclass(kind) else Common in marks(config, name) for name, kind in hints)
+    return any(_has(kind, mark) if is_dataclass(kind) else mark in marks(config, name) for name, kind in hints)
 
 
 def _program() -> str:

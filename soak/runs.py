@@ -184,7 +184,7 @@ def _without_place_and_time(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def weights_content(path: Path) -> object:
-    """The header and tensors of a weights file, but not its digest, which depends on the arbitrary order of the header."""
+    """The header and tensors of a weights file, but not its digest, because the order of the header is arbitrary."""
     with safe_open(str(path), framework="pt") as file:
         return {**file.metadata(), "sha256": None}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from genotypes.config import Common, Config, IsPath, MayDiffer, NoneMeans, marked
+from genotypes.config import Common, Config, IsPath, MayDiffer, NoneMeans, Resumes, marked
 from nas import screen
 from nas.engine.device import algorithms
 from nas.engine.meter import Meter
@@ -50,7 +50,7 @@ class RunConfig(Config):
         str | None, IsPath, Common, MayDiffer, NoneMeans("a folder in runs/, named after the configuration")
     ] = None
     """Directory of the run."""
-    resume: Annotated[bool, Common, MayDiffer] = False
+    resume: Annotated[bool, Common, MayDiffer, Resumes] = False
     """Continue the run in that directory, with the same flags but for those that may differ."""
     device: Annotated[str, Common, MayDiffer] = "auto"
     """cpu, cuda, cuda:1 and so on, or auto: a GPU if there is one."""
