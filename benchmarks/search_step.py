@@ -154,8 +154,8 @@ def rows_of(seconds: Seconds, limits: Mapping[str, float]) -> list[dict[str, Any
 
 def _limits(config: Config, machine: Machine) -> dict[str, float]:
     """The least time of each step in seconds. The exact product is left out: its passes are not as simple to count."""
+    space = build_space(config).to("meta")  # built elsewhere, because it reads its own mask
     with torch.device("meta"):
-        space = build_space(config)
         supernet = build_supernet(PlainSupernet, space, config)
         images = torch.empty(config.batch_size, 3, config.image_size, config.image_size)
         relaxed = Relaxation()  # called within the pass, which is counted without gradients
