@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""List, show, draw, convert and check genotypes: `python genotype_tool.py show DARTS_V2 --cost cifar`."""
+"""List, show, draw, convert, check and derive genotypes: `python genotype_tool.py show DARTS_V2 --cost cifar`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas.genotype_commands import Command
 
 def command(argv: list[str]) -> dict[str, Any] | None:
     """Parses and runs one of the subcommands."""
-    return cli.parse(Command, argv, description="List, show, draw, convert and check genotypes.").run()
+    return cli.parse(Command, argv, description="List, show, draw, convert, check and derive genotypes.").run()
 
 
 def main() -> None:

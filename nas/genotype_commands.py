@@ -1,11 +1,12 @@
-"""The subcommands of `genotype_tool.py`: list, show, draw, convert and check genotypes.
+"""The subcommands of `genotype_tool.py`: list, show, draw, convert, check, derive and draw at random.
 
-All but `show --cost` need no torch, and what needs it is imported only where it is used.
+All but `show --cost`, `derive` and `random` need no torch, and what needs it is imported only where it is used.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import random
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,8 +15,10 @@ import tyro
 import genotypes
 from genotypes import CELL_NAMES, ZOO, CellGenotype, Genotype
 from genotypes.atomic import write_atomically
-from genotypes.config import AtMost, Config, Count, MoreThan, NoneMeans
+from genotypes.config import AtLeast, AtMost, Common, Config, Count, MoreThan, NoneMeans
+from genotypes.genotype import MAX_NODES
 from nas.errors import UsageError, users_mistakes
+from nas.networks.budget import BudgetConfig
 
 #: Of a picture, in millimetres; a poster is less.
 WIDEST_MM = 2000
@@ -151,6 +154,93 @@ class Check(_OfOneGenotype):
         print(f"{self.genotype}: valid")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Derive(BudgetConfig):
+    """Derive the strongest genotype within limits from a search, ended or not, which is left as it is."""
+
+    run_dir: Annotated[str, tyro.conf.Positional]
+    """Directory of the search."""
+    max_skips: Annotated[int | None, AtLeast(0), Common, NoneMeans("any number")] = None
+    """Most identities in the normal cell (P-DARTS: 2). The weakest are replaced as in P-DARTS; with --max-params or
+    --max-macs the genotype is the strongest within all limits, which is exact and may be another one."""
+    out: Annotated[str | None, Common, NoneMeans("print it only")] = None
+    """File to write the genotype to, for --arch."""
+    operations_from: Annotated[tuple[str, ...], Common] = ()
+    """Modules of your own to import first, if the search's space, method or operations are from there."""
+
+    def run(self) -> dict[str, Any]:
+        """Derives the genotype, and returns it with what its network costs. Raises UsageError, GenotypeError."""
+        from nas.methods import saved
+        from nas.methods.derivation import Derivation, DerivationConfig
+        from nas.networks.edge_costs import costs_in
+        from nas.networks.forms import chosen
+
+        found = saved.read(Path(self.run_dir), self.operations_from)
+        limits = {field.name: getattr(self, field.name) for field in fields(BudgetConfig)}
+        with users_mistakes():
+            config = DerivationConfig(max_skips=self.max_skips, **limits)
+            derivation = Derivation(config, found.space, found.relaxation, found.own)
+        genotype = derivation.derive(found.space, found.relaxation)
+        params, macs = costs_in(found.space, chosen(self, found.own)).total(found.space, genotype)
+        return {**_written(genotype, self.out), "params": params, "macs": macs, "epochs": found.epochs}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(BudgetConfig):
+    """Draw genotypes of a search space at random, all that are within the limits being equally likely."""
+
+    space: Annotated[str, Common] = "darts"
+    """Search space: darts, hb, agd, one of an installed package, or "package.module:Class"."""
+    nodes: Annotated[Count, AtMost(MAX_NODES), Common] = 4
+    """Intermediate nodes of a cell (DARTS sec. 3.1: 4)."""
+    operations: Annotated[tuple[str, ...], Common] = ()
+    """Candidate operations by name, or "all" for the nine of Table 6 (default: the space's own)."""
+    seed: Annotated[int, AtLeast(0), Common] = 0
+    """Seed of the first genotype; the next has the next seed."""
+    number: Annotated[Count, AtMost(100_000), Common] = 1
+    """How many to draw."""
+    out: Annotated[str | None, Common, NoneMeans("print them only")] = None
+    """File to write the genotype to, for --arch; of several, each has its seed in the name: out-0.json."""
+
+    def run(self) -> dict[str, Any]:
+        """Draws the genotypes, and returns them with what their networks cost. Raises UsageError, GenotypeError."""
+        import spaces
+        from nas.networks.edge_costs import costs_in
+        from nas.networks.forms import FORMS, chosen
+        from spaces.derivation import Sampler
+
+        with users_mistakes():
+            space = spaces.build(
+                spaces.SpaceConfig(space=self.space, nodes=self.nodes, operations=self.operations, init="zero")
+            )
+            costs = costs_in(space, chosen(self, FORMS["cifar"]))
+            sampler = Sampler(space, costs.limits(self.max_params, self.max_macs))
+            seeds = range(self.seed, self.seed + self.number)
+            drawn = {seed: sampler.draw(random.Random(seed)) for seed in seeds}
+        rows = []
+        for seed, genotype in drawn.items():
+            params, macs = costs.total(space, genotype)
+            rows.append({"seed": seed, **_written(genotype, self._file(seed)), "params": params, "macs": macs})
+        return {"genotypes": rows}
+
+    def _file(self, seed: int) -> str | None:
+        if self.out is None or self.number == 1:
+            return self.out
+        return str(Path(self.out).with_stem(f"{Path(self.out).stem}-{seed}"))
+
+
+def _written(genotype: Genotype, out: str | None) -> dict[str, Any]:
+    """The genotype as text, and in a file if there is to be one. Raises UsageError."""
+    if out is None:
+        return {"genotype": genotypes.to_text(genotype)}
+    try:
+        genotypes.save(genotype, out)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{out} cannot be written: {reason}; choose another --out") from error
+    return {"genotype": genotypes.to_text(genotype), "out": out}
+
+
 def _cost(genotype: Genotype, name: Literal["cifar", "imagenet"], classes: int | None) -> dict[str, int]:
     from nas.networks.cost import network_cost
     from nas.networks.forms import FORMS
@@ -161,4 +251,4 @@ def _cost(genotype: Genotype, name: Literal["cifar", "imagenet"], classes: int |
     return asdict(cost)
 
 
-Command = List | Show | Draw | Convert | Check
+Command = List | Show | Draw | Convert | Check | Derive | Random

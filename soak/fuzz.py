@@ -27,6 +27,7 @@ from nas.data import DataError
 from nas.data.pixels import read_image
 from nas.errors import UsageError
 from nas.evaluate import read_run
+from nas.methods import saved
 from nas.networks import architecture, weights
 from nas.networks.cells import NetworkConfig
 from nas.networks.handmade import HandmadeConfig
@@ -110,6 +111,7 @@ def readers(references: list[Reference]) -> list[Reader]:
         Reader("genotype-json", read_genotype, genotypes.GenotypeError, as_json, "genotype.json", words=language),
         Reader("genotype-text", read_genotype, genotypes.GenotypeError, as_text, "genotype.txt", words=language),
         _of_run("config-json", read_configuration, train, "config.json"),
+        _of_run("saved-search-json", saved.read, search, "config.json", of_folder=True),
         _of_run("env-json", resume, nothing, "env.json"),
         _of_run("metrics-csv", resume, nothing, "metrics.csv"),
         _of_run("record-json", compare.read_training_run, train, record.NAME, of_folder=True),

@@ -6,7 +6,7 @@ Shape letters: E edges (mixed operations of one cell), O candidate operations.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add, le
 from typing import NamedTuple
@@ -102,8 +102,8 @@ def capped(space: SearchSpace, mixing: Mixing, most: int) -> Genotype:
         normal[edge][o] = ruled_out
 
 
-def random_genotypes(space: SearchSpace, generator: random.Random, limits: Sequence[Limit] = ()) -> Iterator[Genotype]:
-    """Independent genotypes, without end: every choice of edges and operations within the limits is equally likely.
+class Sampler:
+    """Draws genotypes at random: every choice of edges and operations within the limits is equally likely.
 
     Without limits, the kept edges of a node are uniform, and so are their operations other than zero.
 
@@ -111,21 +111,30 @@ def random_genotypes(space: SearchSpace, generator: random.Random, limits: Seque
     these counts, so that tight limits take no longer than loose ones. Costs are rounded down for this, to a
     two-thousandth of the limit; a genotype that exceeds it after all, or another limit, is drawn again.
 
-    Raises ValueError, at the first genotype, if none is within the limits, and if there are several limits that
-    almost none keeps together.
+    Raises ValueError if no genotype is within the limits, which says how little is possible.
     """
-    _best(space, _nothing(space), limits)  # for what it refuses
-    sampler = _Sampler(space, _tightest(space, limits))
-    while True:
+
+    def __init__(self, space: SearchSpace, limits: Sequence[Limit] = ()) -> None:
+        self._space, self._limits = space, limits
+        nothing = _nothing(space)
+        _best(space, nothing, limits)  # for what it refuses
+        free = Limit(name="", most=0, costs=nothing)
+        # The one that leaves the smallest share of what the most expensive genotype costs.
+        tightest = min(
+            limits, key=lambda limit: (limit.most - limit.rest) / max(1, _largest(space, limit)), default=free
+        )
+        self._counts = _Counts(space, tightest)
+
+    def draw(self, generator: random.Random) -> Genotype:
+        """A genotype, independent of those before.
+
+        Raises ValueError if almost none of those within one limit are within the others.
+        """
         for _ in range(_TRIES):
-            choice = sampler.draw(generator)
-            if all(_cost(space, limit, choice) <= limit.most for limit in limits):
-                break
-        else:
-            raise ValueError(
-                f"none of {_TRIES:,} random genotypes is within all limits, {_told(limits)}; raise one of them"
-            )
-        yield _genotype(space, choice)
+            choice = self._counts.draw(generator)
+            if all(_cost(self._space, limit, choice) <= limit.most for limit in self._limits):
+                return _genotype(self._space, choice)
+        raise ValueError(f"none of {_TRIES:,} random genotypes has {_told(self._limits)}; raise one of the limits")
 
 
 # --- the structure that all of them go through ----------------------------------------------------------------
@@ -289,14 +298,8 @@ def _told(limits: Sequence[Limit]) -> str:
 # --- random ones ----------------------------------------------------------------------------------------------
 
 
-def _tightest(space: SearchSpace, limits: Sequence[Limit]) -> Limit:
-    """The limit that leaves the smallest share of what the dearest genotype costs; one that limits nothing if none."""
-    free = Limit(name="", most=0, costs=_nothing(space))
-    return min(limits, key=lambda limit: (limit.most - limit.rest) / max(1, _dearest(space, limit)), default=free)
-
-
-def _dearest(space: SearchSpace, limit: Limit) -> int:
-    """The largest total of the kept edges."""
+def _largest(space: SearchSpace, limit: Limit) -> int:
+    """The largest possible total of the kept edges."""
     total = 0
     for kind, entering, kept in _nodes(space):
         costs = [max(limit.costs[kind][edge][o] for o in _allowed(space, kind, edge)) for edge in entering]
@@ -304,12 +307,12 @@ def _dearest(space: SearchSpace, limit: Limit) -> int:
     return total
 
 
-class _Sampler:
-    """Draws uniformly from the choices within one limit, and a few beyond it, as costs are rounded down."""
+class _Counts:
+    """How many choices are within one limit, and draws of them; a few are beyond it, as costs are rounded down."""
 
     def __init__(self, space: SearchSpace, limit: Limit) -> None:
         self._space, self._nodes = space, _nodes(space)
-        room = min(limit.most - limit.rest, _dearest(space, limit))
+        room = min(limit.most - limit.rest, _largest(space, limit))
         unit = max(1, -(-room // _STEPS))
         self._room = room // unit
         self._costs = {kind: [[cost // unit for cost in row] for row in limit.costs[kind]] for kind in KINDS}
@@ -340,6 +343,7 @@ class _Sampler:
         return total
 
     def draw(self, generator: random.Random) -> Choice:
+        """One of the choices, all equally likely."""
         choice, room = [], self._room
         for (kind, entering, missing), tables in zip(self._nodes, self._ways, strict=True):
             for edge, here, later in zip(entering, tables, tables[1:], strict=False):

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import math
 import random
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import genotype_tool
 import genotypes
 import spaces
+import train_search
 from genotypes import CellGenotype, Edge, Genotype
+from nas.errors import UsageError
+from nas.methods.derivation import Derivation, DerivationConfig
+from nas.methods.relaxation import Relaxation
+from nas.networks import architecture
+from nas.networks.budget import BudgetConfig
 from nas.networks.cells import NetworkConfig
 from nas.networks.cost import network_cost
 from nas.networks.edge_costs import EdgeCosts, edge_costs
+from nas.networks.forms import FORMS, chosen, form_of
+from nas.networks.handmade import HandmadeConfig
 from spaces import KINDS, Kind, Mixing, SearchSpace, SpaceConfig
-from spaces.derivation import Limit, best_within, capped, random_genotypes, skip_limit
+from spaces.derivation import Limit, Sampler, best_within, capped, skip_limit
+from tests.tiny import SEARCH
 
 CIFAR = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
 #: Odd sizes, an odd number of cells, not square.
@@ -102,7 +115,7 @@ def test_the_best_within_limits_is_that_of_full_enumeration(name: str, levels: i
     costs = edge_costs(space, TINY, **ODD)
     for seed in range(4):
         mixing = random_mixing(space, seed, levels=levels)
-        params, macs = costs.total(space, next(random_genotypes(space, random.Random(seed))))
+        params, macs = costs.total(space, Sampler(space).draw(random.Random(seed)))
         for limits in (
             costs.limits(params, None),
             costs.limits(None, (macs + costs.rest_macs) // 2),
@@ -239,11 +252,12 @@ def test_random_genotypes_are_uniform(name: str, limited: str) -> None:
         space.edges_kept = 1
     costs = edge_costs(space, TINY, **ODD)
     # The first excludes about half of the genotypes, the second some more.
-    params, macs = costs.total(space, next(random_genotypes(space, random.Random(1))))
+    params, macs = costs.total(space, Sampler(space).draw(random.Random(1)))
     limits = {"by one": costs.limits(params, None), "by two": costs.limits(params, macs - 1), "not": []}[limited]
     cells = [as_cell(space, cell) for cell in all_cells(space)]
     possible = [Genotype(cells[i], cells[j]) for i, j in np.argwhere(within(space, limits))]
-    drawn = Counter(itertools.islice(random_genotypes(space, random.Random(0), limits), 20 * len(possible)))
+    sampler, generator = Sampler(space, limits), random.Random(0)
+    drawn = Counter(sampler.draw(generator) for _ in range(20 * len(possible)))
     assert set(drawn) <= set(possible)
     chi_squared = sum((drawn[genotype] - 20) ** 2 / 20 for genotype in possible)
     freedom = len(possible) - 1
@@ -252,17 +266,18 @@ def test_random_genotypes_are_uniform(name: str, limited: str) -> None:
 
 def test_random_genotypes_repeat_with_their_seed() -> None:
     space = build("agd")
-    first, again, other = (list(itertools.islice(random_genotypes(space, random.Random(s)), 3)) for s in (5, 5, 6))
+    sampler = Sampler(space)
+    first, again, other = ([sampler.draw(g) for _ in range(3)] for g in map(random.Random, (5, 5, 6)))
     assert first == again != other
     assert len(set(first)) == 3
 
 
 def test_random_genotypes_within_the_tightest_limits() -> None:
     space, costs = build("darts"), full_costs()
-    genotype = next(random_genotypes(space, random.Random(0), costs.limits(1_370_134, 10**9)))
+    genotype = Sampler(space, costs.limits(1_370_134, 10**9)).draw(random.Random(0))
     assert costs.total(space, genotype) == (1_370_134, 227_272_320)
     with pytest.raises(ValueError, match="smallest possible has 1,370,134 parameters"):
-        next(random_genotypes(space, random.Random(0), costs.limits(10**6, None)))
+        Sampler(space, costs.limits(10**6, None))
 
 
 # --- what edges cost ------------------------------------------------------------------------------------------
@@ -292,12 +307,12 @@ def test_the_sum_of_the_edges_is_the_cost_of_the_network(
     space = build(name, nodes=2)
     costs = edge_costs(space, config, **shape)
     generator = random.Random(0)
-    some = [costs.total(space, g) for g in itertools.islice(random_genotypes(space, generator), 2)]
+    some = [costs.total(space, Sampler(space).draw(generator)) for _ in range(2)]
     for seed, (params, macs) in enumerate(some):
         limits = costs.limits(params, macs)
         for genotype in (
             best_within(space, random_mixing(space, seed), limits),
-            next(random_genotypes(space, generator, limits)),
+            Sampler(space, limits).draw(generator),
         ):
             counted = network_cost(genotype, config, **shape)
             assert costs.total(space, genotype) == (counted.params, counted.macs)
@@ -316,3 +331,155 @@ def test_operations_of_ones_own_are_counted(monkeypatch: pytest.MonkeyPatch) -> 
     assert costs.params["reduce"][:, 0].tolist() == [20, 20]
     assert costs.macs["reduce"][:, 0].tolist() == [16 * 16 * 16] * 2
     assert not costs.params["normal"].any()
+
+
+# --- the derivation of a search -------------------------------------------------------------------------------
+
+OWN = form_of("fake", in_channels=3, image_size=(8, 8), num_classes=3)
+SMALL = {"eval_layers": TINY.layers, "eval_channels": TINY.init_channels}
+SMALL_FLAGS = ("--eval-layers", str(TINY.layers), "--eval-channels", str(TINY.init_channels))
+
+
+def derivation(space: SearchSpace, relaxation: Relaxation | None = None, **fields: object) -> Derivation:
+    return Derivation(DerivationConfig(**fields), space, relaxation or Relaxation(), OWN)
+
+
+def of_seed(space: SearchSpace, seed: int) -> SearchSpace:
+    with torch.no_grad():
+        for kind in KINDS:
+            space.alpha[kind].copy_(random_mixing(space, seed)[kind])
+    return space
+
+
+def test_a_search_derives_within_limits_and_without_any_what_its_method_derives() -> None:
+    space, relaxation = of_seed(build("darts", nodes=2), 0), Relaxation()
+    mixing = relaxation.expected(space)
+    costs = edge_costs(space, TINY, in_channels=3, image_size=(8, 8), num_classes=3)
+    free = derivation(space).derive(space, relaxation)
+    assert free == relaxation.derive(space)
+    most = costs.total(space, free)[0] - 1
+    within = derivation(space, max_params=most, **SMALL).derive(space, relaxation)
+    assert within == best_within(space, mixing, costs.limits(most, None)) != free
+    assert derivation(space, max_skips=1).derive(space, relaxation) == capped(space, mixing, 1)
+    both = derivation(space, max_params=most, max_skips=1, **SMALL).derive(space, relaxation)
+    assert both == best_within(space, mixing, [*costs.limits(most, None), skip_limit(space, 1)])
+
+
+def test_limits_are_of_the_network_that_is_asked_for() -> None:
+    for flags, layers, channels, size, classes in (
+        ({}, 20, 36, (8, 8), 3),
+        ({"eval_form": "cifar"}, 20, 36, (32, 32), 10),
+        ({"eval_form": "imagenet", "eval_layers": 2}, 2, 48, (224, 224), 1000),
+        ({"eval_layers": 3, "eval_channels": 4}, 3, 4, (8, 8), 3),
+    ):
+        form = chosen(BudgetConfig(**flags), OWN)
+        assert (form.network.layers, form.network.init_channels) == (layers, channels)
+        assert (form.image_size, form.num_classes) == (size, classes)
+    imagenet = form_of("imagenet", in_channels=3, image_size=(224, 224), num_classes=1000)
+    assert imagenet.network == FORMS["imagenet"].network
+
+
+class OwnDerivation(Relaxation):
+    def derive(self, space: SearchSpace) -> Genotype:
+        return space.derive(self.expected(space))
+
+
+@pytest.mark.parametrize(
+    ("fields", "space", "told"),
+    [
+        ({"max_skips": 2}, {"space": "hb", "init": None}, "--max-skips 2 replaces identities, from which --init hb"),
+        (
+            {"max_params": 10, **SMALL},
+            {},
+            "at most 10 parameters; the smallest possible has .*4 cells of 3 channels on 8x8 pixels",
+        ),
+        ({"max_skips": 3}, {"operations": ("skip_connect",)}, "at most 3 identities .*; the smallest possible has 4"),
+        ({"derivation": "projection", "max_macs": 1}, {}, "--derivation projection .* which --max-macs cannot limit"),
+    ],
+)
+def test_what_a_derivation_refuses(fields: dict[str, object], space: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        derivation(spaces.build(SpaceConfig(**{"space": "darts", "nodes": 2, **space})), **fields)
+
+
+def test_a_derivation_of_ones_own_is_not_limited() -> None:
+    space = build("darts", nodes=1)
+    derivation(space, OwnDerivation())
+    with pytest.raises(ValueError, match="--method: OwnDerivation has a derivation of its own, which --max-skips"):
+        derivation(space, OwnDerivation(), max_skips=2)
+
+
+# --- the commands ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a search that has ended."""
+    run = tmp_path_factory.mktemp("searched") / "run"
+    train_search.command([*SEARCH, "--space", "agd", "--epochs", "1", "--run-dir", str(run)])
+    return run
+
+
+def test_a_genotype_is_derived_from_a_search(searched: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in searched.rglob("*") if path.is_file()}
+    plain = genotype_tool.command(["derive", str(searched), *SMALL_FLAGS])
+    assert genotypes.from_text(plain["genotype"]) == genotypes.resolve(searched)
+    assert plain["epochs"] == 1
+    most, out = plain["params"] - 1, str(tmp_path / "g.json")
+    limited = genotype_tool.command(["derive", str(searched), *SMALL_FLAGS, "--max-params", str(most), "--out", out])
+    assert limited["params"] <= most
+    counted = network_cost(genotypes.load(out), TINY, in_channels=3, image_size=(8, 8), num_classes=3)
+    assert (limited["params"], limited["macs"]) == (counted.params, counted.macs)
+    assert {path: path.read_bytes() for path in searched.rglob("*") if path.is_file()} == before
+    (searched / "checkpoint.pt").rename(searched / "checkpoint.previous.pt")  # as if just one were being written
+    assert genotype_tool.command(["derive", str(searched), *SMALL_FLAGS]) == plain
+    (searched / "checkpoint.previous.pt").rename(searched / "checkpoint.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda run: (run / "config.json").unlink(), "holds no run"),
+        (lambda run: (run / "checkpoint.pt").unlink(), "no checkpoint can be read .there is none yet"),
+        (lambda run: (run / "checkpoint.pt").write_bytes(b"x"), "checkpoint.pt: it is damaged"),
+        (lambda run: (run / "data.json").unlink(), "data.json cannot be read"),
+        (lambda run: changed(run, "space", None), "it is not a search"),
+        (lambda run: changed(run, "space", {"space": "darts", "nodes": 3}), "its space"),
+        (lambda run: changed(run, "space", {"space": "nowhere"}), "unknown search space 'nowhere'"),
+        (lambda run: changed(run, "space", {"nodes": "many"}), "config.json does not fit this version"),
+        (lambda run: changed(run, "derivation", {"derivation": "projection"}), "derives by --derivation projection"),
+        (lambda run: changed(run, "method", {"method": "os:path"}), "no module that a file names is imported"),
+    ],
+)
+def test_what_is_no_search_is_told(change: Callable[[Path], object], told: str, searched: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(searched, tmp_path / "run"))
+    change(run)
+    with pytest.raises(UsageError, match=f"{run}.*{told}"):
+        genotype_tool.command(["derive", str(run)])
+
+
+def changed(run: Path, name: str, value: object) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, name: value}))
+
+
+def test_limits_that_nothing_keeps_are_a_users_mistake(searched: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the smallest possible has"):
+        genotype_tool.command(["derive", str(searched), *SMALL_FLAGS, "--max-params", "5"])
+    with pytest.raises(UsageError, match="cannot be written: No such file or directory; choose another --out"):
+        genotype_tool.command(["derive", str(searched), *SMALL_FLAGS, "--out", str(tmp_path / "no" / "g.json")])
+    with pytest.raises(UsageError, match="the smallest possible has"):
+        genotype_tool.command(["random", "--space", "hb", *SMALL_FLAGS, "--max-params", "5"])
+
+
+def test_random_genotypes_are_written_for_a_training(tmp_path: Path) -> None:
+    flags = ("--space", "hb", *SMALL_FLAGS, "--max-params", "9000", "--seed", "3")
+    several = genotype_tool.command(["random", *flags, "--number", "2", "--out", str(tmp_path / "g.json")])["genotypes"]
+    (one,) = genotype_tool.command(["random", *flags, "--out", str(tmp_path / "one.json")])["genotypes"]
+    assert [row["out"] for row in several] == [str(tmp_path / f"g-{seed}.json") for seed in (3, 4)]
+    assert one == {**several[0], "out": str(tmp_path / "one.json")}
+    for row in several:
+        found = architecture.resolve(row["out"], TINY, HandmadeConfig()).architecture
+        counted = network_cost(found.genotype, TINY, **CIFAR)
+        assert (row["params"], row["macs"]) == (counted.params, counted.macs)
+        assert counted.params <= 9000

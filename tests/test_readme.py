@@ -280,7 +280,8 @@ def documented_keys(command: str) -> set[str]:
         return set()
     program, *flags = shlex.split(command.removeprefix("python "))
     if program == "genotype_tool.py":
-        return keys["genotype_tool.py show --json"] if "--json" in flags else set()
+        named = [f"{program} {flags[0]} {flag}" for flag in flags]
+        return next((keys[name] for name in named if name in keys), set())
     for name in (f"{program} --evaluate" if "--evaluate" in flags else program, f"{program} {flags[0]}"):
         if name in keys:
             return keys[name]

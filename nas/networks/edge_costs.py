@@ -16,6 +16,7 @@ from torch import Tensor
 from genotypes import CellGenotype, Edge, Genotype
 from nas.networks.cells import NetworkConfig
 from nas.networks.cost import count_macs, count_parameters, network_cost
+from nas.networks.forms import Form
 from nas.networks.macro import CellPlan, build_stem, edge_stride, plan_cells, resolve_stem
 from spaces import KINDS, Kind, SearchSpace, build_operation
 from spaces.derivation import Limit
@@ -108,6 +109,17 @@ def edge_costs(
         _without_operations(nodes), config, in_channels=in_channels, image_size=image_size, num_classes=num_classes
     )
     return EdgeCosts(params, macs, rest.params, rest.macs)
+
+
+def costs_in(space: SearchSpace, form: Form) -> EdgeCosts:
+    """The costs in a network of that form."""
+    return edge_costs(
+        space,
+        form.network,
+        in_channels=form.in_channels,
+        image_size=form.image_size,
+        num_classes=form.num_classes,
+    )
 
 
 def _operation_cost(name: str, place: _Place) -> tuple[int, int]:

@@ -92,6 +92,22 @@ def load(
     return None
 
 
+def newest(directory: Path) -> dict[str, Any]:
+    """The newest checkpoint that can be read, where nothing is renamed: the run may be computing.
+
+    Raises ValueError if there is none.
+    """
+    failures = []
+    for path in (directory / NAME, directory / PREVIOUS):
+        try:
+            return read(path)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            failures.append(f"{path.name}: {error}")
+    raise ValueError(f"no checkpoint can be read ({'; '.join(failures) or 'there is none yet'})")
+
+
 def read(path: Path) -> dict[str, Any]:
     """The state in a file. Raises ValueError for a file that is not exactly as `save` wrote it; OSError."""
     content = memoryview(path.read_bytes())

@@ -1,0 +1,119 @@
+"""How the genotype is derived: the strongest, perhaps within limits or with few identities, or by measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+
+from genotypes import Genotype
+from genotypes.config import AtLeast, Common, NoneMeans
+from nas.errors import UsageError
+from nas.methods.relaxation import Relaxation
+from nas.networks.budget import BudgetConfig
+from nas.networks.edge_costs import costs_in
+from nas.networks.forms import Form, chosen
+from spaces import KINDS, Mixing, SearchSpace
+from spaces.derivation import best_within, capped, skip_limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class DerivationConfig(BudgetConfig):
+    """How the genotype is derived, and how large its network may be; within limits it is the strongest."""
+
+    derivation: Annotated[Literal["strongest", "projection"], Common] = "strongest"
+    """Keep the strongest operations and edges (DARTS sec. 2.4), or those whose removal costs most accuracy, measured
+    one after another in a second phase of the search (projection: DARTS-PT, Wang et al., ICLR 2021)."""
+    max_skips: Annotated[int | None, AtLeast(0), NoneMeans("any number")] = None
+    """Most identities in the normal cell (P-DARTS: 2). The weakest are replaced as in P-DARTS; with --max-params or
+    --max-macs the genotype is the strongest within all limits, which is exact and may be another one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.derivation == "projection" and (flags := _limiting(self)):
+            raise ValueError(
+                f"--derivation projection chooses by measured accuracy, which {flags} cannot limit; drop one of the two"
+            )
+
+
+class Derivation:
+    """The derivation of a search's genotypes.
+
+    Args:
+        config: its limits.
+        space: the space of the search.
+        relaxation: that of the search.
+        own: the form of the networks that are trained on the images of the search.
+
+    Raises ValueError for a space or a method that the limits cannot be combined with, and for limits that no genotype
+    is within, which says how little is possible.
+    """
+
+    def __init__(self, config: DerivationConfig, space: SearchSpace, relaxation: Relaxation, own: Form) -> None:
+        self._config, self._form = config, chosen(config, own)
+        self._limited = config.max_params is not None or config.max_macs is not None
+        if flags := _limiting(config):
+            _check(config, space, relaxation, flags)
+        if self._limited:
+            costs = costs_in(space, self._form)
+            self._limits = costs.limits(config.max_params, config.max_macs)
+        shape = (len(space.topology.edges), len(space.operations))
+        with self._explained():
+            self._from(space, {kind: torch.zeros(shape) for kind in KINDS})
+
+    def derive(self, space: SearchSpace, relaxation: Relaxation) -> Genotype:
+        """The genotype of the search's state; without limits, what the relaxation derives.
+
+        Raises UsageError if operations that the limits need have been masked during the search.
+        """
+        if not _limiting(self._config):
+            return relaxation.derive(space)
+        mixing = relaxation.expected(space)
+        space.derive(mixing)  # refuses weights that are not finite
+        try:
+            with self._explained():
+                return self._from(space, mixing)
+        except ValueError as error:
+            raise UsageError(f"with the operations that the search has left, {error}") from error
+
+    def _from(self, space: SearchSpace, mixing: Mixing) -> Genotype:
+        most = self._config.max_skips
+        if self._limited:
+            return best_within(space, mixing, self._limits + ([] if most is None else [skip_limit(space, most)]))
+        return space.derive(mixing) if most is None else capped(space, mixing, most)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            if not self._limited:
+                raise
+            network, (H, W) = self._form.network, self._form.image_size
+            raise ValueError(
+                f"{error}, or make the network smaller, which has {network.layers} cells of {network.init_channels} "
+                f"channels on {H}x{W} pixels (--eval-layers, --eval-channels, --eval-form)"
+            ) from error
+
+
+def _limiting(config: DerivationConfig) -> str:
+    """The flags that are set and limit the genotype; empty if there are none."""
+    limits = {"--max-params": config.max_params, "--max-macs": config.max_macs, "--max-skips": config.max_skips}
+    return ", ".join(name for name, most in limits.items() if most is not None)
+
+
+def _check(config: DerivationConfig, space: SearchSpace, relaxation: Relaxation, flags: str) -> None:
+    for derives, base, what in ((relaxation, Relaxation, "--method"), (space, SearchSpace, "--space")):
+        if type(derives).derive is not base.derive:
+            raise ValueError(
+                f"{what}: {type(derives).__name__} has a derivation of its own, which {flags} cannot limit; drop one "
+                "of the two"
+            )
+    if config.max_skips is not None and space.peaked:
+        raise ValueError(
+            f"--max-skips {config.max_skips} replaces identities, from which --init hb starts; drop it, or choose "
+            "another --init"
+        )
