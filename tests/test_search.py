@@ -112,6 +112,10 @@ def test_a_search_that_draws(tmp_path: Path) -> None:
             train_search.command([*other, "--run-dir", str(tmp_path / "run"), "--resume"])
 
 
+def of_both_cells(*names: str) -> set[str]:
+    return {f"{cell}_{name}" for cell in ("normal", "reduction") for name in names}
+
+
 def test_tensorboard_shows_the_architecture(tmp_path: Path) -> None:
     tags = {}
     for space, *more in (["hb"], ["agd", "--log-logits"]):
@@ -120,10 +124,12 @@ def test_tensorboard_shows_the_architecture(tmp_path: Path) -> None:
         tags[space] = EventAccumulator(str(events)).Reload().Tags()
         assert "genotype/text_summary" in tags[space]["tensors"]
     figures = {"train_loss", "train_accuracy", "arch_loss", "arch_accuracy", "valid_loss", "valid_accuracy"}
-    figures |= {"learning_rate", "normal_entropy", "reduction_entropy"}
-    figures |= {"normal_parameter_free", "reduction_parameter_free"}
-    assert set(tags["hb"]["scalars"]) == {*figures, "normal_left_start", "reduction_left_start"}
-    logits = set(tags["agd"]["scalars"]) - figures
+    figures |= {"learning_rate"} | of_both_cells(
+        *("entropy", "normalized_entropy", "effective_operations", "margin"),
+        *("parameter_free_share", "parameter_free", "skips"),
+    )
+    assert set(tags["hb"]["scalars"]) == figures | of_both_cells("left_start")
+    logits = set(tags["agd"]["scalars"]) - figures - of_both_cells("edge_entropy", "edge_normalized_entropy")
     assert {"alpha/normal/00_0-2/sep_conv_3x3", "beta/reduce/04_2-3"} <= logits
     assert len(logits) == 2 * 5 * (5 + 1)
     both = {f"{what}/{kind}" for what in ("cell", "mixing") for kind in ("normal", "reduction")}

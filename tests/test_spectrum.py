@@ -71,7 +71,7 @@ def whole_hessian(bilevel: Bilevel) -> np.ndarray:
     def loss(flat: Tensor) -> Tensor:
         weights = {}
         for kind, alpha in zip(KINDS, flat.split(sizes), strict=True):
-            logits = alpha.view_as(space.alpha[kind]).where(space.logits(kind) != -torch.inf, -torch.inf)
+            logits = alpha.view_as(space.alpha[kind]).where(space.mask[kind], -torch.inf)
             weights[kind] = logits.softmax(dim=1)
         mixing = {kind: weights[kind] * space.edge_weights(kind).detach()[:, None] for kind in KINDS}
         with frozen_statistics(bilevel.supernet):
@@ -79,7 +79,7 @@ def whole_hessian(bilevel: Bilevel) -> np.ndarray:
 
     flat = torch.cat([space.alpha[kind].detach().flatten() for kind in KINDS])
     hessian: Any = torch.autograd.functional.hessian(loss, flat)
-    kept = torch.cat([space.logits(kind).detach().flatten() != -torch.inf for kind in KINDS])
+    kept = torch.cat([space.mask[kind].flatten() for kind in KINDS])
     return hessian[kept][:, kept].numpy()
 
 

@@ -94,12 +94,11 @@ class Perturbation(nn.Module):
             loss: of the batch, differentiable with respect to the weights; called by the adversarial one only. Where it
                 draws random numbers, two calls with the same weights differ, and the comparison at the end is noisy.
         """
-        allowed = {kind: space.logits(kind) != -torch.inf for kind in KINDS}
         drawn: Weights = {
-            kind: onto_simplex(w + self.eps * torch.empty_like(w).uniform_(-1, 1), allowed[kind])
+            kind: onto_simplex(w + self.eps * torch.empty_like(w).uniform_(-1, 1), space.mask[kind])
             for kind, w in weights.items()
         }
-        return self._ascended(drawn, weights, allowed, loss) if self.adversarial else drawn
+        return self._ascended(drawn, weights, space.mask, loss) if self.adversarial else drawn
 
     def _ascended(
         self, drawn: Weights, plain: Weights, allowed: Mapping[Kind, Tensor], loss: Callable[[Weights], Tensor]

@@ -138,7 +138,6 @@ def cost_shares(space: SearchSpace, costs: Mapping[Kind, Tensor]) -> dict[Kind, 
     between 0 and 1. Edges count alike, whether or not the derivation would keep them. Operations that the space
     excludes count in neither sum.
     """
-    allowed = {kind: space.logits(kind).detach() != -torch.inf for kind in KINDS}
-    kept = {kind: costs[kind].double().to(allowed[kind].device).where(allowed[kind], 0) for kind in KINDS}
+    kept = {kind: costs[kind].double().to(space.mask[kind].device).where(space.mask[kind], 0) for kind in KINDS}
     dearest = sum(float(kept[kind].amax(dim=1).sum()) for kind in KINDS)
     return {kind: (kept[kind] / max(dearest, 1.0)).float() for kind in KINDS}

@@ -47,7 +47,7 @@ def dominant_eigenvalue(bilevel: Bilevel, batch: Batch) -> float:
         ):
             loss = bilevel.criterion(supernet(batch[0], bilevel.relaxation.expected(space)), batch[1])
             alphas = [space.alpha[kind] for kind in KINDS]
-            allowed = torch.cat([(space.logits(kind).detach() != -torch.inf).flatten() for kind in KINDS]).cpu()
+            allowed = torch.cat([space.mask[kind].flatten() for kind in KINDS]).cpu()
             product = _hessian_product(loss, alphas)
             # Always the same vector, so that the same state gives the same figure.
             start = torch.randn(len(allowed), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
