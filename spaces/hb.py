@@ -48,6 +48,10 @@ class HBSpace(SearchSpace):
             for source in (target - 1, target - 1, target - 2)
         ]
 
+    def adds_source(self, source: int, target: int) -> bool:
+        """Only from t-1: eq. (26) subtracts x_{t-2}."""
+        return source == target - 1
+
     def _initialize(self, init: str, gap: float, generator: torch.Generator | None) -> None:
         if init != "hb":
             super()._initialize(init, gap, generator)

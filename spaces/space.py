@@ -64,8 +64,8 @@ class SearchSpace(nn.Module):
     """Base class of the search spaces; a space defines its edges and, optionally, how they are weighted.
 
     A subclass defines `edges_between` and may override `operations_default`, `allowed_operations`, `edges_kept`,
-    `edge_normalized`, `initializations`, `_initialize`, `edge_weights`, and `unmasked_logits`. Turning logits into
-    weights of the operations is the job of a relaxation (`nas.methods.relaxation`), not of the space.
+    `edge_normalized`, `initializations`, `_initialize`, `adds_source`, `edge_weights`, and `unmasked_logits`. Turning
+    logits into weights of the operations is the job of a relaxation (`nas.methods.relaxation`), not of the space.
 
     Args:
         nodes: intermediate nodes of a cell.
@@ -77,6 +77,7 @@ class SearchSpace(nn.Module):
         alpha: logits of the operations, (E, O) for each cell kind.
         beta: logits of the edges, (E,) for each cell kind; only where edges are normalized.
         mask: the operations that each edge may have, (E, O) of bool for each cell kind; `restrict` changes it.
+        shortcuts: `adds_source` of each edge, (E,) of bool.
 
     Raises ValueError for an operation that is unknown or listed twice, and if there is none but zero.
     """
@@ -89,6 +90,7 @@ class SearchSpace(nn.Module):
     #: The names that `initialize` accepts; the first is the default.
     initializations: ClassVar[tuple[str, ...]] = ("zero", "random")
 
+    shortcuts: Tensor
     _same_target: Tensor
 
     def __init__(self, *, nodes: int = 4, operations: Sequence[str] = (), edge_normalized: bool | None = None) -> None:
@@ -107,6 +109,8 @@ class SearchSpace(nn.Module):
         for kind in KINDS:
             self.register_buffer(f"{kind}_mask", self._allowed(kind))
         self.restrict(self.mask)
+        shortcuts = torch.tensor([self.adds_source(source, target) for source, target in self.topology.edges])
+        self.register_buffer("shortcuts", shortcuts, persistent=False)
         if edge_normalized is not None:
             self.edge_normalized = edge_normalized
         if self.edge_normalized:
@@ -119,6 +123,10 @@ class SearchSpace(nn.Module):
     def edges_between(self, nodes: int) -> Sequence[tuple[int, int]]:
         """The (source, target) pairs of a cell with `nodes` intermediate nodes."""
         raise NotImplementedError
+
+    def adds_source(self, source: int, target: int) -> bool:
+        """Whether a shortcut +x from node `source` may enter node `target` beside an edge: here always."""
+        return True
 
     def allowed_operations(self, kind: Kind, edge: int) -> Sequence[str]:
         """The candidates of an edge, among `operations`: here all of them."""
@@ -253,20 +261,21 @@ class SearchSpace(nn.Module):
         """The candidate of an edge with the largest of its weights (O,), the first among equals."""
         return max(self.candidates(kind, edge), key=weights.__getitem__)
 
-    def derive(self, mixing: Mixing) -> Genotype:
+    def derive(self, mixing: Mixing, *, threshold: float = -math.inf) -> Genotype:
         """The genotype of the given mixing weights, (E, O) for each kind.
 
         The strength of an edge is its largest weight among the operations other than zero (DARTS sec. 2.4).
-        Each node keeps its `edges_kept` strongest edges, each with that operation. Of equal edges the one
-        that comes first in the topology is kept, of equal operations the one that comes first in
-        `operations`; the kept edges are in the order of the topology.
+        Each node keeps its `edges_kept` strongest edges, each with that operation, without those weaker than
+        `threshold`; its strongest edge it always keeps. Of equal edges the one that comes first in the topology is
+        kept, of equal operations the one that comes first in `operations`; the kept edges are in the order of the
+        topology.
 
         Raises ValueError for weights that have another shape or are not finite.
         """
-        cells = {kind: self._derive_cell(mixing[kind], kind) for kind in KINDS}
+        cells = {kind: self._derive_cell(mixing[kind], kind, threshold) for kind in KINDS}
         return Genotype(normal=cells["normal"], reduce=cells["reduce"])
 
-    def _derive_cell(self, weights: Tensor, kind: Kind) -> CellGenotype:
+    def _derive_cell(self, weights: Tensor, kind: Kind, threshold: float) -> CellGenotype:
         expected = (len(self.topology.edges), len(self.operations))
         where = f"mixing weights of the {CELL_NAMES[kind]} cell"
         if tuple(weights.shape) != expected:
@@ -279,12 +288,10 @@ class SearchSpace(nn.Module):
         nodes = []
         for target in range(CELL_INPUTS, CELL_INPUTS + self.topology.nodes):
             entering = self.topology.entering(target)
-            strongest = sorted(entering, key=lambda e: -rows[e][best[e]])[: self.edges_kept]
+            first, *others = sorted(entering, key=lambda e: -rows[e][best[e]])[: self.edges_kept]
+            kept = [first, *(e for e in others if rows[e][best[e]] >= threshold)]
             nodes.append(
-                tuple(
-                    Edge(operation=self.operations[best[e]], source=self.topology.edges[e][0])
-                    for e in sorted(strongest)
-                )
+                tuple(Edge(operation=self.operations[best[e]], source=self.topology.edges[e][0]) for e in sorted(kept))
             )
         concat = tuple(range(CELL_INPUTS, CELL_INPUTS + self.topology.nodes))
         return CellGenotype(nodes=tuple(nodes), concat=concat)

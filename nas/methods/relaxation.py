@@ -6,6 +6,7 @@ Shape letters: E edges (mixed operations of one cell), O candidate operations.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -31,6 +32,9 @@ class Relaxation(nn.Module):
     repeat the first value of a Python number. Trainable parameters belong to the space; those of a relaxation are not
     trained.
     """
+
+    #: Whether the weights of an edge sum to 1 in every step, as partial channels need it.
+    rows_sum_to_one: ClassVar[bool] = True
 
     def check(self, space: SearchSpace) -> None:
         """Raises ValueError, naming both, for a space that it cannot be combined with; none here."""
