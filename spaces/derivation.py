@@ -6,7 +6,7 @@ Shape letters: E edges (mixed operations of one cell), O candidate operations.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add, le
 from typing import NamedTuple
@@ -90,16 +90,16 @@ def capped(space: SearchSpace, mixing: Mixing, most: int) -> Genotype:
     strengths = {kind: [list(row) for row in rows] for kind, rows in _exact(mixing).items()}
     # Set to this, a weight is weaker than all others together, so that it is kept only where nothing else is left.
     ruled_out = -1 - sum(abs(weight) for rows in strengths.values() for row in rows for weight in row)
-    normal, width = strengths["normal"], len(space.operations)
+    normal = strengths["normal"]
     while True:
         choice = _best(space, strengths, ())
-        kept = [divmod(pick, width) for pick in choice[: len(choice) // len(KINDS)]]
-        skips = [(edge, o) for edge, o in kept if space.operations[o] == "skip_connect"]
+        picks = [(e, o) for kind, e, o in _picks(space, choice) if kind == "normal"]
+        skips = [(e, o) for e, o in picks if space.operations[o] == "skip_connect"]
         if len(skips) <= most:
             return _genotype(space, choice)
         # One that is ruled out already is kept only where nothing else is left.
-        edge, o = min((s for s in skips if normal[s[0]][s[1]] != ruled_out), key=lambda s: normal[s[0]][s[1]])
-        normal[edge][o] = ruled_out
+        e, o = min((s for s in skips if normal[s[0]][s[1]] != ruled_out), key=lambda s: normal[s[0]][s[1]])
+        normal[e][o] = ruled_out
 
 
 class Sampler:
@@ -142,44 +142,43 @@ class Sampler:
 
 class _Node(NamedTuple):
     kind: Kind
-    entering: tuple[int, ...]
+    entering: dict[int, list[int]]
+    """The edges that enter it, and the operations that each may keep."""
     kept: int
-    """How many of the entering edges are kept."""
+    """How many of these edges are kept."""
 
 
 def _nodes(space: SearchSpace) -> list[_Node]:
     """The nodes of both cells."""
-    targets = range(CELL_INPUTS, CELL_INPUTS + space.topology.nodes)
-    entering = [space.topology.entering(target) for target in targets]
-    return [_Node(kind, edges, len(edges[: space.edges_kept])) for kind in KINDS for edges in entering]
+    nodes = []
+    for kind in KINDS:
+        for target in range(CELL_INPUTS, CELL_INPUTS + space.topology.nodes):
+            edges = space.topology.entering(target)
+            entering = {edge: space.candidates(kind, edge) for edge in edges}
+            nodes.append(_Node(kind, entering, len(edges[: space.edges_kept])))
+    return nodes
 
 
-def _allowed(space: SearchSpace, kind: Kind, edge: int) -> list[int]:
-    """The operations that an edge may keep."""
-    return [o for o, name in enumerate(space.operations) if name != "none"]
+def _picks(space: SearchSpace, choice: Choice) -> Iterator[tuple[Kind, int, int]]:
+    """Cell kind, edge and operation of each kept edge; both cells keep the same number."""
+    for i, pick in enumerate(choice):
+        yield KINDS[2 * i // len(choice)], *divmod(pick, len(space.operations))
 
 
 def _genotype(space: SearchSpace, choice: Choice) -> Genotype:
-    picks = iter(choice)
-    cells: dict[Kind, list[tuple[Edge, ...]]] = {kind: [] for kind in KINDS}
-    for kind, _, kept in _nodes(space):
-        chosen = [divmod(next(picks), len(space.operations)) for _ in range(kept)]
-        cells[kind].append(
-            tuple(Edge(operation=space.operations[o], source=space.topology.edges[e][0]) for e, o in chosen)
-        )
     concat = tuple(range(CELL_INPUTS, CELL_INPUTS + space.topology.nodes))
-    normal, reduce = (CellGenotype(nodes=tuple(cells[kind]), concat=concat) for kind in KINDS)
+    nodes: dict[Kind, dict[int, list[Edge]]] = {kind: {target: [] for target in concat} for kind in KINDS}
+    for kind, e, o in _picks(space, choice):
+        source, target = space.topology.edges[e]
+        nodes[kind][target].append(Edge(operation=space.operations[o], source=source))
+    normal, reduce = (
+        CellGenotype(nodes=tuple(tuple(edges) for edges in nodes[kind].values()), concat=concat) for kind in KINDS
+    )
     return Genotype(normal=normal, reduce=reduce)
 
 
 def _cost(space: SearchSpace, limit: Limit, choice: Choice) -> int:
-    picks = iter(choice)
-    total = limit.rest
-    for kind, _, kept in _nodes(space):
-        for _ in range(kept):
-            edge, o = divmod(next(picks), len(space.operations))
-            total += limit.costs[kind][edge][o]
-    return total
+    return limit.rest + sum(limit.costs[kind][e][o] for kind, e, o in _picks(space, choice))
 
 
 def _exact(mixing: Mixing) -> dict[Kind, list[list[int]]]:
@@ -238,10 +237,10 @@ def _ways(
     kind, entering, kept = node
     width = len(space.operations)
     found: list[list[_State]] = [[_State((0,) * len(limits), 0, ())], *([] for _ in range(kept))]  # by edges so far
-    for edge in entering:
+    for edge, operations in entering.items():
         picks = [
             _State(tuple(limit.costs[kind][edge][o] for limit in limits), strengths[kind][edge][o], (edge * width + o,))
-            for o in _allowed(space, kind, edge)
+            for o in operations
         ]
         for number in range(kept, 0, -1):
             found[number] = _frontier([*found[number], *_joined(found[number - 1], picks, rooms)], rooms)
@@ -277,7 +276,7 @@ def _fewest(space: SearchSpace, limit: Limit) -> int:
     """The smallest possible total."""
     total = limit.rest
     for kind, entering, kept in _nodes(space):
-        costs = [min(limit.costs[kind][edge][o] for o in _allowed(space, kind, edge)) for edge in entering]
+        costs = [min(limit.costs[kind][edge][o] for o in operations) for edge, operations in entering.items()]
         total += sum(sorted(costs)[:kept])
     return total
 
@@ -302,7 +301,7 @@ def _largest(space: SearchSpace, limit: Limit) -> int:
     """The largest possible total of the kept edges."""
     total = 0
     for kind, entering, kept in _nodes(space):
-        costs = [max(limit.costs[kind][edge][o] for o in _allowed(space, kind, edge)) for edge in entering]
+        costs = [max(limit.costs[kind][edge][o] for o in operations) for edge, operations in entering.items()]
         total += sum(sorted(costs)[len(costs) - kept :])
     return total
 
@@ -326,33 +325,24 @@ class _Counts:
             none = [0] * len(rest)
             # After the last edge of a node, it has kept all that it must.
             tables = [[rest, *(none for _ in range(node.kept))]]
-            for edge in reversed(node.entering):
-                later = tables[-1]
-                tables.append([later[0], *(self._with(node.kind, edge, *later[k : k + 2]) for k in range(node.kept))])
+            for edge, operations in reversed(node.entering.items()):
+                later, costs = tables[-1], [self._costs[node.kind][edge][o] for o in operations]
+                tables.append([later[0], *(_with(costs, *later[k : k + 2]) for k in range(node.kept))])
             ways.append(tables[::-1])
             rest = tables[-1][node.kept]
         return ways[::-1]
-
-    def _with(self, kind: Kind, edge: int, kept: list[int], left_out: list[int]) -> list[int]:
-        """The number of ways, by room: an operation on this edge and then `kept`, or none and then `left_out`."""
-        total = list(left_out)
-        for o in _allowed(self._space, kind, edge):
-            cost = self._costs[kind][edge][o]
-            for room in range(cost, len(total)):
-                total[room] += kept[room - cost]
-        return total
 
     def draw(self, generator: random.Random) -> Choice:
         """One of the choices, all equally likely."""
         choice, room = [], self._room
         for (kind, entering, missing), tables in zip(self._nodes, self._ways, strict=True):
-            for edge, here, later in zip(entering, tables, tables[1:], strict=False):
+            for (edge, operations), here, later in zip(entering.items(), tables, tables[1:], strict=False):
                 # The number of a way: first those that leave this edge out, then those of its operations, in order.
                 number = generator.randrange(here[missing][room]) - later[missing][room]
                 if number < 0:
                     continue
                 missing -= 1
-                for o in _allowed(self._space, kind, edge):
+                for o in operations:
                     cost = self._costs[kind][edge][o]
                     ways = later[missing][room - cost] if cost <= room else 0
                     if number < ways:
@@ -361,3 +351,12 @@ class _Counts:
                 room -= cost
                 choice.append(edge * len(self._space.operations) + o)
         return tuple(choice)
+
+
+def _with(costs: Sequence[int], kept: Sequence[int], left_out: Sequence[int]) -> list[int]:
+    """The number of ways, by room: an operation of one of these costs and then `kept`, or none and then `left_out`."""
+    total = list(left_out)
+    for cost in costs:
+        for room in range(cost, len(total)):
+            total[room] += kept[room - cost]
+    return total
