@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import genotypes
 import spaces
@@ -24,14 +24,22 @@ from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.errors import users_mistakes
 from nas.methods import DARTS, Method, named
 from nas.methods.bilevel import Bilevel, BilevelConfig
+from nas.methods.derivation import Derivation, DerivationConfig
 from nas.methods.diagnostics import diagnose
+from nas.methods.perturbation import PerturbationConfig
+from nas.methods.projection import Projection, ProjectionConfig
+from nas.methods.regularizers import RegularizerConfig
+from nas.methods.spectrum import dominant_eigenvalue
 from nas.methods.stages import Stage, StagesConfig, check_drop, plan, without_weakest
+from nas.methods.stops import Seen, StopConfig, best_with_parameters
 from nas.runs import record, tensorboard
 from nas.runs.record import SearchRecord, SearchResult
 from nas.runs.run import Run, RunConfig, Stateful, directory_of
 from nas.runs.same_data import SameData
 from nas.supernet import Supernet, SupernetConfig
-from spaces import SpaceConfig
+from nas.networks.edge_costs import costs_in
+from spaces import KINDS, Kind, Mixing, SpaceConfig
+from spaces.kernels.norm import frozen_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +65,25 @@ class SearchConfig(Config):
     supernet: SupernetConfig = field(default_factory=SupernetConfig)
     bilevel: BilevelConfig = field(default_factory=BilevelConfig)
     method: Method = field(default_factory=DARTS)
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
+    derivation: DerivationConfig = field(default_factory=DerivationConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        several = "--drop" if self.stages.drop else "--derivation projection" if self.projects else ""
+        if self.stop.stop != "none" and several:
+            raise ValueError(
+                f"--stop {self.stop.stop} would end the search within one of the stages of {several}; drop one of the two"
+            )
+
+    @property
+    def projects(self) -> bool:
+        """Whether the genotype is chosen by measurement, in a phase after `epochs`."""
+        return self.derivation.derivation == "projection"
 
 
 def paper(dataset: str) -> SearchConfig:
@@ -153,16 +179,18 @@ def search(config: SearchConfig, *, images: ImageData | None = None) -> SearchRe
         running.tracked,
         device=device,
         deterministic=config.run.deterministic,
-        epochs=config.epochs,
+        epochs=running.epochs,
         steps=len(running.loaders.weights),
     )
     with run:
         running.same_data.report(directory)
         directory.log(
             f"searching {config.space.space} on {config.data.dataset}: {config.supernet.layers} cells of "
-            f"{config.supernet.init_channels} channels, {config.epochs} epochs of {len(running.loaders.weights)} steps "
+            f"{config.supernet.init_channels} channels, {running.epochs} epochs of {len(running.loaders.weights)} steps "
             f"on {device} in {precision}, in {directory.path}"
         )
+        if running.ended:
+            run.end()
         for _ in run.epochs():
             running.epoch(run)
         return running.finish(run)
@@ -183,10 +211,20 @@ class Search:
     def __init__(self, config: SearchConfig, images: ImageData, device: torch.device, precision: Precision) -> None:
         self.config, self.images, self.device, self.precision = config, images, device, precision
         self.space = spaces.build(config.space, seed=config.seed).to(device)
-        self.relaxation = config.method.build().to(device)
+        relaxation = config.method.build()
+        self.relaxation = (
+            Projection(relaxation, self.space, seed=config.seed) if config.projects else relaxation
+        ).to(device)
         self.relaxation.check(self.space)
-        self.stages = plan(config.stages, config.epochs)
         check_drop(config.stages, self.space)
+        config.stop.check(self.space)
+        self.stages = self._planned()
+        self.derivation = Derivation(config.derivation, self.space, self.relaxation, own_form(images))
+        self.regularizer = config.regularizer.build(self.space, self._costs())
+        self.perturbation = config.perturbation.build(self.space)
+        if self.perturbation is not None:
+            self.perturbation.check(self.space, self.relaxation)
+        self.rule = config.stop.build()
         self.loaders = _loaders(config, images, device)
         self.same_data = SameData(images)
         self.meters, self.derived = Meters(Meter(), Meter(), Meter()), Derived()
@@ -200,26 +238,58 @@ class Search:
         }
         self.enter(0)
         self.tracked |= {f"{name}_meter": meter for name, meter in self.meters._asdict().items()}
-        self.tracked["derived"] = self.derived
+        self.tracked |= {"derived": self.derived} | ({} if self.rule is None else {"stop": self.rule})
+
+    @property
+    def ended(self) -> bool:
+        """Whether a rule has ended it early."""
+        return self.rule is not None and self.rule.take >= 0
+
+    @property
+    def epochs(self) -> int:
+        """The epochs of all stages."""
+        return self.stages[-1].begin + self.stages[-1].epochs
+
+    def _planned(self) -> tuple[Stage, ...]:
+        stages = plan(self.config.stages, self.config.epochs)
+        if not self.config.projects:
+            return stages
+        epochs = self.config.projection.epochs(self.space)
+        last = replace(stages[-1], number=len(stages), begin=self.config.epochs, epochs=epochs, warm_up=0)
+        return (*stages, replace(last, projection=True))
+
+    def _costs(self) -> Mapping[Kind, Tensor] | None:
+        if not self.config.regularizer.cost_weight:
+            return None
+        costs = costs_in(self.space, self.derivation.form)
+        return getattr(costs, self.config.regularizer.cost)
 
     def enter(self, number: int) -> None:
         """Begins a stage: with the supernet of the operations that are left, its optimizers and its schedule."""
         self.stage = stage = self.stages[number]
         self.bilevel = self._bilevel(stage)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            self.bilevel.weight_optimizer, stage.epochs, eta_min=self.config.bilevel.learning_rate_min
-        )
+        if stage.projection:
+            assert isinstance(self.relaxation, Projection)
+            self.relaxation.begun = True
+            end = self.config.projection.projection_learning_rate_min
+        else:
+            end = self.config.bilevel.learning_rate_min
+        optimizer = self.bilevel.weight_optimizer
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, stage.epochs, eta_min=end)
         evaluation = partial(evaluation_step, self.bilevel.predict, precision=self.precision)
         plain = Steps(self.bilevel.architecture_step, self.bilevel.weight_step, evaluation)
         self.steps = Steps(*captured(*plain, device=self.device, enabled=self.config.run.cuda_graph))
         self.tracked |= {
             "supernet": self.bilevel.supernet,
-            "weight_optimizer": OptimizerState(self.bilevel.weight_optimizer),
+            "weight_optimizer": OptimizerState(optimizer),
             "architecture_optimizer": OptimizerState(self.bilevel.architecture_optimizer),
             "schedule": ScheduleState(self.schedule),
         }
 
     def _bilevel(self, stage: Stage) -> Bilevel:
+        config = self.config.bilevel
+        if stage.projection:
+            config = replace(config, learning_rate=self.config.projection.projection_learning_rate)
         supernet = Supernet(
             self.space,
             stage.supernet(self.config.supernet),
@@ -228,13 +298,23 @@ class Search:
             num_classes=self.images.num_classes,
         ).to(self.device)
         return Bilevel(
-            supernet, self.space, self.config.bilevel, nn.CrossEntropyLoss(), self.precision, self.relaxation
+            supernet,
+            self.space,
+            config,
+            nn.CrossEntropyLoss(),
+            self.precision,
+            self.relaxation,
+            self.regularizer,
+            # What is measured is the supernet of the unperturbed weights.
+            None if stage.projection else self.perturbation,
         )
 
     def epoch(self, run: Run) -> None:
         """The rest of the current epoch: steps, evaluation on the held-out images, report, perhaps the next stage."""
         of_stage = run.epoch - self.stage.begin
-        self.relaxation.schedule(of_stage, self.stage.epochs)
+        self._set_schedules(of_stage)
+        if self.stage.projection:
+            self._decide(run, of_stage)
         supernet = self.bilevel.supernet
         supernet.train()
         if of_stage < self.stage.warm_up:
@@ -250,6 +330,27 @@ class Search:
         self.meters.architecture.reset()
         if of_stage + 1 == self.stage.epochs and self.stage.number + 1 < len(self.stages):
             self._next_stage(run)
+
+    def _set_schedules(self, epoch: int) -> None:
+        """What changes with the epoch, counted within the stage."""
+        for scheduled in (self.relaxation, self.regularizer, self.perturbation):
+            if scheduled is not None:
+                scheduled.schedule(epoch, self.stage.epochs)
+
+    def _decide(self, run: Run, epoch: int) -> None:
+        """The decision that is due at the beginning of an epoch of the projection, if any."""
+        number, rest = divmod(epoch, self.config.projection.projection_every)
+        if rest == 0:
+            assert isinstance(self.relaxation, Projection)
+            self.relaxation.decide(self.space, number, partial(self._accuracy, run))
+
+    def _accuracy(self, run: Run, mixing: Mixing) -> float:
+        """The accuracy on the held-out images in percent; with the BatchNorms of the batches, as in DARTS-PT."""
+        supernet, meter = self.bilevel.supernet.train(), Meter()
+        step = partial(evaluation_step, partial(supernet, mixing=mixing), precision=self.precision)
+        with frozen_statistics(supernet):
+            measure(step, run.interruptible(self.loaders.held_out.epoch(0)), meter)
+        return meter.accuracy
 
     def _train_both(self, run: Run) -> None:
         """Alternates both steps (DARTS, algorithm 1)."""
@@ -271,11 +372,12 @@ class Search:
     def _report(self, run: Run) -> None:
         space, meters, number = self.space, self.meters, run.epoch + 1
         mixing = self.relaxation.expected(space)
-        genotype = self.relaxation.derive(space)
+        genotype = self.derivation.derive(space, self.relaxation)
         self.derived.genotypes.append(genotypes.to_json(genotype))
         with run.directory.auxiliary("genotypes"):
             (run.directory.path / "genotypes").mkdir(exist_ok=True)
             genotypes.save(genotype, run.directory.path / "genotypes" / f"epoch_{number:03d}.json")
+        eigenvalue = self._eigenvalue(run.epoch)
         of_architecture = {"arch_loss": meters.architecture.loss, "arch_accuracy": meters.architecture.accuracy}
         run.add_metrics(
             {
@@ -286,6 +388,7 @@ class Search:
                 "valid_accuracy": meters.held_out.accuracy,
                 "learning_rate": learning_rate(self.bilevel.weight_optimizer),
                 **diagnose(space, mixing, genotype),
+                **({} if eigenvalue is None else {"eigenvalue": eigenvalue}),
             }
         )
         with run.directory.auxiliary("tb"):
@@ -296,21 +399,39 @@ class Search:
         left, slots = sum(space.left_start(mixing).values()), sum(map(len, space.peaked.values()))
         note = f", {left} of {slots} slots have left the start" if slots else ""
         run.log_epoch("valid", meters.weights, meters.held_out, note)
+        if self.rule is not None:
+            best = best_with_parameters(space, mixing)
+            self.rule.update(Seen(epoch=run.epoch, genotype=genotype, best=best, eigenvalue=eigenvalue))
+            if self.ended:
+                run.end()
+                run.directory.log(f"the search ends: {self.rule.reason}; taking the genotype of epoch {self.rule.take + 1}")
+
+    def _eigenvalue(self, epoch: int) -> float | None:
+        if not self.config.stop.measures(epoch):
+            return None
+        return dominant_eigenvalue(self.bilevel, next(iter(self.loaders.held_out.epoch(0))))
 
     def _next_stage(self, run: Run) -> None:
-        config, number = self.config.stages, self.stage.number
+        number, trained = self.stage.number + 1, self.bilevel.supernet
+        if self.stages[number].projection:
+            self.enter(number)
+            self.bilevel.supernet.load_state_dict(trained.state_dict())
+            run.directory.log(f"projection: {Projection.decisions(self.space)} decisions in {self.stage.epochs} epochs")
+            return
         weights = self.relaxation.expected_weights(self.space)
-        self.space.restrict(without_weakest(self.space, weights, config.drop[number]))
-        if not config.keep_logits:
+        self.space.restrict(without_weakest(self.space, weights, self.config.stages.drop[number - 1]))
+        if not self.config.stages.keep_logits:
             self.space.initialize(self.config.space.init, gap=self.config.space.init_gap)
-        self.enter(number + 1)
-        left = len(self.space.operations) - sum(config.drop[: number + 1])
-        run.directory.log(f"stage {number + 2} of {len(self.stages)}: {left} operations on each edge")
+        self.enter(number)
+        left = len(self.space.operations) - sum(self.config.stages.drop[:number])
+        run.directory.log(f"stage {number + 1} of {len(self.stages)}: {left} operations on each edge")
 
     def finish(self, run: Run) -> SearchResult:
         """Leaves the genotype, its pictures and the record; returns the result."""
         config, directory = self.config, run.directory
-        genotype = genotypes.from_json(self.derived.genotypes[-1], "the checkpoint")
+        # Without a rule that has chosen another epoch, that of the last.
+        taken = self.rule.take if self.rule is not None else -1
+        genotype = genotypes.from_json(self.derived.genotypes[taken], "the checkpoint")
         genotypes.save(genotype, directory.path / "genotype.json")
         tensorboard.draw_cells(directory, genotype, f"{config.space.space}, ")
         result = SearchResult(
@@ -319,7 +440,7 @@ class Search:
             dataset=config.data.dataset,
             genotype=genotypes.to_text(genotype),
             valid_accuracy=self.meters.held_out.accuracy,
-            epochs=config.epochs,
+            epochs=run.epoch,
             seconds=round(run.seconds, 3),
         )
         data = self.same_data.summary

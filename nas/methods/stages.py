@@ -60,6 +60,8 @@ class Stage:
     """Number of cells; None for that of the supernet's configuration."""
     warm_up: int
     """Epochs at its beginning without architecture steps."""
+    projection: bool = False
+    """Whether it decides edge after edge by measurement, with the supernet of the stage before."""
 
     def supernet(self, config: SupernetConfig) -> SupernetConfig:
         """The configuration of its supernet, given that of the whole search."""

@@ -128,7 +128,7 @@ class Run:
         self._meters = [value for value in tracked.values() if isinstance(value, Meter)]
         self._check_every = 1 if device.type == "cpu" else CHECK_EVERY
         self._seconds = 0.0
-        self._has_checkpoint = False
+        self._has_checkpoint = self._ended = False
         self._signal: int | None = None
         self._started = time.monotonic()
 
@@ -178,13 +178,17 @@ class Run:
         return self._seconds + time.monotonic() - self._started
 
     def epochs(self) -> Iterator[int]:
-        """The epochs that are left, with a checkpoint after each."""
-        while self.epoch < self._epochs:
+        """The epochs that are left, with a checkpoint after each; after `end`, none."""
+        while self.epoch < self._epochs and not self._ended:
             yield self.epoch
             self._check_parameters()
             self.epoch, self.step = self.epoch + 1, 0
             self._write()
             self._stop_if_asked()
+
+    def end(self) -> None:
+        """Makes the current epoch the last, or where none has begun, leaves out those that are left."""
+        self._ended = True
 
     def steps(self, batches: Iterable[T], meter: Meter) -> Iterator[T]:
         """Counts the steps of an epoch; `batches` must start at `self.step`. The progress bar shows `meter`."""
