@@ -304,8 +304,8 @@ class Search:
             nn.CrossEntropyLoss(),
             self.precision,
             self.relaxation,
-            self.regularizer,
-            # What is measured is the supernet of the unperturbed weights.
+            # The projection tunes the supernet that it measures, and nothing else.
+            None if stage.projection else self.regularizer,
             None if stage.projection else self.perturbation,
         )
 

@@ -39,6 +39,11 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]
         train_search.command,
         (*SEARCH, *OPERATIONS, *EPOCHS, "--drop", "1", "--stage-layers", "2", "3", "--warm-up-epochs", "1"),
     ),
+    # Between two decisions, and in the middle of one.
+    "search-projection": (
+        train_search.command,
+        (*SEARCH, *OPERATIONS, "--epochs", "1", "--derivation", "projection", "--projection-every", "1", "--space", "agd"),
+    ),
     "search-unrolled": (train_search.command, (*SEARCH, *OPERATIONS, *EPOCHS, "--unrolled")),
     "train": (
         train_eval.command,
