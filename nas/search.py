@@ -32,13 +32,14 @@ from nas.methods.regularizers import RegularizerConfig
 from nas.methods.spectrum import dominant_eigenvalue
 from nas.methods.stages import Stage, StagesConfig, check_drop, plan, without_weakest
 from nas.methods.stops import Seen, StopConfig, best_with_parameters
+from nas.networks.edge_costs import costs_in
+from nas.networks.forms import Form, form_of
 from nas.runs import record, tensorboard
 from nas.runs.record import SearchRecord, SearchResult
 from nas.runs.run import Run, RunConfig, Stateful, directory_of
 from nas.runs.same_data import SameData
 from nas.supernet import Supernet, SupernetConfig
-from nas.networks.edge_costs import costs_in
-from spaces import KINDS, Kind, Mixing, SpaceConfig
+from spaces import Kind, Mixing, SpaceConfig
 from spaces.kernels.norm import frozen_statistics
 
 
@@ -77,7 +78,7 @@ class SearchConfig(Config):
         several = "--drop" if self.stages.drop else "--derivation projection" if self.projects else ""
         if self.stop.stop != "none" and several:
             raise ValueError(
-                f"--stop {self.stop.stop} would end the search within one of the stages of {several}; drop one of the two"
+                f"--stop {self.stop.stop} would end the search within a stage of {several}; drop one of the two"
             )
 
     @property
@@ -170,8 +171,8 @@ def search(config: SearchConfig, *, images: ImageData | None = None) -> SearchRe
         # Goes into config.json, which must be the same for a resumed run.
         config = replace(config, precision=precision)
         images = data.load(config.data) if images is None else images
-        torch.manual_seed(config.seed)
-        running = Search(config, images, device, precision)
+    torch.manual_seed(config.seed)
+    running = Search(config, images, device, precision)
     name = f"search-{config.data.dataset}-{config.space.space.replace(':', '.')}-seed{config.seed}"
     directory = directory_of(config.run, config, default_name=name, device=device)
     run = Run(
@@ -184,10 +185,11 @@ def search(config: SearchConfig, *, images: ImageData | None = None) -> SearchRe
     )
     with run:
         running.same_data.report(directory)
+        steps = len(running.loaders.weights)
         directory.log(
             f"searching {config.space.space} on {config.data.dataset}: {config.supernet.layers} cells of "
-            f"{config.supernet.init_channels} channels, {running.epochs} epochs of {len(running.loaders.weights)} steps "
-            f"on {device} in {precision}, in {directory.path}"
+            f"{config.supernet.init_channels} channels, {running.epochs} epochs of {steps} steps on {device} in "
+            f"{precision}, in {directory.path}"
         )
         if running.ended:
             run.end()
@@ -210,21 +212,8 @@ class Search:
 
     def __init__(self, config: SearchConfig, images: ImageData, device: torch.device, precision: Precision) -> None:
         self.config, self.images, self.device, self.precision = config, images, device, precision
-        self.space = spaces.build(config.space, seed=config.seed).to(device)
-        relaxation = config.method.build()
-        self.relaxation = (
-            Projection(relaxation, self.space, seed=config.seed) if config.projects else relaxation
-        ).to(device)
-        self.relaxation.check(self.space)
-        check_drop(config.stages, self.space)
-        config.stop.check(self.space)
-        self.stages = self._planned()
-        self.derivation = Derivation(config.derivation, self.space, self.relaxation, own_form(images))
-        self.regularizer = config.regularizer.build(self.space, self._costs())
-        self.perturbation = config.perturbation.build(self.space)
-        if self.perturbation is not None:
-            self.perturbation.check(self.space, self.relaxation)
-        self.rule = config.stop.build()
+        with users_mistakes():
+            self._combine()
         self.loaders = _loaders(config, images, device)
         self.same_data = SameData(images)
         self.meters, self.derived = Meters(Meter(), Meter(), Meter()), Derived()
@@ -239,6 +228,35 @@ class Search:
         self.enter(0)
         self.tracked |= {f"{name}_meter": meter for name, meter in self.meters._asdict().items()}
         self.tracked |= {"derived": self.derived} | ({} if self.rule is None else {"stop": self.rule})
+
+    def _combine(self) -> None:
+        """Makes the parts that the configuration names. Raises ValueError for those that cannot be combined."""
+        config = self.config
+        self.space = spaces.build(config.space, seed=config.seed).to(self.device)
+        relaxation = config.method.build()
+        if config.projects:
+            relaxation = Projection(relaxation, self.space, seed=config.seed)
+        self.relaxation = relaxation.to(self.device)
+        self.relaxation.check(self.space)
+        check_drop(config.stages, self.space)
+        self.stages = self._planned()
+        self.derivation = Derivation(config.derivation, self.space, self.relaxation, self._form())
+        self.regularizer = config.regularizer.build(self.space, self._costs())
+        self.perturbation = config.perturbation.build(self.space)
+        if self.perturbation is not None:
+            self.perturbation.check(self.space, self.relaxation)
+        config.stop.check(self.space)
+        self.rule = config.stop.build()
+
+    def _form(self) -> Form:
+        """The network that the data set's genotypes are trained in."""
+        images = self.images
+        return form_of(
+            self.config.data.dataset,
+            in_channels=images.channels,
+            image_size=images.image_size,
+            num_classes=images.num_classes,
+        )
 
     @property
     def ended(self) -> bool:
@@ -262,7 +280,7 @@ class Search:
         if not self.config.regularizer.cost_weight:
             return None
         costs = costs_in(self.space, self.derivation.form)
-        return getattr(costs, self.config.regularizer.cost)
+        return costs.params if self.config.regularizer.cost == "params" else costs.macs
 
     def enter(self, number: int) -> None:
         """Begins a stage: with the supernet of the operations that are left, its optimizers and its schedule."""
@@ -404,7 +422,9 @@ class Search:
             self.rule.update(Seen(epoch=run.epoch, genotype=genotype, best=best, eigenvalue=eigenvalue))
             if self.ended:
                 run.end()
-                run.directory.log(f"the search ends: {self.rule.reason}; taking the genotype of epoch {self.rule.take + 1}")
+                run.directory.log(
+                    f"the search ends: {self.rule.reason}; taking the genotype of epoch {self.rule.take + 1}"
+                )
 
     def _eigenvalue(self, epoch: int) -> float | None:
         if not self.config.stop.measures(epoch):

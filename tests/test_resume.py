@@ -27,6 +27,7 @@ from tests.tiny import OPERATIONS, OWN, SEARCH, TRAIN, add_loss, assert_same, fi
 
 ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = ("--epochs", "4")
+PROJECTION = ("--derivation", "projection", "--projection-every", "1")
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]]] = {
     # Its noise is of torch's random state.
@@ -42,7 +43,18 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]
     # Between two decisions, and in the middle of one.
     "search-projection": (
         train_search.command,
-        (*SEARCH, *OPERATIONS, "--epochs", "1", "--derivation", "projection", "--projection-every", "1", "--space", "agd"),
+        (
+            *SEARCH,
+            *OPERATIONS,
+            "--epochs",
+            "1",
+            "--derivation",
+            "projection",
+            "--projection-every",
+            "1",
+            "--space",
+            "agd",
+        ),
     ),
     "search-unrolled": (train_search.command, (*SEARCH, *OPERATIONS, *EPOCHS, "--unrolled")),
     "train": (
