@@ -53,12 +53,12 @@ class Derivation:
     """
 
     def __init__(self, config: DerivationConfig, space: SearchSpace, relaxation: Relaxation, own: Form) -> None:
-        self._config, self._form = config, chosen(config, own)
+        self._config, self.form = config, chosen(config, own)
         self._limited = config.max_params is not None or config.max_macs is not None
         if flags := _limiting(config):
             _check(config, space, relaxation, flags)
         if self._limited:
-            costs = costs_in(space, self._form)
+            costs = costs_in(space, self.form)
             self._limits = costs.limits(config.max_params, config.max_macs)
         shape = (len(space.topology.edges), len(space.operations))
         with self._explained():
@@ -92,7 +92,7 @@ class Derivation:
         except ValueError as error:
             if not self._limited:
                 raise
-            network, (H, W) = self._form.network, self._form.image_size
+            network, (H, W) = self.form.network, self.form.image_size
             raise ValueError(
                 f"{error}, or make the network smaller, which has {network.layers} cells of {network.init_channels} "
                 f"channels on {H}x{W} pixels (--eval-layers, --eval-channels, --eval-form)"
