@@ -11,8 +11,9 @@ from typing import Any
 
 from nas import cli
 from nas.errors import users_mistakes
+from nas.recipes import PRESETS
 from nas.runs.record import as_json
-from nas.search import PRESETS, SearchConfig, search, with_method
+from nas.search import SearchConfig, search, with_method
 
 
 def command(argv: list[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import nas.search
+import nas.recipes
 import nas.train
 from benchmarks.command import BenchmarkConfig, run_benchmark
 from benchmarks.timing import write_result
@@ -73,7 +73,7 @@ def main(config: Config) -> None:
     """Prints the table of one configuration."""
     order = ["--unrolled"] if config.unrolled else []
     kind = "search, second order" if config.unrolled else "search, first order"
-    epochs = nas.search.paper("cifar10").epochs
+    epochs = nas.recipes.paper("cifar10").epochs
     rows = [_row(config, f"{kind}, {space}", _search(config, space) + order, epochs) for space in config.spaces]
     epochs = nas.train.paper("cifar10").epochs
     rows += [_row(config, f"training, {arch}", _training(config, arch), epochs) for arch in config.archs]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +47,9 @@ from spaces.kernels.norm import frozen_statistics
 class SearchConfig(Config):
     """Everything that decides a search; the defaults are DARTS's protocol, which is also the spaces' paper's."""
 
-    preset: Annotated[Literal["paper", "smoke"], Common] = "paper"
-    """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU."""
+    preset: Annotated[str, Common] = "paper"
+    """Sets all other defaults: paper, DARTS's protocol; smoke, minutes on a CPU; or the protocol of another method
+    (docs/METHODS.md), such as gdas."""
     seed: Annotated[Seed, Common] = 0
     """Seed of the split, the weights, the architecture's random start and the order of the images."""
     epochs: Annotated[Epochs, Common] = 50
@@ -85,26 +86,6 @@ class SearchConfig(Config):
     def projects(self) -> bool:
         """Whether the genotype is chosen by measurement, in a phase after `epochs`."""
         return self.derivation.derivation == "projection"
-
-
-def paper(dataset: str) -> SearchConfig:
-    """DARTS sec. 3.1 and A.1: on CIFAR-10 0.4 GPU-days (first order) and 1 GPU-day (second) in the paper."""
-    return SearchConfig(data=DataConfig(dataset=dataset, batch_size=64))
-
-
-def smoke(dataset: str) -> SearchConfig:
-    """Three narrow cells, 8 epochs: a minute or two on a CPU core for digits, twice that for --unrolled."""
-    return SearchConfig(
-        preset="smoke",
-        epochs=8,
-        data=DataConfig(dataset=dataset, batch_size=64),
-        supernet=SupernetConfig(layers=3, init_channels=8),
-        # 96 steps instead of 19,550: both levels must move faster to get anywhere.
-        bilevel=BilevelConfig(learning_rate=0.05, arch_learning_rate=3e-3),
-    )
-
-
-PRESETS = {"paper": paper, "smoke": smoke}
 
 
 def with_method(config: SearchConfig, method: str | Method) -> SearchConfig:

@@ -19,6 +19,7 @@ from msgspec import UNSET
 
 import genotypes
 import nas.evaluate
+import nas.recipes
 import nas.search
 import nas.train
 import spaces
@@ -41,7 +42,7 @@ from optinas.results import Evaluation, Found, Picture, Trained
 PathLike = str | os.PathLike[str]
 C = TypeVar("C")
 
-_SEARCH = leaves(nas.search.PRESETS["paper"]("digits"))
+_SEARCH = leaves(nas.recipes.PRESETS["paper"]("digits"))
 _TRAIN = leaves(nas.train.PRESETS["paper"]("digits"))
 del _TRAIN["arch"]  # the first argument of train()
 _EVALUATE = {
@@ -89,7 +90,7 @@ def search(
         >>> found = optinas.search(space="hb", dataset="digits", preset="smoke")
         >>> optinas.draw(found.genotype.normal)
     """
-    default = _preset(nas.search.PRESETS, dataset, preset)
+    default = _preset(nas.recipes.PRESETS, dataset, preset)
     if not isinstance(method, str | Method | None):
         raise ValueError(f"method is {method!r}; it must be a name, or an instance of a subclass of nas.methods.Method")
     if method is not None:

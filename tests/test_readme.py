@@ -24,7 +24,7 @@ import pytest
 import torch
 from PIL import Image
 
-import nas.search
+import nas.recipes
 import nas.train
 import spaces
 from nas.networks import handmade
@@ -339,7 +339,7 @@ def test_the_table_of_hand_made_networks_is_right() -> None:
 
 def test_the_protocols_are_those_of_the_presets() -> None:
     one_line = " ".join((TEXT["README"] + TEXT["USAGE"]).split())
-    searched = nas.search.PRESETS["paper"]("cifar10")
+    searched = nas.recipes.PRESETS["paper"]("cifar10")
     assert (
         f"{searched.supernet.layers} cells, {searched.supernet.init_channels} channels, {searched.epochs} epochs, "
         f"batch {searched.data.batch_size}," in one_line

@@ -18,8 +18,9 @@ import train_search
 from nas import data
 from nas.data import DataConfig
 from nas.methods.relaxation import Relaxation
+from nas.recipes import PRESETS
 from nas.runs import checkpoint
-from nas.search import PRESETS, SearchConfig, endless, search
+from nas.search import SearchConfig, endless, search
 from spaces import SpaceConfig
 from tests.tiny import OPERATIONS, OWN, SEARCH
 

@@ -1,0 +1,173 @@
+"""Searches with published constants, by the value of --preset.
+
+The texts say what a recipe does otherwise than its source. Errors are the published ones of networks that were trained
+from genotypes, on CIFAR-10; docs/METHODS.md has their sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nas.data import DataConfig
+from nas.methods import named
+from nas.methods.bilevel import BilevelConfig
+from nas.methods.derivation import DerivationConfig
+from nas.methods.perturbation import PerturbationConfig
+from nas.methods.regularizers import RegularizerConfig
+from nas.methods.stops import StopConfig
+from nas.search import SearchConfig
+from nas.supernet import SupernetConfig
+from spaces import SpaceConfig
+
+#: DARTS's candidates without zero, as several methods search among them.
+WITHOUT_ZERO = (
+    *("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"),
+    *("max_pool_3x3", "avg_pool_3x3", "skip_connect"),
+)
+
+
+def paper(dataset: str) -> SearchConfig:
+    """DARTS sec. 3.1 and A.1: on CIFAR-10 0.4 GPU-days (first order) and 1 GPU-day (second) in the paper."""
+    return SearchConfig(data=DataConfig(dataset=dataset, batch_size=64))
+
+
+def smoke(dataset: str) -> SearchConfig:
+    """Three narrow cells, 8 epochs: a minute or two on a CPU core for digits, twice that for --unrolled."""
+    return SearchConfig(
+        preset="smoke",
+        epochs=8,
+        data=DataConfig(dataset=dataset, batch_size=64),
+        supernet=SupernetConfig(layers=3, init_channels=8),
+        # 96 steps instead of 19,550: both levels must move faster to get anywhere.
+        bilevel=BilevelConfig(learning_rate=0.05, arch_learning_rate=3e-3),
+    )
+
+
+def snas(dataset: str) -> SearchConfig:
+    """SNAS (Xie et al., ICLR 2019), 2.85 % "moderate".
+
+    Its code trains weights and architecture on the same images, of one loss; here they keep a half each.
+    """
+    return SearchConfig(
+        preset="snas",
+        epochs=150,
+        data=DataConfig(dataset=dataset, batch_size=64),
+        space=SpaceConfig(init="random"),
+        bilevel=BilevelConfig(arch_learning_rate=3e-4),
+        method=named("snas"),
+    )
+
+
+def gdas(dataset: str) -> SearchConfig:
+    """GDAS (Dong and Yang, CVPR 2019), 2.93 %. The authors' SGD is Nesterov's; here its momentum is the usual."""
+    return SearchConfig(
+        preset="gdas",
+        epochs=250,
+        data=DataConfig(dataset=dataset, batch_size=256),
+        space=SpaceConfig(init="random"),
+        supernet=SupernetConfig(layers=6),
+        bilevel=BilevelConfig(learning_rate_min=0.001, weight_decay=5e-4),
+        method=named("gdas"),
+    )
+
+
+def fairdarts(dataset: str) -> SearchConfig:
+    """FairDARTS (Chu et al., ECCV 2020), 2.54 %. The authors' Adam has the beta1 of 0.9; here it is DARTS's 0.5."""
+    return SearchConfig(
+        preset="fairdarts",
+        epochs=50,
+        data=DataConfig(dataset=dataset, batch_size=128),
+        space=SpaceConfig(operations=WITHOUT_ZERO),
+        bilevel=BilevelConfig(learning_rate=0.005, learning_rate_min=0.001, arch_learning_rate=3e-3),
+        method=named("fairdarts"),
+    )
+
+
+def darts_minus(dataset: str) -> SearchConfig:
+    """DARTS- (Chu et al., ICLR 2021), 2.59 %."""
+    return SearchConfig(
+        preset="darts-minus",
+        data=DataConfig(dataset=dataset, batch_size=96),
+        space=SpaceConfig(init="random"),
+        method=named("darts-minus"),
+    )
+
+
+def beta_darts(dataset: str) -> SearchConfig:
+    """beta-DARTS (Ye et al., CVPR 2022), 2.53 %."""
+    return SearchConfig(
+        preset="beta-darts",
+        data=DataConfig(dataset=dataset, batch_size=64),
+        space=SpaceConfig(init="random"),
+        regularizer=RegularizerConfig(beta_decay=50.0),
+    )
+
+
+def sdarts_rs(dataset: str) -> SearchConfig:
+    """SDARTS-RS (Chen and Hsieh, ICML 2020), 2.67 %."""
+    return SearchConfig(
+        preset="sdarts-rs",
+        data=DataConfig(dataset=dataset, batch_size=64),
+        space=SpaceConfig(init="random"),
+        bilevel=BilevelConfig(learning_rate_min=0.001),
+        perturbation=PerturbationConfig(perturb="random"),
+    )
+
+
+def sdarts_adv(dataset: str) -> SearchConfig:
+    """SDARTS-ADV (Chen and Hsieh, ICML 2020), 2.61 %; three to four times as long as SDARTS-RS."""
+    return SearchConfig(
+        preset="sdarts-adv",
+        data=DataConfig(dataset=dataset, batch_size=64),
+        space=SpaceConfig(init="random"),
+        bilevel=BilevelConfig(learning_rate_min=0.001),
+        perturbation=PerturbationConfig(perturb="adversarial"),
+    )
+
+
+def darts_pt(dataset: str) -> SearchConfig:
+    """DARTS-PT (Wang et al., ICLR 2021), 2.61 %: 50 epochs of DARTS, and 81 of the projection."""
+    return SearchConfig(
+        preset="darts-pt",
+        data=DataConfig(dataset=dataset, batch_size=64),
+        space=SpaceConfig(operations=WITHOUT_ZERO, init="random"),
+        derivation=DerivationConfig(derivation="projection"),
+    )
+
+
+def robust_darts(dataset: str) -> SearchConfig:
+    """DARTS-ES, the early stopping of RobustDARTS (Zela et al., ICLR 2020), in DARTS's space."""
+    return SearchConfig(
+        preset="robust-darts",
+        data=DataConfig(dataset=dataset, batch_size=64),
+        space=SpaceConfig(init="random"),
+        bilevel=BilevelConfig(learning_rate_min=0.001, unrolled=True),
+        stop=StopConfig(stop="eigenvalue", eigenvalue_every=2),
+    )
+
+
+def darts_plus(dataset: str) -> SearchConfig:
+    """DARTS+ (Liang et al., 2019), 2.32 % at best: DARTS until the normal cell has two skip connections."""
+    return SearchConfig(
+        preset="darts-plus",
+        data=DataConfig(dataset=dataset, batch_size=64),
+        space=SpaceConfig(init="random"),
+        stop=StopConfig(stop="skips"),
+    )
+
+
+#: By the value of --preset.
+PRESETS: dict[str, Callable[[str], SearchConfig]] = {
+    "paper": paper,
+    "smoke": smoke,
+    "snas": snas,
+    "gdas": gdas,
+    "fairdarts": fairdarts,
+    "darts-minus": darts_minus,
+    "beta-darts": beta_darts,
+    "sdarts-rs": sdarts_rs,
+    "sdarts-adv": sdarts_adv,
+    "darts-pt": darts_pt,
+    "robust-darts": robust_darts,
+    "darts-plus": darts_plus,
+}
