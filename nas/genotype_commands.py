@@ -156,7 +156,7 @@ class Check(_OfOneGenotype):
 
 @dataclass(frozen=True, kw_only=True)
 class Derive(BudgetConfig):
-    """Derive the strongest genotype within limits from a search, ended or not, which is left as it is."""
+    """Derive the strongest genotype within limits from the newest checkpoint of a search, ended or not."""
 
     run_dir: Annotated[str, tyro.conf.Positional]
     """Directory of the search."""

@@ -68,7 +68,8 @@ def read(directory: Path, modules: Sequence[str] = ()) -> SavedSearch:
         )
         return SavedSearch(space, relaxation, own, int(state.get("epoch", 0)))
     except ValueError as error:
-        raise UsageError(f"{directory}: {error}") from error
+        # The message may quote a name of any length in the configuration.
+        raise UsageError(f"{directory}: {reason_of(error)}") from error
 
 
 def _converted(saved: Any, kind: type[T], name: str, modules: Sequence[str]) -> T:
