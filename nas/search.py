@@ -82,6 +82,8 @@ class SearchConfig(Config):
                 f"--stop {self.stop.stop} would end the search within a stage of {several}; drop one of the two"
             )
 
+        self.derivation.check_counted(self.regularizer.cost_weight > 0, "--cost-weight")
+
     @property
     def projects(self) -> bool:
         """Whether the genotype is chosen by measurement, in a phase after `epochs`."""

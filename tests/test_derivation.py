@@ -430,27 +430,34 @@ def test_a_derivation_of_ones_own_is_not_limited() -> None:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a search that has ended."""
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The directory of a search that has ended, and its limit of parameters, which was below what is strongest."""
     run = tmp_path_factory.mktemp("searched") / "run"
-    train_search.command([*SEARCH, "--space", "agd", "--epochs", "1", "--run-dir", str(run)])
-    return run
+    space = build("agd", nodes=2)
+    costs = edge_costs(space, TINY, in_channels=3, image_size=(8, 8), num_classes=3)
+    # The search starts with equal weights, and one epoch leaves a genotype about as large as the first.
+    most = costs.total(space, space.derive(random_mixing(space, 0, levels=1)))[0] // 2
+    flags = ("--space", "agd", "--epochs", "1", "--max-params", str(most), *SMALL_FLAGS)
+    train_search.command([*SEARCH, *flags, "--run-dir", str(run)])
+    return run, most
 
 
-def test_a_genotype_is_derived_from_a_search(searched: Path, tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for path in searched.rglob("*") if path.is_file()}
-    plain = genotype_tool.command(["derive", str(searched), *SMALL_FLAGS])
-    assert genotypes.from_text(plain["genotype"]) == genotypes.resolve(searched)
+def test_a_genotype_is_derived_from_a_search(searched: tuple[Path, int], tmp_path: Path) -> None:
+    run, most = searched
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    plain = genotype_tool.command(["derive", str(run), *SMALL_FLAGS])
+    assert plain["params"] > most
     assert plain["epochs"] == 1
-    most, out = plain["params"] - 1, str(tmp_path / "g.json")
-    limited = genotype_tool.command(["derive", str(searched), *SMALL_FLAGS, "--max-params", str(most), "--out", out])
+    out = str(tmp_path / "g.json")
+    limited = genotype_tool.command(["derive", str(run), *SMALL_FLAGS, "--max-params", str(most), "--out", out])
     assert limited["params"] <= most
+    assert genotypes.load(out) == genotypes.resolve(run)
     counted = network_cost(genotypes.load(out), TINY, in_channels=3, image_size=(8, 8), num_classes=3)
     assert (limited["params"], limited["macs"]) == (counted.params, counted.macs)
-    assert {path: path.read_bytes() for path in searched.rglob("*") if path.is_file()} == before
-    (searched / "checkpoint.pt").rename(searched / "checkpoint.previous.pt")  # as if just one were being written
-    assert genotype_tool.command(["derive", str(searched), *SMALL_FLAGS]) == plain
-    (searched / "checkpoint.previous.pt").rename(searched / "checkpoint.pt")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "checkpoint.pt").rename(copy / "checkpoint.previous.pt")  # as while one is being written
+    assert genotype_tool.command(["derive", str(copy), *SMALL_FLAGS]) == plain
 
 
 @pytest.mark.parametrize(
@@ -468,8 +475,10 @@ def test_a_genotype_is_derived_from_a_search(searched: Path, tmp_path: Path) -> 
         (lambda run: changed(run, "method", {"method": "os:path"}), "no module that a file names is imported"),
     ],
 )
-def test_what_is_no_search_is_told(change: Callable[[Path], object], told: str, searched: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(searched, tmp_path / "run"))
+def test_what_is_no_search_is_told(
+    change: Callable[[Path], object], told: str, searched: tuple[Path, int], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(searched[0], tmp_path / "run"))
     change(run)
     with pytest.raises(UsageError, match=f"{run}.*{told}"):
         genotype_tool.command(["derive", str(run)])
@@ -480,11 +489,12 @@ def changed(run: Path, name: str, value: object) -> None:
     (run / "config.json").write_text(json.dumps({**config, name: value}))
 
 
-def test_limits_that_nothing_keeps_are_a_users_mistake(searched: Path, tmp_path: Path) -> None:
+def test_limits_that_nothing_keeps_are_a_users_mistake(searched: tuple[Path, int], tmp_path: Path) -> None:
+    run = str(searched[0])
     with pytest.raises(UsageError, match="the smallest possible has"):
-        genotype_tool.command(["derive", str(searched), *SMALL_FLAGS, "--max-params", "5"])
+        genotype_tool.command(["derive", run, *SMALL_FLAGS, "--max-params", "5"])
     with pytest.raises(UsageError, match="cannot be written: No such file or directory; choose another --out"):
-        genotype_tool.command(["derive", str(searched), *SMALL_FLAGS, "--out", str(tmp_path / "no" / "g.json")])
+        genotype_tool.command(["derive", run, *SMALL_FLAGS, "--out", str(tmp_path / "no" / "g.json")])
     with pytest.raises(UsageError, match="the smallest possible has"):
         genotype_tool.command(["random", "--space", "hb", *SMALL_FLAGS, "--max-params", "5"])
 

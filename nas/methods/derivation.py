@@ -54,15 +54,14 @@ class Derivation:
 
     def __init__(self, config: DerivationConfig, space: SearchSpace, relaxation: Relaxation, own: Form) -> None:
         self._config, self.form = config, chosen(config, own)
-        self._limited = config.max_params is not None or config.max_macs is not None
-        if flags := _limiting(config):
-            _check(config, space, relaxation, flags)
-        if self._limited:
+        if config.limited:
             costs = costs_in(space, self.form)
             self._limits = costs.limits(config.max_params, config.max_macs)
-        shape = (len(space.topology.edges), len(space.operations))
-        with self._explained():
-            self._from(space, {kind: torch.zeros(shape) for kind in KINDS})
+        if flags := _limiting(config):
+            _check(config, space, relaxation, flags)
+            shape = (len(space.topology.edges), len(space.operations))
+            with self._explained():
+                self._from(space, {kind: torch.zeros(shape) for kind in KINDS})
 
     def derive(self, space: SearchSpace, relaxation: Relaxation) -> Genotype:
         """The genotype of the search's state; without limits, what the relaxation derives.
@@ -77,20 +76,23 @@ class Derivation:
             with self._explained():
                 return self._from(space, mixing)
         except ValueError as error:
-            raise UsageError(f"with the operations that the search has left, {error}") from error
+            raise UsageError(
+                f"with the operations that the search has left, {error}; genotype_tool.py derive takes other limits"
+            ) from error
 
     def _from(self, space: SearchSpace, mixing: Mixing) -> Genotype:
         most = self._config.max_skips
-        if self._limited:
+        if self._config.limited:
             return best_within(space, mixing, self._limits + ([] if most is None else [skip_limit(space, most)]))
-        return space.derive(mixing) if most is None else capped(space, mixing, most)
+        assert most is not None
+        return capped(space, mixing, most)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except ValueError as error:
-            if not self._limited:
+            if not self._config.limited:
                 raise
             network, (H, W) = self.form.network, self.form.image_size
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from genotypes.config import AtLeast, Common, Config, Count, NoneMeans
+from genotypes.config import AtLeast, Common, Config, Count, NoneMeans, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,3 +26,18 @@ class BudgetConfig(Config):
     """Number of cells of that network."""
     eval_channels: Annotated[int | None, AtLeast(2), NoneMeans("that of the form")] = None
     """Channels of its first cells."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether the size of a network is limited."""
+        return self.max_params is not None or self.max_macs is not None
+
+    def check_counted(self, counted: bool, flags: str) -> None:
+        """Raises ValueError if a network is described that nothing counts: neither a limit nor those `flags`."""
+        described = {flag(name): getattr(self, name) for name in ("eval_form", "eval_layers", "eval_channels")}
+        for name, value in described.items():
+            if value is not None and not (self.limited or counted):
+                raise ValueError(
+                    f"{name} {value} describes the network that --max-params, --max-macs and {flags} count; "
+                    "add one of them, or leave it out"
+                )
