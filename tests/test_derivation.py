@@ -8,6 +8,7 @@ import json
 import math
 import random
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -487,6 +488,20 @@ def test_what_is_no_search_is_told(
 def changed(run: Path, name: str, value: object) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, name: value}))
+
+
+def test_a_search_in_a_space_of_ones_own(
+    searched: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(searched[0], tmp_path / "run"))
+    changed(run, "space", {"space": "space_of_my_own:Own", "nodes": 2})
+    (tmp_path / "space_of_my_own.py").write_text("from spaces.agd import AGDSpace as Own\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(UsageError, match="if you trust it, name it with --operations-from space_of_my_own"):
+        genotype_tool.command(["derive", "run", *SMALL_FLAGS])
+    own = genotype_tool.command(["derive", "run", *SMALL_FLAGS, "--operations-from", "space_of_my_own"])
+    assert own == genotype_tool.command(["derive", str(searched[0]), *SMALL_FLAGS])
 
 
 def test_limits_that_nothing_keeps_are_a_users_mistake(searched: tuple[Path, int], tmp_path: Path) -> None:

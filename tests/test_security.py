@@ -84,6 +84,8 @@ def test_no_module_that_a_configuration_names_is_imported(folder: Path, training
     shutil.copytree(training, run)
     rewritten(run / "config.json", operations_from=[EVIL], space={"space": f"{EVIL}:Space"})
     assert train_eval.command(["--evaluate", str(run), "--device", "cpu"])["arch"] == "DARTS_V2"
+    with pytest.raises(UsageError, match="no module that a file names is imported; if you trust it"):
+        genotype_tool.command(["derive", str(run)])
     with pytest.raises(UsageError):
         train_search.command([*SEARCH, "--epochs", "1", "--run-dir", str(run), "--resume"])
 

@@ -96,15 +96,13 @@ def edge_costs(
     macs = {kind: torch.zeros(shape, dtype=torch.float64) for kind in KINDS}
     counted = cache(_operation_cost)
     nodes = space.topology.nodes
+    from_inputs = torch.tensor([source < CELL_INPUTS for source, _ in space.topology.edges])
     for plan, size in _cells(config, nodes, in_channels, image_size):
-        for e, (source, _) in enumerate(space.topology.edges):
-            place = _Place(
-                plan.channels, edge_stride(plan, source), size if source < CELL_INPUTS else _after(plan, size)
-            )
-            for o, name in enumerate(space.operations):
-                cost = counted(name, place)
-                params[plan.kind][e, o] += cost[0]
-                macs[plan.kind][e, o] += cost[1]
+        for edges, source, own_size in ((from_inputs, 0, size), (~from_inputs, CELL_INPUTS, _after(plan, size))):
+            place = _Place(plan.channels, edge_stride(plan, source), own_size)
+            costs_O2 = torch.tensor([counted(name, place) for name in space.operations], dtype=torch.float64)
+            params[plan.kind][edges] += costs_O2[:, 0]
+            macs[plan.kind][edges] += costs_O2[:, 1]
     rest = network_cost(
         _without_operations(nodes), config, in_channels=in_channels, image_size=image_size, num_classes=num_classes
     )
