@@ -178,12 +178,13 @@ def make_images(folder: Path) -> None:
 
 
 def make_workplace(folder: Path) -> Path:
-    """A folder with what the commands read: images, arrays, and the space of the example."""
+    """A folder with what the commands read: images, arrays, and the space and the method of the examples."""
     (folder / "pictures").mkdir(parents=True)
     for part in ("my_images/train", "my_images/test", "imagenet/train", "imagenet/val"):
         make_images(folder / part)
     shutil.copy(folder / "my_images/test/class_0/0.png", folder / "photo.png")
-    (folder / "my_space.py").write_text(FILES["my_space.py"])
+    for name in ("my_space.py", "my_method.py"):
+        (folder / name).write_text(FILES[name])
     images, labels = np.zeros((24, 1, 8, 8), np.uint8), np.arange(24) % 3
     np.savez(folder / "arrays.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
     return folder
@@ -297,7 +298,7 @@ def files_of(run: Path) -> set[str]:
 
 def documented_files() -> set[str]:
     """The files that the documents say a run leaves."""
-    section = TEXT["USAGE"].split("## What a run leaves")[1].split("\n## ")[0]
+    section = re.split(r"\n##+ ", TEXT["USAGE"].split("## What a run leaves")[1])[0]
     cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
     names = {name for cell in cells for name in re.findall(r"`(.*?)`", cell)}
     return {name.replace("NNN", "001").rstrip("/") for name in names}
