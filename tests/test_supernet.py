@@ -31,7 +31,7 @@ softmax = Relaxation().expected
 def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """In as many passes over the operations as on a CPU, and as on a GPU."""
     if request.param == "gpu":
-        monkeypatch.setattr(stacked, "passes_over", lambda operations, device: 1)
+        monkeypatch.setattr(stacked, "passes_over", lambda edges, device: [list(edges)])
 
 
 def build(
@@ -49,16 +49,24 @@ def build(
 
 
 class Pair:
-    """The plain supernet and ours with the same weights, in float64, and mixing weights drawn at random."""
+    """The plain supernet and ours with the same weights, in float64, and mixing weights drawn at random.
 
-    def __init__(self, space: spaces.SearchSpace, **fields: Any) -> None:
+    The plain one has all operations; those that `masks` exclude have the mixing weight 0 there, and ours lacks them.
+    """
+
+    def __init__(self, space: spaces.SearchSpace, masks: Any = None, **fields: Any) -> None:
         config = SupernetConfig(**{"layers": 4, "init_channels": 4, **fields})
         shape: dict[str, Any] = {"in_channels": 3, "image_size": (32, 32), "num_classes": 5}
         self.plain = PlainSupernet(space, config, **shape).double()
+        if masks is not None:
+            space.restrict(masks)
+        self.masks = space.mask
         self.ours = Supernet(space, config, **shape).double()
         self.ours.load_state_dict(from_per_edge_state_dict(self.plain.state_dict(), self.ours))
-        size = (len(space.topology.edges), len(space.operations))
-        self.mixing = {kind: torch.rand(size, dtype=torch.float64, requires_grad=True) for kind in KINDS}
+        self.mixing = {
+            kind: torch.rand(mask.shape, dtype=torch.float64).where(mask, 0).requires_grad_()
+            for kind, mask in self.masks.items()
+        }
 
     def converted(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors under the plain names in our layout; zeros for those that are not given."""
@@ -73,8 +81,9 @@ class Pair:
         torch.testing.assert_close(logits, expected, rtol=tolerance, atol=tolerance)
         of_ours = gradients(logits, self.mixing, self.ours, towards)
         of_plain = gradients(expected, self.mixing, self.plain, towards)
-        for kind in KINDS:
-            torch.testing.assert_close(of_ours.pop(kind), of_plain.pop(kind), rtol=tolerance, atol=tolerance)
+        for kind, mask in self.masks.items():
+            of_kind = of_plain.pop(kind).where(mask, 0)
+            torch.testing.assert_close(of_ours.pop(kind), of_kind, rtol=tolerance, atol=tolerance)
         of_plain = self.converted(of_plain)
         for name, gradient in of_ours.items():
             torch.testing.assert_close(gradient, of_plain[name], rtol=tolerance, atol=tolerance, msg=name)
@@ -145,6 +154,38 @@ def test_subsets_of_the_operations_in_any_order(seed: int) -> None:
     names = tuple(list(OPERATIONS)[i] for i in drawn)
     space = spaces.build(SpaceConfig(space="darts", nodes=2, operations=names))
     Pair(space, init_channels=3, layers=3).assert_equal((8, 8))
+
+
+def drawn_masks(space: spaces.SearchSpace, seed: int) -> dict[Any, Tensor]:
+    """Masks that leave each edge one to four operations, of which one is not zero."""
+    generator = torch.Generator().manual_seed(seed)
+    size = len(space.topology.edges), len(space.operations)
+    masks = {}
+    for kind in KINDS:
+        order = torch.rand(size, generator=generator)
+        order[:, [o for o, name in enumerate(space.operations) if name == "none"]] += 1
+        masks[kind] = order.argsort(dim=1).argsort(dim=1) < torch.randint(1, 5, (size[0], 1), generator=generator)
+    return masks
+
+
+@pytest.mark.usefixtures("passes")
+@pytest.mark.parametrize("name", ["darts", "hb", "agd"])
+@pytest.mark.parametrize(("seed", "size"), [(0, (8, 8)), (1, (13, 11))])
+def test_excluded_operations_are_left_out(name: str, seed: int, size: tuple[int, int]) -> None:
+    space = spaces.build(SpaceConfig(space=name, operations=tuple(OPERATIONS), init="zero"))
+    pair = Pair(space, drawn_masks(space, seed))
+    assert sum(p.numel() for p in pair.ours.parameters()) < 0.5 * sum(p.numel() for p in pair.plain.parameters())
+    pair.assert_equal(size)
+    pair.ours.checkpoint_cells = True
+    pair.assert_equal(size)
+
+
+@pytest.mark.usefixtures("passes")
+@pytest.mark.parametrize("kept", ["max_pool_3x3", "skip_connect", "conv_7x1_1x7"])
+def test_edges_with_a_single_operation(kept: str) -> None:
+    space = spaces.build(SpaceConfig(space="darts", nodes=2, operations=("sep_conv_3x3", kept)))
+    masks = {kind: torch.tensor([[True, True]] + [[False, True]] * 4) for kind in KINDS}
+    Pair(space, masks, layers=3).assert_equal((8, 8))
 
 
 class Odd(spaces.SearchSpace):
@@ -433,7 +474,7 @@ def test_batchnorms_of_the_cells_are_not_affine() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_leaving_edges_are_weighted_sums_of_the_separate_operations(stride: int) -> None:
     candidates = [[build_operation(name, 4, stride, affine=False) for name in OPERATIONS] for _ in range(3)]
-    leaving = LeavingEdges(candidates, 4).eval()
+    leaving = LeavingEdges([dict(enumerate(modules)) for modules in candidates], len(OPERATIONS), 4).eval()
     x, weights = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last), torch.rand(3, len(OPERATIONS))
     expected = torch.cat(
         [
@@ -443,7 +484,9 @@ def test_leaving_edges_are_weighted_sums_of_the_separate_operations(stride: int)
         dim=1,
     )
     # The pools' BatchNorms have seen nothing: they divide by sqrt(1 + eps).
-    torch.testing.assert_close(leaving(x, weights), expected, rtol=1e-4, atol=1e-4)
+    ((edges, mixed),) = leaving(x, weights).items()
+    assert edges == (0, 1, 2)
+    torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=1e-4)
 
 
 def independent_cell(cell: PlainSearchCell, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor:

@@ -5,15 +5,15 @@ Shape letters: N C H W images, E edges (of a cell, or those that leave one node)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from nas.networks.macro import CellPlan, build_preprocessing, edge_stride
-from nas.supernet.stacked import SharedOperations, Source, StackedOperations, stack
-from spaces import Kind, Topology, build_operation
-from spaces.ops import traits
+from nas.supernet.stacked import SharedOperations, Source, StackedOperations, Sums, first_of, stack
+from spaces import Kind, SearchSpace, build_operation
+from spaces.ops import Traits, traits
 
 
 class LeavingEdges(nn.Module):
@@ -23,50 +23,48 @@ class LeavingEdges(nn.Module):
     its mixing weight (DARTS's code).
 
     Args:
-        candidates: the O modules of each of the E edges.
+        candidates: the modules of each of the E edges, by the column of the mixing weights that is theirs. What an edge
+            excludes is not computed for it, whatever its mixing weight.
+        operations: O.
         channels: C.
     """
 
     _of_channel: Tensor
 
-    def __init__(self, candidates: Sequence[Sequence[nn.Module]], channels: int) -> None:
+    def __init__(self, candidates: Sequence[Mapping[int, nn.Module]], operations: int, channels: int) -> None:
         super().__init__()
-        edges, operations = len(candidates), len(candidates[0])
-        pools: dict[int, nn.Module] = {}
-        identities: dict[int, float] = {}
-        others: dict[int, list[nn.Module]] = {}
-        for o, module in enumerate(candidates[0]):
-            known = traits(module)
-            if known.pool:
-                pools[o] = module  # that of any edge will do: a pool has no weights
-            elif known.sign is not None:
-                identities[o] = known.sign
+        shared: dict[int, dict[int, nn.Module]] = {}
+        others: dict[int, dict[int, nn.Module]] = {}
+        for o in range(operations):
+            of_edge = {e: modules[o] for e, modules in enumerate(candidates) if o in modules}
+            known = traits(first_of(of_edge)) if of_edge else Traits(zero=True)
+            if known.pool or known.sign is not None:
+                shared[o] = of_edge
             elif not known.zero:  # zero adds nothing, so it is left out
-                others[o] = [modules[o] for modules in candidates]
-        self.shared = SharedOperations(pools, identities, operations, channels) if pools or identities else None
+                others[o] = of_edge
+        self.shared = SharedOperations(shared, (len(candidates), operations), channels) if shared else None
         groups = stack(others)
         #: The columns of the mixing weights that belong to each of `stacked`.
         self.columns = [columns for columns, _ in groups]
         self.stacked = nn.ModuleList(group for _, group in groups)
         # The index, among the E * O mixing weights, of the one that scales each channel of the groups' results:
         # operation after operation, within it edge after edge. One look-up then gives all groups their scales.
-        rows = torch.arange(edges)[:, None] * operations
-        of_channel = [(rows + o).expand(-1, channels).flatten() for columns in self.columns for o in columns]
-        self._channels_of = [len(columns) * edges * channels for columns in self.columns]
-        self.register_buffer("_of_channel", torch.cat(of_channel) if of_channel else None, persistent=False)
+        of_pair = [[e * operations + o for o in columns for e in others[o]] for columns in self.columns]
+        self._channels_of = [len(of_group) * channels for of_group in of_pair]
+        of_channel = torch.tensor(sum(of_pair, start=[]), dtype=torch.int64).repeat_interleave(channels)
+        self.register_buffer("_of_channel", of_channel, persistent=False)
 
-    def forward(self, x: Tensor, weights_EO: Tensor) -> Tensor:
-        """Maps (N, C, H, W) and the mixing weights (E, O) to the mixed results (N, E * C, H', W')."""
-        total = None if self.shared is None else self.shared(x, weights_EO)
+    def forward(self, x: Tensor, weights_EO: Tensor) -> Sums:
+        """Maps (N, C, H, W) and the mixing weights (E, O) to the mixed results, of every edge one or more to add up."""
+        total = Sums()
+        if self.shared is not None:
+            total.add(self.shared.edges, self.shared(x, weights_EO))
         if self.stacked:
             source = Source(x, x.relu())
             # A copy: batch_norm's gradient is wrong for a scale whose values lie on each other (torch 2.13 to 2.15).
             scales = weights_EO.flatten().index_select(0, self._of_channel).split(self._channels_of)
             for operations, scale in zip(self.stacked, scales, strict=True):
-                result = operations(source, scale)
-                # In place: each result is a new tensor, which nothing else holds.
-                total = result if total is None else total.add_(result)
-        assert total is not None, "a space has an operation other than zero"
+                total.merge(operations(source, scale))
         return total
 
     def origins(self) -> dict[str, list[tuple[int, str]]]:
@@ -79,8 +77,7 @@ class LeavingEdges(nn.Module):
                     (edge, f"candidates.{columns[operation]}.{name}") for operation, edge, name in origins
                 ]
         if self.shared is not None:
-            # All edges have the same statistics of a pool: those of the first are taken.
-            found |= {f"shared.{ours}": [(0, name) for name in names] for ours, names in self.shared.origins().items()}
+            found |= {f"shared.{ours}": origins for ours, origins in self.shared.origins().items()}
         return found
 
 
@@ -88,19 +85,28 @@ class SearchCell(nn.Module):
     """A cell of mixed operations; (N, nodes * C, H, W), half the size for a reduction cell.
 
     Its inputs are the ReLUs of the two outputs before: each of them is read by two cells, which share the ReLU.
+
+    Args:
+        space: gives the topology, the names of the operations, and which of them each edge may have.
+        plan: the cell's place in the supernet.
     """
 
     kind: Kind
     _order: Tensor
 
-    def __init__(self, topology: Topology, operations: Sequence[str], plan: CellPlan) -> None:
+    def __init__(self, space: SearchSpace, plan: CellPlan) -> None:
         super().__init__()
+        topology = space.topology
         self.topology, self.kind, self.channels = topology, plan.kind, plan.channels
         self.preprocess0, self.preprocess1 = build_preprocessing(plan, affine=False)
         # Built edge by edge, so that a seed gives every edge the weights that separate modules would have.
         candidates = [
-            [build_operation(name, plan.channels, edge_stride(plan, source), affine=False) for name in operations]
-            for source, _ in topology.edges
+            {
+                o: build_operation(name, plan.channels, edge_stride(plan, source), affine=False)
+                for o, name in enumerate(space.operations)
+                if allowed[o]
+            }
+            for (source, _), allowed in zip(topology.edges, space.mask[plan.kind].tolist(), strict=True)
         ]
         #: The edges that leave each node; only of nodes that any edge leaves.
         self.edges_of = {
@@ -109,7 +115,7 @@ class SearchCell(nn.Module):
         }
         self.leaving = nn.ModuleDict(
             {
-                str(source): LeavingEdges([candidates[e] for e in edges], plan.channels)
+                str(source): LeavingEdges([candidates[e] for e in edges], len(space.operations), plan.channels)
                 for source, edges in self.edges_of.items()
             }
         )
@@ -123,10 +129,10 @@ class SearchCell(nn.Module):
         # Edges lead to nodes with higher numbers, so a node is complete once the edges of all nodes before it are done.
         # Until then, the sums of several nodes grow at the same time.
         for (source, edges), of_source in zip(self.edges_of.items(), weights, strict=True):
-            results = self.leaving[str(source)](states[source], of_source).split(self.channels, dim=1)
-            for e, result in zip(edges, results, strict=True):
-                target = self.topology.edges[e][1]
-                states[target] = states[target] + result if target in states else result
+            for positions, results in self.leaving[str(source)](states[source], of_source).items():
+                for position, result in zip(positions, results.split(self.channels, dim=1), strict=True):
+                    target = self.topology.edges[edges[position]][1]
+                    states[target] = states[target] + result if target in states else result
         return torch.cat([states[2 + node] for node in range(self.topology.nodes)], dim=1)
 
     def per_edge_names(self) -> dict[str, list[str]]:

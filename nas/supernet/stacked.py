@@ -1,10 +1,12 @@
 """One operation on many edges at once: the edges that leave a node share its tensor, so they share the work.
 
 Run one by one, the candidates of a supernet are thousands of small kernels, and each reads its input from memory
-anew. Here the weights of one operation on all E edges that leave a node are stacked along the channels, edge after
-edge: channel e * C + c of a result is channel c of edge e. The results are those of the separate operations.
+anew. Here the weights of one operation on all edges that leave a node and may have it are stacked along the channels,
+edge after edge: with all E edges, channel e * C + c of a result is channel c of edge e. The results are those of the
+separate operations.
 
-Shape letters: N C H W images, E edges that leave one node, J results that all of them share.
+Shape letters: N C H W images, E edges that leave one node, O operations of the space, M operations and P pairs of an
+operation and an edge in a group (M * E if no edge excludes any), J results that all edges share.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +32,11 @@ from spaces.ops import (
     SepConv,
     even_and_odd_pixels,
     starts_with_relu,
+    traits,
 )
 
 STATISTICS = ("running_mean", "running_var")
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class Origin(NamedTuple):
@@ -51,19 +55,68 @@ class Source:
     relu: Tensor
 
 
-class StackedOperations(nn.Module, ABC):
-    """M operations of one kind on E edges, made from separate modules, whose weights they take over.
+#: The numbers of some of the edges that leave a node, in order.
+Edges = tuple[int, ...]
 
-    Called with the source and the scales (M * E * C,) of the results, operation after operation, it returns the
-    weighted sums over the operations, (N, E * C, H', W'), as a new tensor.
 
-    Args:
-        separate: the modules of each operation, one for each edge.
+class Sums:
+    """Sums of results, (N, E' * C, H', W') for E' edges, under the numbers of these edges.
+
+    Where no edge excludes an operation there is a single sum, of all edges.
     """
 
-    def __init__(self, separate: Sequence[Sequence[nn.Module]]) -> None:
+    def __init__(self) -> None:
+        self._sums: dict[Edges, Tensor] = {}
+        # Those that are a part of a larger tensor, to which autograd lets nothing be added in place.
+        self._parts: set[Edges] = set()
+
+    def items(self) -> Iterable[tuple[Edges, Tensor]]:
+        """The edges of each sum, and the sum."""
+        return self._sums.items()
+
+    def add(self, edges: Edges, x: Tensor, *, part: bool = False) -> None:
+        """Adds a result, which nothing else holds; `part` says that it is a part of a larger tensor."""
+        if edges not in self._sums:
+            self._sums[edges] = x
+            if part:
+                self._parts.add(edges)
+        elif edges in self._parts:
+            self._sums[edges] = self._sums[edges] + x
+            self._parts.remove(edges)
+        else:
+            self._sums[edges] = self._sums[edges].add_(x)
+
+    def add_each(self, edges: Sequence[Edges], x: Tensor) -> None:
+        """Adds the results of several operations, side by side in one tensor; `edges` are those of each."""
+        if len(edges) == 1:
+            self.add(edges[0], x)
+            return
+        channels = x.shape[1] // sum(map(len, edges))
+        # One by one: a reduction over the parts would not walk through memory in order.
+        for of_one, part in zip(edges, x.split([len(of_one) * channels for of_one in edges], dim=1), strict=True):
+            self.add(of_one, part, part=True)
+
+    def merge(self, others: Sums) -> None:
+        """Adds all sums of `others`, which is not used any more."""
+        for edges, x in others.items():
+            self.add(edges, x, part=edges in others._parts)
+
+
+class StackedOperations(nn.Module, ABC):
+    """M operations of one kind on the edges that have them, made from separate modules, whose weights they take over.
+
+    Called with the source and the scales (P * C,) of the results, operation after operation and in it edge after edge,
+    it returns the weighted sums over the operations.
+
+    Args:
+        separate: the modules of each operation, by the edge that has it.
+    """
+
+    def __init__(self, separate: Sequence[Mapping[int, nn.Module]]) -> None:
         super().__init__()
-        self.operations, self.edges = len(separate), len(separate[0])
+        #: The edges of each operation.
+        self.edges: list[Edges] = [tuple(of_edge) for of_edge in separate]
+        self.operations, self.pairs = len(separate), sum(map(len, separate))
 
     @classmethod
     @abstractmethod
@@ -74,16 +127,16 @@ class StackedOperations(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, source: Source, scale: Tensor) -> Tensor:
-        """Maps the source and a scale (M * E * C,) to the weighted sums (N, E * C, H', W')."""
+    def forward(self, source: Source, scale: Tensor) -> Sums:
+        """Maps the source and a scale (P * C,) to the weighted sums."""
 
     @abstractmethod
     def origins(self) -> dict[str, list[Origin]]:
         """For each tensor of this module, those of separate modules that are concatenated to it."""
 
-    def take(self, separate: Sequence[Sequence[nn.Module]]) -> None:
+    def take(self, separate: Sequence[Mapping[int, nn.Module]]) -> None:
         """Loads the weights and statistics of the separate modules."""
-        states = [[module.state_dict() for module in edges] for edges in separate]
+        states = [{edge: module.state_dict() for edge, module in of_edge.items()} for of_edge in separate]
         self.load_state_dict(
             {
                 ours: concatenated([states[origin.operation][origin.edge][origin.name] for origin in origins])
@@ -94,31 +147,39 @@ class StackedOperations(nn.Module, ABC):
     def of_all_edges(self, name: str, operations: Iterable[int] | None = None) -> list[Origin]:
         """The tensors of that name, operation after operation (default: all), within each edge after edge."""
         operations = range(self.operations) if operations is None else operations
-        return [Origin(m, e, name) for m in operations for e in range(self.edges)]
+        return [Origin(m, e, name) for m in operations for e in self.edges[m]]
+
+
+def first_of(of_edge: Mapping[int, ModuleT]) -> ModuleT:
+    """The module of the first edge."""
+    return next(iter(of_edge.values()))
 
 
 class OfPass(NamedTuple):
     """The weights of a round of separable convolutions for the operations that are computed in one pass."""
 
     filters: Tensor
-    """Depthwise, (M' * E * C, 1, K, K) of the M' operations in the pass."""
+    """Depthwise, (P' * C, 1, K, K) of the P' pairs in the pass."""
     pointwise: Tensor
-    """(M' * E * C, C, 1, 1)."""
+    """(P' * C, C, 1, 1)."""
     norm: NormSlice
 
 
 class StackedSeparable(StackedOperations):
     """Depthwise convolution, pointwise convolution and BatchNorm, once (dilated) or twice (separable)."""
 
-    def __init__(self, separate: Sequence[Sequence[Separable]]) -> None:
+    def __init__(self, separate: Sequence[Mapping[int, Separable]]) -> None:
         super().__init__(separate)
-        first = [edges[0].first_depthwise for edges in separate]
-        self.stride, self.dilation, C = first[0].stride[0], first[0].dilation[0], first[0].out_channels
-        self.rounds = separate[0][0].rounds
-        width = self.operations * self.edges * C
+        first = [first_of(of_edge).first_depthwise for of_edge in separate]
+        self.stride, self.dilation, self.channels = first[0].stride[0], first[0].dilation[0], first[0].out_channels
+        self.rounds = first_of(separate[0]).rounds
+        C, width = self.channels, self.pairs * self.channels
         # Filters may differ in size, so each operation has a tensor of its own; all else is one tensor per round.
         self.depthwise = nn.ModuleList(
-            nn.ParameterList(torch.empty(self.edges * C, 1, *conv.kernel_size) for conv in first) for _ in self.rounds
+            nn.ParameterList(
+                torch.empty(len(edges) * C, 1, *conv.kernel_size) for edges, conv in zip(self.edges, first, strict=True)
+            )
+            for _ in self.rounds
         )
         self.pointwise = nn.ParameterList(torch.empty(width, C, 1, 1) for _ in self.rounds)
         self.norms = nn.ModuleList(StackedNorm(width) for _ in self.rounds)
@@ -134,29 +195,29 @@ class StackedSeparable(StackedOperations):
             return None
         return type(module), module.first_depthwise.stride, module.first_depthwise.dilation
 
-    def forward(self, source: Source, scale: Tensor) -> Tensor:
-        """Maps the source and a scale (M * E * C,) to the weighted sums (N, E * C, H', W')."""
-        passes = passes_over(self.operations, source.x.device)
-        rounds = [self._passes_of_round(i, passes) for i in range(len(self.rounds))]
+    def forward(self, source: Source, scale: Tensor) -> Sums:
+        """Maps the source and a scale (P * C,) to the weighted sums."""
+        passes = passes_over(self.edges, source.x.device)
+        widths = [sum(map(len, edges)) * self.channels for edges in passes]
+        rounds = [self._passes_of_round(i, widths) for i in range(len(self.rounds))]
         # All passes begin with the same tensor, so their convolutions share its rearrangements.
         filters = [of_pass.filters for of_pass in rounds[0]]
         convolved = depthwise_each(source.relu, filters, stride=self.stride, dilation=self.dilation)
-        total = None
-        for x, of_pass, scale_of_pass in zip(convolved, zip(*rounds, strict=True), scale.chunk(passes), strict=True):
+        of_passes = zip(passes, convolved, zip(*rounds, strict=True), scale.split(widths), strict=True)
+        total = Sums()
+        for edges, x, of_pass, scale_of_pass in of_passes:
             # The inner part of two rounds is one function, from a depthwise convolution to the next.
             for this, following in pairwise(of_pass):
                 x = pointwise_norm_relu_depthwise(x, this.pointwise, this.norm, following.filters)
             # The mixing weight is the scale of the last BatchNorm, where it costs nothing.
             x = pointwise_norm(x, of_pass[-1].pointwise, of_pass[-1].norm, scale_of_pass)
-            # In place: x is a new tensor, which nothing else holds and no gradient needs.
-            total = x if total is None else total.add_(x)
-        assert total is not None
-        return sum_of_parts(total, self.operations // passes)
+            total.add_each(edges, x)
+        return total
 
-    def _passes_of_round(self, index: int, passes: int) -> list[OfPass]:
+    def _passes_of_round(self, index: int, widths: Sequence[int]) -> list[OfPass]:
         norm = self.norms[index]
         assert isinstance(norm, StackedNorm)
-        parts = self._filters(index, passes), self.pointwise[index].chunk(passes), norm.slices(passes)
+        parts = self._filters(index, len(widths)), self.pointwise[index].split(list(widths)), norm.slices(widths)
         return [OfPass(*of_pass) for of_pass in zip(*parts, strict=True)]
 
     def _filters(self, index: int, passes: int) -> list[Tensor]:
@@ -188,16 +249,16 @@ class StackedReductions(StackedOperations):
 
     sign: Tensor
 
-    def __init__(self, separate: Sequence[Sequence[FactorizedReduce]]) -> None:
+    def __init__(self, separate: Sequence[Mapping[int, FactorizedReduce]]) -> None:
         super().__init__(separate)
-        first = separate[0][0]
-        parts = self.operations * self.edges
+        first = first_of(separate[0])
+        channels = first.bn.num_features
         self.halves = nn.ParameterList(
-            torch.empty(parts * half.out_channels, half.in_channels, 1, 1) for half in (first.conv_1, first.conv_2)
+            torch.empty(self.pairs * half.out_channels, half.in_channels, 1, 1) for half in (first.conv_1, first.conv_2)
         )
-        self.norm = StackedNorm(parts * first.bn.num_features)
-        sign = torch.tensor([edges[0].sign for edges in separate])
-        self.register_buffer("sign", sign.repeat_interleave(self.edges * first.bn.num_features), persistent=False)
+        self.norm = StackedNorm(self.pairs * channels)
+        signs = [module.sign for of_edge in separate for module in of_edge.values()]
+        self.register_buffer("sign", torch.tensor(signs).repeat_interleave(channels), persistent=False)
         self.take(separate)
 
     @classmethod
@@ -207,14 +268,16 @@ class StackedReductions(StackedOperations):
             return None
         return "both signs" if starts_with_relu(module) else None
 
-    def forward(self, source: Source, scale: Tensor) -> Tensor:
-        """Maps the source and a scale (M * E * C,) to the weighted sums (N, E * C, H', W')."""
+    def forward(self, source: Source, scale: Tensor) -> Sums:
+        """Maps the source and a scale (P * C,) to the weighted sums."""
         pixels = even_and_odd_pixels(source.relu)
         halves = [F.conv2d(x, weight) for x, weight in zip(pixels, self.halves, strict=True)]
         # A factorized reduce has its two halves side by side, so they are joined within each operation and edge.
-        by_edge = [half.unflatten(1, (self.operations * self.edges, -1)) for half in halves]
+        by_edge = [half.unflatten(1, (self.pairs, -1)) for half in halves]
+        total = Sums()
         # The sign goes into the scale, where it costs nothing.
-        return sum_of_parts(self.norm(torch.cat(by_edge, dim=2).flatten(1, 2), self.sign * scale), self.operations)
+        total.add_each(self.edges, self.norm(torch.cat(by_edge, dim=2).flatten(1, 2), self.sign * scale))
+        return total
 
     def origins(self) -> dict[str, list[Origin]]:
         """Both halves and the statistics, each from the tensors of all operations."""
@@ -226,49 +289,53 @@ class StackedReductions(StackedOperations):
 class SeparateOperations(StackedOperations):
     """Any other operations, one by one and edge by edge."""
 
-    def __init__(self, separate: Sequence[Sequence[nn.Module]]) -> None:
+    def __init__(self, separate: Sequence[Mapping[int, nn.Module]]) -> None:
         super().__init__(separate)
-        self.separate = nn.ModuleList(nn.ModuleList(edges) for edges in separate)
+        self.separate = nn.ModuleList(
+            nn.ModuleDict({str(edge): module for edge, module in of_edge.items()}) for of_edge in separate
+        )
 
     @classmethod
     def kind(cls, module: nn.Module) -> Hashable | None:
         """Any module."""
         return "any"
 
-    def forward(self, source: Source, scale: Tensor) -> Tensor:
-        """Maps the source and a scale (M * E * C,) to the weighted sums (N, E * C, H', W')."""
-        results = [edge(source.x) for edges in self._lists() for edge in edges]
-        return sum_of_parts(torch.cat(results, dim=1) * scale[:, None, None], len(self.separate))
+    def forward(self, source: Source, scale: Tensor) -> Sums:
+        """Maps the source and a scale (P * C,) to the weighted sums."""
+        results = [module(source.x) for of_edge in self._by_edge() for module in of_edge.values()]
+        total = Sums()
+        total.add_each(self.edges, torch.cat(results, dim=1) * scale[:, None, None])
+        return total
 
     def origins(self) -> dict[str, list[Origin]]:
         """Each tensor from one tensor of one module."""
         return {
-            f"separate.{m}.{e}.{name}": [Origin(m, e, name)]
-            for m, edges in enumerate(self._lists())
-            for e, edge in enumerate(edges)
-            for name in edge.state_dict()
+            f"separate.{m}.{edge}.{name}": [Origin(m, int(edge), name)]
+            for m, of_edge in enumerate(self._by_edge())
+            for edge, module in of_edge.items()
+            for name in module.state_dict()
         }
 
-    def _lists(self) -> list[nn.ModuleList]:
-        return [edges for edges in self.separate if isinstance(edges, nn.ModuleList)]
+    def _by_edge(self) -> list[nn.ModuleDict]:
+        return [of_edge for of_edge in self.separate if isinstance(of_edge, nn.ModuleDict)]
 
 
 #: In order of preference; the last can compute any operation.
 CLASSES: tuple[type[StackedOperations], ...] = (StackedSeparable, StackedReductions, SeparateOperations)
 
 
-def stack(candidates: Mapping[int, Sequence[nn.Module]]) -> list[tuple[list[int], StackedOperations]]:
+def stack(candidates: Mapping[int, Mapping[int, nn.Module]]) -> list[tuple[list[int], StackedOperations]]:
     """Gathers operations that can be computed together.
 
     Args:
-        candidates: the modules of each operation on E edges, under its column in the mixing weights.
+        candidates: for each operation, under its column in the mixing weights, its modules by edge.
 
     Returns:
         The columns of the operations of each group, and the group.
     """
     groups: dict[tuple[type[StackedOperations], Hashable], list[int]] = {}
-    for o, edges in candidates.items():
-        kinds = ((cls, cls.kind(edges[0])) for cls in CLASSES)
+    for o, of_edge in candidates.items():
+        kinds = ((cls, cls.kind(first_of(of_edge))) for cls in CLASSES)
         groups.setdefault(next((cls, kind) for cls, kind in kinds if kind is not None), []).append(o)
     return [(columns, cls([candidates[o] for o in columns])) for (cls, _), columns in groups.items()]
 
@@ -284,74 +351,72 @@ def concatenated(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
 
 
-def sum_of_parts(x: Tensor, parts: int) -> Tensor:
-    """The sum of the `parts` equal parts of `x`, (N, parts * C, H, W), along the channels; of one part, `x` itself."""
-    if parts == 1:
-        return x
-    # One by one: a reduction over the parts would not walk through memory in order.
-    first, second, *others = x.chunk(parts, dim=1)
-    total = first + second
-    for part in others:
-        total = total.add_(part)
-    return total
-
-
 class SharedOperations(nn.Module):
     """Pools, each with its BatchNorm, and identities: the same for all edges, which only weight them.
 
-    Called with (N, C, H, W) and the mixing weights (E, O), it returns the weighted sums (N, E * C, H', W').
+    Called with (N, C, H, W) and the mixing weights (E, O), it returns the weighted sums (N, E' * C, H', W') of the E'
+    edges that have any of them.
 
     Args:
-        pools: the pools, under their columns in the mixing weights.
-        identities: the signs of the identities, under their columns.
-        operations: O.
+        candidates: for each operation, under its column in the mixing weights, its modules by edge.
+        size: E and O.
         channels: C.
     """
 
     eye: Tensor
     selection: Tensor
 
-    def __init__(
-        self, pools: Mapping[int, nn.Module], identities: Mapping[int, float], operations: int, channels: int
-    ) -> None:
+    def __init__(self, candidates: Mapping[int, Mapping[int, nn.Module]], size: tuple[int, int], channels: int) -> None:
         super().__init__()
-        self.pools = dict(pools)  # not registered: they have no state
-        self.norm = StackedNorm(len(pools) * channels) if pools else None
-        # Which columns of the mixing weights make up the weight of each shared result. Identity and negative identity
-        # are one result, whose weight is the difference of both.
-        selection = torch.zeros(len(pools) + bool(identities), operations)
-        for row, o in enumerate(pools):
-            selection[row, o] = 1
-        for o, sign in identities.items():
-            selection[-1, o] = sign
-        self.has_identity = bool(identities)
+        modules = {o: first_of(of_edge) for o, of_edge in candidates.items()}  # of any edge: they have no weights
+        signs = {o: traits(module).sign for o, module in modules.items()}
+        self.pools = {o: module for o, module in modules.items() if signs[o] is None}  # not registered: no state
+        self.norm = StackedNorm(len(self.pools) * channels) if self.pools else None
+        self.has_identity = len(self.pools) < len(modules)
+        #: The edges that have any of the operations.
+        self.edges: Edges = tuple(sorted({edge for of_edge in candidates.values() for edge in of_edge}))
+        #: Of each pool, the first edge that has it.
+        self.first_edge = {o: next(iter(candidates[o])) for o in self.pools}
+        # Which of the mixing weights make up the weight of each shared result on each edge. Identity and negative
+        # identity are one result, whose weight is the difference of both.
+        rows = {o: row for row, o in enumerate(self.pools)}
+        selection = torch.zeros(len(self.edges), len(self.pools) + self.has_identity, *size)
+        for o, of_edge in candidates.items():
+            for edge in of_edge:
+                sign = signs[o]
+                selection[self.edges.index(edge), rows.get(o, -1), edge, o] = 1 if sign is None else sign
         self.register_buffer("selection", selection, persistent=False)
         self.register_buffer("eye", torch.eye(channels), persistent=False)
 
     def forward(self, x: Tensor, weights_EO: Tensor) -> Tensor:
-        """Maps (N, C, H, W) and the mixing weights (E, O) to the weighted sums (N, E * C, H', W')."""
+        """Maps (N, C, H, W) and the mixing weights (E, O) to the weighted sums (N, E' * C, H', W')."""
         shared = []
         if self.norm is not None:
             pooled = self.norm(torch.cat([pool(x) for pool in self.pools.values()], dim=1))
             shared.append(gradient_without_gaps(pooled))
         if self.has_identity:
             shared.append(x)
-        # A product with the selection's transpose, but in fp32: autocast would round a matrix product.
-        weights_EJ = (weights_EO[:, None] * self.selection).sum(dim=2)
-        # A pointwise convolution, whose matrix (E * C, J * C) has a multiple of the unit matrix for each edge and
+        # A product with a matrix, but in fp32: autocast would round a matrix product.
+        weights_EJ = (weights_EO * self.selection).sum(dim=(2, 3))
+        # A pointwise convolution, whose matrix (E' * C, J * C) has a multiple of the unit matrix for each edge and
         # result. Of C products C - 1 are with zero, but it is one kernel, which writes the edges side by side.
         matrix = weights_EJ[:, None, :, None] * self.eye[:, None, :]
         return F.conv2d(torch.cat(shared, dim=1), matrix.flatten(2).flatten(0, 1)[:, :, None, None])
 
-    def origins(self) -> dict[str, list[str]]:
-        """For each tensor of this module, those that it concatenates, by their names in the candidates of any edge."""
-        return {f"norm.{name}": [f"candidates.{o}.1.{name}" for o in self.pools] for name in STATISTICS if self.pools}
+    def origins(self) -> dict[str, list[tuple[int, str]]]:
+        """For each tensor of this module, the (edge, name) of the candidates' tensors that it concatenates."""
+        # All edges have the same statistics of a pool: those of the first are taken.
+        return {
+            f"norm.{name}": [(edge, f"candidates.{o}.1.{name}") for o, edge in self.first_edge.items()]
+            for name in STATISTICS
+            if self.pools
+        }
 
 
-def passes_over(operations: int, device: torch.device) -> int:
-    """The number of passes in which several operations are computed on a device.
+def passes_over(edges: Sequence[Edges], device: torch.device) -> list[list[Edges]]:
+    """In which passes several operations are computed on a device: the edges of each operation, pass by pass.
 
     A GPU is faster with fewer kernels. On a CPU the results of one operation on all edges fill the cache, and the
     gradient of a padded filter would cost as much as that of a large one.
     """
-    return operations if device.type == "cpu" else 1
+    return [[of_one] for of_one in edges] if device.type == "cpu" else [list(edges)]

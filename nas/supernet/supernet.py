@@ -1,6 +1,6 @@
 """The supernet: a stack of cells whose edges mix all candidate operations.
 
-It knows a search space only through its topology, its operations and the mixing weights it is called with.
+It knows a search space only through its topology, its operations, its masks and the mixing weights it is called with.
 
 Shape letters: N C H W images, E edges (mixed operations of a cell), O candidate operations.
 """
@@ -44,7 +44,8 @@ class Supernet(nn.Module):
     """The network that the search trains (DARTS sec. 3.1).
 
     Args:
-        space: only its topology and the names of its operations are read.
+        space: only its topology, the names of its operations and its masks are read. Operations that are excluded now
+            are not built.
         config: depth, width, stem, and whether cells are computed again for the gradient.
         in_channels: channels of the images.
         image_size: (H, W) in pixels; it only decides what the stem "auto" is.
@@ -68,7 +69,7 @@ class Supernet(nn.Module):
         self.stem = build_stem(resolve_stem(config.stem, image_size), in_channels, config.init_channels)
         nodes: dict[Kind, int] = {"normal": topology.nodes, "reduce": topology.nodes}
         plans = list(plan_cells(config.layers, config.init_channels, self.stem, nodes))
-        self.cells = nn.ModuleList(SearchCell(topology, space.operations, plan) for plan in plans)
+        self.cells = nn.ModuleList(SearchCell(space, plan) for plan in plans)
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
         if config.checkpoint_cells and any(isinstance(m, _DropoutNd) for m in self.cells.modules()):

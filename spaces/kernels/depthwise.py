@@ -67,7 +67,9 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1) 
 
 
 def depthwise_each(x: Tensor, weights: Sequence[Tensor], *, stride: int = 1, dilation: int = 1) -> list[Tensor]:
-    """`depthwise` of one image with each of several weights, all with as many filters, which share what they can."""
+    """`depthwise` of one image with each of several weights; with as many filters, they share what they can."""
+    if len({len(weight) for weight in weights}) > 1:
+        return [depthwise(x, weight, stride=stride, dilation=dilation) for weight in weights]
     # Only gradients have faster ways: without them, the library's convolution is as good and needs no function.
     fast = torch.is_grad_enabled() and _library_is_slow(x) and stride <= 2 and dilation <= 2
     if not fast or _is_small(x, weights, dilation):

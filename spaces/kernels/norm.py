@@ -15,7 +15,7 @@ Shape letters: N images, C channels, H W size, P places: pixels that are taken a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -118,15 +118,15 @@ class StackedNorm(nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Maps (N, channels, H, W) to the same shape, normalized and multiplied by `scale`, (channels,)."""
-        (whole,) = self.slices(1)
+        (whole,) = self.slices([len(self.running_mean)])
         return whole(x, scale)
 
-    def slices(self, number: int) -> list[NormSlice]:
-        """The `number` equal parts of its channels, in order."""
+    def slices(self, widths: Sequence[int]) -> list[NormSlice]:
+        """The parts of its channels with the given numbers of them, in order."""
         if self.training and not self.track_running_stats:
-            return [NormSlice(None, None, True)] * number
+            return [NormSlice(None, None, True)] * len(widths)
         # Views, so that what a slice writes into its statistics stands here.
-        statistics = zip(self.running_mean.chunk(number), self.running_var.chunk(number), strict=True)
+        statistics = zip(self.running_mean.split(list(widths)), self.running_var.split(list(widths)), strict=True)
         return [NormSlice(mean, var, self.training) for mean, var in statistics]
 
 
