@@ -82,6 +82,11 @@ class SearchConfig(Config):
                 f"--stop {self.stop.stop} would end the search within a stage of {several}; drop one of the two"
             )
 
+        if self.stages.drop and self.derivation.limited:
+            raise ValueError(
+                "--max-params and --max-macs may be out of reach of the operations that --drop leaves; search without "
+                "them, and derive within them after the search: genotype_tool.py derive RUN"
+            )
         self.derivation.check_counted(self.regularizer.cost_weight > 0, "--cost-weight")
 
     @property

@@ -92,6 +92,8 @@ def image_folder(root: Path, **counts: int) -> Path:
         (["--max-params", "10", "--eval-layers", "2"], "2 cells of 36 channels on 8x8 pixels (--eval-layers"),
         (["--max-skips", "2", "--space", "hb"], "--max-skips 2 replaces identities, from which --init hb starts"),
         (["--max-skips", "2", "--derivation", "projection"], "which --max-skips cannot limit; drop one"),
+        (["--max-macs", "9999999", "--drop", "2"], "out of reach of the operations that --drop leaves; search without"),
+        (["--max-params", "9999999", "--method", "fairdarts"], "this --method has a derivation of its own"),
         (["--eval-layers", "2"], "the network that --max-params, --max-macs and --cost-weight count; add one"),
         (["--dataset", "folder", "--data", "nowhere"], "nowhere"),
         (["--dataset", "cifar10", "--data", "nowhere"], "--download"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,7 +9,6 @@ import torch
 
 from genotypes import Genotype
 from genotypes.config import AtLeast, Common, NoneMeans
-from nas.errors import UsageError
 from nas.methods.relaxation import Relaxation
 from nas.networks.budget import BudgetConfig
 from nas.networks.edge_costs import costs_in
@@ -59,26 +56,16 @@ class Derivation:
             self._limits = costs.limits(config.max_params, config.max_macs)
         if flags := _limiting(config):
             _check(config, space, relaxation, flags)
-            shape = (len(space.topology.edges), len(space.operations))
-            with self._explained():
-                self._from(space, {kind: torch.zeros(shape) for kind in KINDS})
+            self._check_possible(space)
 
     def derive(self, space: SearchSpace, relaxation: Relaxation) -> Genotype:
         """The genotype of the search's state; without limits, what the relaxation derives.
 
-        Raises UsageError if operations that the limits need have been masked during the search.
+        Raises ValueError if operations that the limits need have been masked since the beginning.
         """
         if not _limiting(self._config):
             return relaxation.derive(space)
-        mixing = relaxation.expected(space)
-        space.derive(mixing)  # refuses weights that are not finite
-        try:
-            with self._explained():
-                return self._from(space, mixing)
-        except ValueError as error:
-            raise UsageError(
-                f"with the operations that the search has left, {error}; genotype_tool.py derive takes other limits"
-            ) from error
+        return self._from(space, relaxation.expected(space))
 
     def _from(self, space: SearchSpace, mixing: Mixing) -> Genotype:
         most = self._config.max_skips
@@ -87,10 +74,11 @@ class Derivation:
         assert most is not None
         return capped(space, mixing, most)
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _check_possible(self, space: SearchSpace) -> None:
+        """Raises ValueError if no genotype is within the limits."""
+        shape = (len(space.topology.edges), len(space.operations))
         try:
-            yield
+            self._from(space, {kind: torch.zeros(shape) for kind in KINDS})
         except ValueError as error:
             if not self._config.limited:
                 raise
@@ -111,8 +99,8 @@ def _check(config: DerivationConfig, space: SearchSpace, relaxation: Relaxation,
     for derives, base, what in ((relaxation, Relaxation, "--method"), (space, SearchSpace, "--space")):
         if type(derives).derive is not base.derive:
             raise ValueError(
-                f"{what}: {type(derives).__name__} has a derivation of its own, which {flags} cannot limit; drop one "
-                "of the two"
+                f"this {what} has a derivation of its own ({type(derives).__name__}), which {flags} cannot limit; drop "
+                "one of the two"
             )
     if config.max_skips is not None and space.peaked:
         raise ValueError(
