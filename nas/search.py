@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import genotypes
 import spaces
+from genotypes import Genotype
 from genotypes.config import Common, Config, Epochs, LessThan, MayDiffer, MoreThan, Seed
 from nas import data
 from nas.data import Batch, DataConfig, ImageData, Loader
@@ -25,7 +26,7 @@ from nas.errors import users_mistakes
 from nas.methods import DARTS, Method, named
 from nas.methods.bilevel import Bilevel, BilevelConfig
 from nas.methods.derivation import Derivation, DerivationConfig
-from nas.methods.diagnostics import diagnose
+from nas.methods.diagnostics import diagnose, discretization_gap
 from nas.methods.perturbation import PerturbationConfig
 from nas.methods.projection import Projection, ProjectionConfig
 from nas.methods.regularizers import RegularizerConfig
@@ -379,6 +380,7 @@ class Search:
         space, meters, number = self.space, self.meters, run.epoch + 1
         mixing = self.relaxation.expected(space)
         genotype = self.derivation.derive(space, self.relaxation)
+        gap = self._gap(run, genotype)  # may be interrupted: before anything is kept of this epoch
         self.derived.genotypes.append(genotypes.to_json(genotype))
         with run.directory.auxiliary("genotypes"):
             (run.directory.path / "genotypes").mkdir(exist_ok=True)
@@ -395,6 +397,7 @@ class Search:
                 "learning_rate": learning_rate(self.bilevel.weight_optimizer),
                 **diagnose(space, mixing, genotype),
                 **({} if eigenvalue is None else {"eigenvalue": eigenvalue}),
+                **({} if gap is None else {"discretization_gap": gap}),
             }
         )
         with run.directory.auxiliary("tb"):
@@ -405,7 +408,8 @@ class Search:
         left, slots = sum(space.left_start(mixing).values()), sum(map(len, space.peaked.values()))
         note = f", {left} of {slots} slots have left the start" if slots else ""
         run.log_epoch("valid", meters.weights, meters.held_out, note)
-        if self.rule is not None:
+        # An epoch without architecture steps says nothing of the architecture: it has only stayed where it started.
+        if self.rule is not None and meters.architecture.images:
             best = best_with_parameters(space, mixing)
             self.rule.update(Seen(epoch=run.epoch, genotype=genotype, best=best, eigenvalue=eigenvalue))
             if self.ended:
@@ -413,6 +417,12 @@ class Search:
                 run.directory.log(
                     f"the search ends: {self.rule.reason}; taking the genotype of epoch {self.rule.take + 1}"
                 )
+
+    def _gap(self, run: Run, genotype: Genotype) -> float | None:
+        """What the genotype of the last epoch loses against the mixture."""
+        if run.epoch + 1 < self.epochs:
+            return None
+        return discretization_gap(self.bilevel, genotype, run.interruptible(self.loaders.held_out.epoch(run.epoch)))
 
     def _eigenvalue(self, epoch: int) -> float | None:
         if not self.config.stop.measures(epoch):

@@ -80,6 +80,7 @@ def test_a_genotype_as_mixing_weights(name: str) -> None:
     mixing = softmax(space)
     genotype = space.derive(mixing)
     weights = one_hot(space, mixing, genotype)
+    assert weights is not None
     assert space.derive(weights) == genotype
     for kind, rows in weights.items():
         assert set(rows.unique().tolist()) <= {0, 1}
@@ -101,6 +102,7 @@ def test_of_parallel_edges_the_stronger_one_is_taken() -> None:
         space.alpha["normal"].copy_(torch.tensor([[1.0, 0], [2, 0]]))
     mixing = softmax(space)
     weights = one_hot(space, mixing, space.derive(mixing))
+    assert weights is not None
     assert (weights["normal"].tolist(), weights["reduce"].tolist()) == ([[0, 0], [1, 0]], [[1, 0], [0, 0]])
 
 
@@ -116,16 +118,21 @@ def test_the_discretization_gap() -> None:
     before = copy.deepcopy(supernet.state_dict())
     mixing = softmax(space)
     genotype = space.derive(mixing)
+    discrete = one_hot(space, mixing, genotype)
+    assert discrete is not None
     gap = discretization_gap(bilevel, genotype, batches)
     assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
     assert not supernet.training
     supernet.train()
     losses = [
         sum(len(labels) * bilevel.loss((images, labels), weights)[0].item() for images, labels in batches) / 6
-        for weights in (mixing, one_hot(space, mixing, genotype))
+        for weights in (mixing, discrete)
     ]
     assert gap == pytest.approx(abs(losses[0] - losses[1]), rel=1e-5)
-    assert gap > 0
+    assert losses[0] != losses[1]
+    foreign = Genotype(CellGenotype(((Edge("skip_connect", 0),) * 2,) * 2, (2, 3)), genotype.reduce)
+    unknown = Genotype(CellGenotype(((Edge("conv_7x1_1x7", 0),),) * 2, (2, 3)), genotype.reduce)
+    assert discretization_gap(bilevel, foreign, batches) is discretization_gap(bilevel, unknown, batches) is None
 
 
 def test_an_epochs_figures() -> None:

@@ -28,12 +28,16 @@ from tests.tiny import OPERATIONS, OWN, SEARCH, TRAIN, add_loss, assert_same, fi
 ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = ("--epochs", "4")
 PROJECTION = ("--derivation", "projection", "--projection-every", "1")
+AGAINST_COLLAPSE = (
+    *("--beta-decay", "5", "--entropy-weight", "-0.1", "--perturb", "random"),
+    *("--eigenvalue-every", "2", "--stop", "eigenvalue"),
+)
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]]] = {
     # Its noise is of torch's random state.
     "search-agd-gumbel": (
         train_search.command,
-        (*SEARCH, *OPERATIONS, *EPOCHS, *OWN, "--space", "agd", "--init", "random"),
+        (*SEARCH, *OPERATIONS, *EPOCHS, *OWN, "--space", "agd", "--init", "random", *AGAINST_COLLAPSE),
     ),
     # The second stage begins after step 4, and its architecture steps after step 6.
     "search-stages": (

@@ -129,6 +129,7 @@ def test_tensorboard_shows_the_architecture(tmp_path: Path) -> None:
         *("entropy", "normalized_entropy", "effective_operations", "margin"),
         *("parameter_free_share", "parameter_free", "skips"),
     )
+    figures.add("discretization_gap")
     assert set(tags["hb"]["scalars"]) == figures | of_both_cells("left_start")
     logits = set(tags["agd"]["scalars"]) - figures - of_both_cells("edge_entropy", "edge_normalized_entropy")
     assert {"alpha/normal/00_0-2/sep_conv_3x3", "beta/reduce/04_2-3"} <= logits
@@ -136,6 +137,30 @@ def test_tensorboard_shows_the_architecture(tmp_path: Path) -> None:
     both = {f"{what}/{kind}" for what in ("cell", "mixing") for kind in ("normal", "reduction")}
     assert set(tags["hb"]["images"]) == both
     assert set(tags["agd"]["images"]) == {*both, "edges/normal", "edges/reduction"}
+
+
+def test_a_rule_ends_a_search_once_its_architecture_is_trained(tmp_path: Path) -> None:
+    """The genotype of the epoch without architecture steps has two skip connections too."""
+    skips = ("--space", "darts", "--operations", "skip_connect", "sep_conv_3x3", "--arch-learning-rate", "0")
+    result = run(tmp_path / "run", *skips, "--epochs", "4", "--warm-up-epochs", "1", "--stop", "skips")
+    assert result["epochs"] == 2
+    assert [path.name for path in sorted((tmp_path / "run" / "genotypes").iterdir())][-1] == "epoch_002.json"
+    assert (
+        "the normal cell has 4 skip connections; taking the genotype of epoch 2"
+        in (tmp_path / "run" / "log.txt").read_text()
+    )
+
+
+def test_what_is_only_reported_changes_nothing(tmp_path: Path) -> None:
+    rows = {}
+    for name, flags in (("plain", ()), ("measured", ("--eigenvalue-every", "1"))):
+        run(tmp_path / name, *OPERATIONS, *OWN, *flags)
+        with (tmp_path / name / "metrics.csv").open() as file:
+            rows[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+    eigenvalues = [float(row.pop("eigenvalue")) for row in rows["measured"]]
+    assert rows["measured"] == rows["plain"]
+    assert all(map(math.isfinite, eigenvalues))
+    assert [bool(row["discretization_gap"]) for row in rows["plain"]] == [False, True]
 
 
 def test_the_test_images_are_never_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

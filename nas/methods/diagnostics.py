@@ -87,12 +87,14 @@ def _of_edges(space: SearchSpace, kind: Kind) -> dict[str, float]:
     return {"edge_entropy": sum(found) / len(found), "edge_normalized_entropy": sum(normalized) / len(normalized)}
 
 
-def discretization_gap(bilevel: Bilevel, genotype: Genotype, batches: Iterable[Batch]) -> float:
+def discretization_gap(bilevel: Bilevel, genotype: Genotype, batches: Iterable[Batch]) -> float | None:
     """How much the mean loss of held-out images changes if the mixing weights become those of the genotype.
 
     That is |loss(M) - loss(one-hot)| in the supernet with its present weights, nothing trained anew; 0 would mean that
     the derivation loses nothing. The BatchNorms normalize by the batch: running statistics are of the mixture, and
     would count against any other weights. It costs two evaluations of the batches, and leaves all state unchanged.
+
+    None for a genotype that is not made of the edges and operations of the space, as one of a user's own method may be.
     """
     supernet = bilevel.supernet
     training, device = supernet.training, next(supernet.parameters()).device
@@ -100,6 +102,8 @@ def discretization_gap(bilevel: Bilevel, genotype: Genotype, batches: Iterable[B
     with torch.no_grad():
         mixing = bilevel.relaxation.expected(bilevel.space)
         derived = one_hot(bilevel.space, mixing, genotype)
+    if derived is None:
+        return None
     try:
         with (
             torch.no_grad(),
@@ -114,24 +118,27 @@ def discretization_gap(bilevel: Bilevel, genotype: Genotype, batches: Iterable[B
     return abs(mixed.loss - discrete.loss)
 
 
-def one_hot(space: SearchSpace, mixing: Mapping[Kind, Tensor], genotype: Genotype) -> Mixing:
+def one_hot(space: SearchSpace, mixing: Mapping[Kind, Tensor], genotype: Genotype) -> Mixing | None:
     """The mixing weights (E, O) with which a supernet computes the cells of a genotype: 1 for its operations, else 0.
 
     The edges of a genotype weigh 1 in an evaluation network, and so they do here, with edge normalization too. Where a
-    space has several edges between the same two nodes, those with the largest `mixing` weights are taken.
+    space has several edges between the same two nodes, those with the largest `mixing` weights are taken. None for a
+    genotype that is not made of the edges and operations of the space.
     """
     cells: dict[Kind, CellGenotype] = {"normal": genotype.normal, "reduce": genotype.reduce}
     result = {kind: torch.zeros_like(mixing[kind]) for kind in KINDS}
     for kind, cell in cells.items():
         rows: list[list[float]] = mixing[kind].tolist()
         for target, node in enumerate(cell.nodes, start=CELL_INPUTS):
-            columns = [space.operations.index(edge.operation) for edge in node]
+            columns = [space.operations.index(e.operation) for e in node if e.operation in space.operations]
             # The edges of a genotype are in the order of the topology.
             choices = [
                 edges
                 for edges in combinations(space.topology.entering(target), len(node))
                 if [space.topology.edges[e][0] for e in edges] == [edge.source for edge in node]
             ]
+            if not choices or len(columns) < len(node):
+                return None
             best = max(choices, key=lambda edges: sum(rows[e][o] for e, o in zip(edges, columns, strict=True)))
             result[kind][list(best), columns] = 1
     return result

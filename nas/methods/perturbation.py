@@ -75,7 +75,9 @@ class Perturbation(nn.Module):
 
     def check(self, space: SearchSpace, relaxation: Relaxation) -> None:
         """Raises ValueError, naming both, for a relaxation whose weights do not add up to 1 on every edge."""
-        with torch.no_grad():
+        device = space.alpha[KINDS[0]].device
+        # The search's own random numbers, such as its first weights, stay those of the same search without --perturb.
+        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             weights = relaxation.weights(space, relaxation.draw(space))
         if any(bool(((weights[kind].sum(dim=1) - 1).abs() > 1e-3).any()) for kind in KINDS):
             name = "adversarial" if self.adversarial else "random"
