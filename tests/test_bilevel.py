@@ -18,6 +18,7 @@ from nas.methods.bilevel import Bilevel, BilevelConfig, HessianProduct
 from nas.methods.perturbation import Perturbation
 from nas.methods.regularizers import Regularizer, RegularizerConfig
 from nas.methods.relaxation import Noise, Relaxation
+from nas.methods.stops import skips
 from nas.runs.tensorboard import add_logits
 from nas.supernet import Supernet, SupernetConfig
 from reference.supernet import PlainSupernet
@@ -472,3 +473,44 @@ def test_the_virtual_step_has_the_weights_current_learning_rate() -> None:
     expected = full_unroll(bilevel, batch(0), batch(1))
     bilevel.config = dataclasses.replace(bilevel.config, learning_rate=123.0)  # only where the optimizer started
     assert relative_error(flat(bilevel.second_order_gradient(batch(0), batch(1), {})[2]), expected) <= 1e-6
+
+
+class Collapsing(nn.Module):
+    """What each edge outputs, in a world where identities help at once and convolutions once they are trained.
+
+    It is A_skip + A_conv w, to be 2, with w = 0 at first. As long as w < 1 identities gain, so that convolutions have
+    less and less weight, and with it less and less gradient.
+    """
+
+    def __init__(self, edges: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(edges))
+
+    def forward(self, images: Tensor, mixing: spaces.Mixing) -> Tensor:
+        skip, convolution = torch.cat([mixing[kind] for kind in spaces.KINDS]).unbind(dim=1)
+        return skip + convolution * self.weight
+
+
+def derived_skips(regularizer: Regularizer | None = None, perturbation: Perturbation | None = None) -> int:
+    space = spaces.get("darts")(nodes=2, operations=("skip_connect", "sep_conv_3x3"))
+    with torch.no_grad():
+        for alpha in space.alpha.values():
+            alpha[:, 0] = 1
+    supernet: Any = Collapsing(edges=10)
+    config = BilevelConfig(learning_rate=0.1, arch_learning_rate=0.2)
+    bilevel = Bilevel(supernet, space, config, nn.MSELoss(), regularizer=regularizer, perturbation=perturbation)
+    data = torch.zeros(1), torch.full((10,), 2.0)
+    for _ in range(150):
+        bilevel.architecture_step(data, data)
+        bilevel.weight_step(data)
+    genotype = space.derive(bilevel.relaxation.expected(space))
+    return skips(genotype.normal) + skips(genotype.reduce)
+
+
+def test_beta_decay_and_perturbed_weights_prevent_a_collapse() -> None:
+    torch.manual_seed(0)
+    regularizer = Regularizer(RegularizerConfig(beta_decay=0.3), {})
+    regularizer.schedule(1, 1)
+    assert derived_skips() == 8
+    assert derived_skips(regularizer=regularizer) < 8
+    assert derived_skips(perturbation=Perturbation(0.3, 0.3, adversarial=False)) < 8
