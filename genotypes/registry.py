@@ -63,6 +63,11 @@ class Registry(Generic[T]):
             f'unknown {self.what} {name!r}; {hint}known: {", ".join(self.names())}, or "package.module:Class"'
         )
 
+    def name_of(self, cls: type[T]) -> str:
+        """The name under which `get` finds a class: the one that it is registered by, or "package.module:Class"."""
+        registered = (name for name, known in self.classes.items() if known is cls)
+        return next(registered, f"{cls.__module__}:{cls.__qualname__}")
+
     def load_installed(self) -> None:
         """Imports the classes of installed packages, for what else their modules declare."""
         for point in entry_points(group=self.group):

@@ -287,9 +287,9 @@ def test_refusals(flags: str, message: str, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_defaults_know_the_name_of_their_method(method: str) -> None:
-    """As `optinas.search(method=GDAS())` gives them."""
+@pytest.mark.parametrize("method", [*METHODS, "tests.tiny:Own"])
+def test_a_method_made_by_its_class_knows_its_name(method: str) -> None:
+    """As `optinas.search(method=GDAS())` has it recorded."""
     assert type(methods.named(method))() == methods.named(method)
 
 
@@ -570,3 +570,22 @@ def test_the_auxiliary_skip_fades_out(decay: Decay, expected: dict[int, float]) 
     for epoch, share in expected.items():
         relaxation.schedule(epoch, 50)
         assert float(buffer) == pytest.approx(2 * share)
+
+
+def test_skip_connect_need_not_serve_training_beside_an_auxiliary_skip() -> None:
+    """Where an identity on each edge is all that the loss asks for: plain DARTS collapses into it, DARTS- does not."""
+    derived = []
+    for relaxation in (Relaxation(), AuxiliarySkip(1.0, "linear")):
+        space = spaces.build(SpaceConfig(nodes=2, operations=("skip_connect", "sep_conv_3x3"), init="random"))
+        optimizer = torch.optim.Adam(space.parameters(), lr=0.1)
+        for epoch in range(10):
+            relaxation.schedule(epoch, 50)
+            mixing = relaxation(space, {})
+            loss = sum((mixing[kind][:, 0] - 1).square().sum() for kind in KINDS)
+            assert isinstance(loss, Tensor)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        edges = [edge for node in relaxation.derive(space).normal.nodes for edge in node]
+        derived.append(sum(edge.operation == "skip_connect" for edge in edges))
+    assert derived == [4, 0]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from genotypes.config import Common, NotNegative
+from genotypes.config import NotNegative
 from nas.methods.registry import Method, register
 from nas.methods.relaxation import Noise, Relaxation, Weights
 from spaces import SearchSpace
@@ -78,7 +78,6 @@ class DARTSMinus(Method):
     Derivation, held-out images and reports see the softmax without it.
     """
 
-    method: Annotated[str, Common] = "darts-minus"
     auxiliary_skip: NotNegative = 1.0
     """Weight of the auxiliary skip connections in the first epoch (DARTS-'s code: 1)."""
     auxiliary_decay: Decay = "linear"

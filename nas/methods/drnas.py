@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from genotypes.config import Common, NotNegative
+from genotypes.config import NotNegative
 from nas.methods.registry import Method, register
 from nas.methods.relaxation import Noise, Relaxation, Weights
 from spaces import KINDS, SearchSpace
@@ -116,7 +115,6 @@ class DrNAS(Method):
     the operations of an edge alike, but not those of different edges.
     """
 
-    method: Annotated[str, Common] = "drnas"
     kl_weight: NotNegative = 0.0
     """Weight of the divergence from the flat Dirichlet distribution in the loss of the architecture; with it, turn off
     --arch-weight-decay (DrNAS's code: 1e-3 with decay 0, but by default 0 with decay 1e-3)."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from genotypes import Genotype
-from genotypes.config import Common, NotNegative, Share
+from genotypes.config import NotNegative, Share
 from nas.methods.registry import Method, register
 from nas.methods.relaxation import Relaxation, Weights
 from spaces import KINDS, SearchSpace
@@ -69,7 +69,6 @@ class FairDARTS(Method):
     A node keeps its strongest edge whatever its weight, where the authors' code may leave a node without any.
     """
 
-    method: Annotated[str, Common] = "fairdarts"
     zero_one_weight: NotNegative = 10.0
     """Weight of the zero-one loss in the loss of the architecture (FairDARTS's code: 10); no gradient where logits are
     0."""

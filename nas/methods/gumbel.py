@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from genotypes.config import Common, MoreThan
+from genotypes.config import MoreThan
 from nas.methods.registry import Method, register
 from nas.methods.relaxation import Noise, Relaxation, Weights
 from spaces import KINDS, SearchSpace
@@ -98,7 +98,6 @@ class SNAS(Method):
     Here the architecture has its half of the images, as in DARTS; the authors' code steps both levels on one batch.
     """
 
-    method: Annotated[str, Common] = "snas"
     temperature: Temperature = 1.0
     """Temperature of the samples in the first epoch (SNAS's code: 1)."""
     temperature_end: Temperature = 0.03
@@ -119,7 +118,6 @@ class GDAS(Method):
     that are not drawn have no gradient, but weight decay and momentum go on.
     """
 
-    method: Annotated[str, Common] = "gdas"
     temperature: Temperature = 10.0
     """Temperature of the gradient in the first epoch (GDAS's code: 10)."""
     temperature_end: Temperature = 0.1

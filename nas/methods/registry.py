@@ -14,8 +14,13 @@ from nas.methods.relaxation import Relaxation
 class Method(Config):
     """A search method with its constants: the base class of the configurations that `--method` chooses from."""
 
-    method: Annotated[str, Common] = "darts"
+    method: Annotated[str, Common] = ""
     """Search method: darts, gdas and so on, one of an installed package, or "package.module:Class"."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.method:  # made in Python, by its class
+            object.__setattr__(self, "method", _METHODS.name_of(type(self)))
 
     def build(self) -> Relaxation:
         """What turns the logits of a space into weights of its operations."""
