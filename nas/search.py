@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, NamedTuple
@@ -29,6 +29,7 @@ from nas.methods.derivation import Derivation, DerivationConfig
 from nas.methods.diagnostics import diagnose, discretization_gap
 from nas.methods.perturbation import PerturbationConfig
 from nas.methods.projection import Projection, ProjectionConfig
+from nas.methods.random_ws import UniformSampling, mixing_of
 from nas.methods.regularizers import RegularizerConfig
 from nas.methods.spectrum import dominant_eigenvalue
 from nas.methods.stages import Stage, StagesConfig, check_drop, plan, without_weakest
@@ -204,6 +205,9 @@ class Search:
         with users_mistakes():
             self._combine()
         self.loaders = _loaders(config, images, device)
+        with users_mistakes():
+            #: What a search by random sampling chooses from in the end.
+            self.candidates = self._candidates()
         self.same_data = SameData(images)
         self.meters, self.derived = Meters(Meter(), Meter(), Meter()), Derived()
         #: What a checkpoint holds, in the order in which it is restored. The entries of a stage are replaced by those
@@ -223,6 +227,8 @@ class Search:
         config = self.config
         self.space = spaces.build(config.space, seed=config.seed).to(self.device)
         relaxation = config.method.build()
+        if not relaxation.trains_architecture:
+            _check_without_architecture(config)
         if config.projects:
             relaxation = Projection(relaxation, self.space, seed=config.seed)
         self.relaxation = relaxation.to(self.device)
@@ -236,6 +242,13 @@ class Search:
             self.perturbation.check(self.space, self.relaxation)
         config.stop.check(self.space)
         self.rule = config.stop.build()
+
+    def _candidates(self) -> list[Genotype]:
+        if not isinstance(self.relaxation, UniformSampling):
+            return []
+        steps = self.epochs * len(self.loaders.weights)
+        sampler = self.derivation.sampler(self.space)
+        return self.relaxation.candidates(sampler, steps=steps, seed=self.config.seed)
 
     def _form(self) -> Form:
         """The network that the data set's genotypes are trained in."""
@@ -322,16 +335,13 @@ class Search:
         self._set_schedules(of_stage)
         if self.stage.projection:
             self._decide(run, of_stage)
-        supernet = self.bilevel.supernet
-        supernet.train()
-        if of_stage < self.stage.warm_up:
+        self.bilevel.supernet.train()
+        if of_stage < self.stage.warm_up or not self.relaxation.trains_architecture:
             self._train_weights(run)
         else:
             self._train_both(run)
-        supernet.eval()
-        measure(self.steps.evaluation, run.interruptible(self.loaders.held_out.epoch(run.epoch)), self.meters.held_out)
-        run.check_finite()
-        self._report(run)
+        genotype = self._evaluate(run)
+        self._report(run, genotype)
         self.schedule.step()
         self.meters.weights.reset()
         self.meters.architecture.reset()
@@ -351,13 +361,21 @@ class Search:
             assert isinstance(self.relaxation, Projection)
             self.relaxation.decide(self.space, number, partial(self._accuracy, run))
 
-    def _accuracy(self, run: Run, mixing: Mixing) -> float:
-        """The accuracy on the held-out images in percent; with the BatchNorms of the batches, as in DARTS-PT."""
-        supernet, meter = self.bilevel.supernet.train(), Meter()
+    def _accuracy(self, run: Run, mixing: Mixing, batch: int | None = None) -> float:
+        """The accuracy on the held-out images in percent, or on one batch of them, by its number."""
+        loader, meter = self.loaders.held_out, Meter()
+        if batch is None:
+            self._measure(run, mixing, loader.epoch(0), meter)
+        else:
+            self._measure(run, mixing, itertools.islice(loader.epoch(0, batch % len(loader)), 1), meter)
+        return meter.accuracy
+
+    def _measure(self, run: Run, mixing: Mixing, batches: Iterable[Batch], meter: Meter) -> None:
+        """Measures the supernet with given mixing weights; with the BatchNorms of the batches, as in DARTS-PT."""
+        supernet = self.bilevel.supernet.train()
         step = partial(evaluation_step, partial(supernet, mixing=mixing), precision=self.precision)
         with frozen_statistics(supernet):
-            measure(step, run.interruptible(self.loaders.held_out.epoch(0)), meter)
-        return meter.accuracy
+            measure(step, run.interruptible(batches), meter)
 
     def _train_both(self, run: Run) -> None:
         """Alternates both steps (DARTS, algorithm 1)."""
@@ -376,10 +394,32 @@ class Search:
             loss, logits = self.steps.weights(train)
             self.meters.weights.update(loss, logits, train[1])
 
-    def _report(self, run: Run) -> None:
+    def _evaluate(self, run: Run) -> Genotype:
+        """Measures the held-out images after the steps of an epoch; returns its genotype."""
+        batches, meter = self.loaders.held_out.epoch(run.epoch), self.meters.held_out
+        if isinstance(self.relaxation, UniformSampling):
+            genotype = self._sampled(run, self.relaxation)
+            # Running statistics are of all architectures together, those of the batches of this one.
+            self._measure(run, mixing_of(self.space, genotype), batches, meter)
+            run.check_finite()
+            return genotype
+        self.bilevel.supernet.eval()
+        measure(self.steps.evaluation, run.interruptible(batches), meter)
+        run.check_finite()
+        return self.derivation.derive(self.space, self.relaxation)
+
+    def _sampled(self, run: Run, sampling: UniformSampling) -> Genotype:
+        """The best of the candidates after the last epoch, and the first of them before."""
+        if run.epoch + 1 < self.epochs:
+            return self.candidates[0]
+        run.directory.log(f"measuring {len(self.candidates)} random architectures with the weights of the search")
+        genotype, accuracy = sampling.choose(self.space, self.candidates, partial(self._accuracy, run))
+        run.directory.log(f"the best of them is right on {accuracy:.2f} % of the held-out images")
+        return genotype
+
+    def _report(self, run: Run, genotype: Genotype) -> None:
         space, meters, number = self.space, self.meters, run.epoch + 1
         mixing = self.relaxation.expected(space)
-        genotype = self.derivation.derive(space, self.relaxation)
         gap = self._gap(run, genotype)  # may be interrupted: before anything is kept of this epoch
         self.derived.genotypes.append(genotypes.to_json(genotype))
         with run.directory.auxiliary("genotypes"):
@@ -419,8 +459,8 @@ class Search:
                 )
 
     def _gap(self, run: Run, genotype: Genotype) -> float | None:
-        """What the genotype of the last epoch loses against the mixture."""
-        if run.epoch + 1 < self.epochs:
+        """What the genotype of the last epoch loses against the mixture, where that was trained."""
+        if run.epoch + 1 < self.epochs or not self.relaxation.trains_architecture:
             return None
         return discretization_gap(self.bilevel, genotype, run.interruptible(self.loaders.held_out.epoch(run.epoch)))
 
@@ -486,6 +526,29 @@ class CurrentStage:
             raise ValueError(f"its stage {state['number']} is none of this search")
         if state["number"] != self._search.stage.number:
             self._search.enter(state["number"])
+
+
+def _check_without_architecture(config: SearchConfig) -> None:
+    """Raises ValueError, naming both flags, for what a method that does not train the architecture cannot use."""
+    regularizer, stop = config.regularizer, config.stop
+    needing = {
+        "--unrolled": config.bilevel.unrolled,
+        "--beta-decay": regularizer.beta_decay,
+        "--entropy-weight": regularizer.entropy_weight,
+        "--cost-weight": regularizer.cost_weight,
+        "--perturb": config.perturbation.perturb != "none",
+        "--drop": config.stages.drop,
+        "--warm-up-epochs": config.stages.warm_up_epochs,
+        "--derivation projection": config.projects,
+        "--stop": stop.stop != "none",
+        "--eigenvalue-every": stop.eigenvalue_every,
+    }
+    for flag, given in needing.items():
+        if given:
+            raise ValueError(
+                f"{flag} does nothing with --method {config.method.method}, which does not train the architecture; "
+                "drop one of the two"
+            )
 
 
 def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> Loaders:

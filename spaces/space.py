@@ -78,6 +78,7 @@ class SearchSpace(nn.Module):
         beta: logits of the edges, (E,) for each cell kind; only where edges are normalized.
         mask: the operations that each edge may have, (E, O) of bool for each cell kind; `restrict` changes it.
         shortcuts: `adds_source` of each edge, (E,) of bool.
+        same_target: whether two edges enter the same node, (E, E) of bool.
 
     Raises ValueError for an operation that is unknown or listed twice, and if there is none but zero.
     """
@@ -91,7 +92,7 @@ class SearchSpace(nn.Module):
     initializations: ClassVar[tuple[str, ...]] = ("zero", "random")
 
     shortcuts: Tensor
-    _same_target: Tensor
+    same_target: Tensor
 
     def __init__(self, *, nodes: int = 4, operations: Sequence[str] = (), edge_normalized: bool | None = None) -> None:
         super().__init__()
@@ -113,10 +114,10 @@ class SearchSpace(nn.Module):
         self.register_buffer("shortcuts", shortcuts, persistent=False)
         if edge_normalized is not None:
             self.edge_normalized = edge_normalized
+        targets = torch.tensor([target for _, target in self.topology.edges])
+        self.register_buffer("same_target", targets[:, None] == targets, persistent=False)
         if self.edge_normalized:
-            targets = torch.tensor([target for _, target in self.topology.edges])
             self.beta = nn.ParameterDict({kind: nn.Parameter(torch.zeros(len(targets))) for kind in KINDS})
-            self.register_buffer("_same_target", targets[:, None] == targets, persistent=False)
         #: By edge, the operation whose logit the initialization peaks, for each cell kind; empty if it peaks none.
         self.peaked: dict[Kind, dict[int, str]] = {}
 
@@ -192,12 +193,12 @@ class SearchSpace(nn.Module):
             return alpha.new_ones(len(alpha))
         beta = self.beta[kind]
         # A softmax per target node, in one operation for all nodes: the rivals of an edge are those with its target.
-        rivals_EE = beta.expand(len(beta), -1).masked_fill(~self._same_target, -torch.inf)
+        rivals_EE = beta.expand(len(beta), -1).masked_fill(~self.same_target, -torch.inf)
         return (beta - rivals_EE.logsumexp(dim=1)).exp()
 
     def sum_over_rivals(self, weights_E: Tensor) -> Tensor:
         """For each edge, the sum of `weights_E` over the edges that enter the same node, itself included; (E,)."""
-        return self._same_target.to(weights_E) @ weights_E
+        return self.same_target.to(weights_E) @ weights_E
 
     def mixing(self, weights: Mapping[Kind, Tensor]) -> Mixing:
         """The mixing weights (E, O): the `weights` (E, O) of the operations, times those of their edges."""

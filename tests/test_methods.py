@@ -32,6 +32,8 @@ from spaces import KINDS, SearchSpace, SpaceConfig
 from tests.tiny import OPERATIONS, SEARCH, assert_same, final_state
 
 METHODS, SPACES = methods.names(), spaces.names()
+#: Those with steps of the architecture.
+TRAINING = [method for method in METHODS if methods.named(method).build().trains_architecture]
 #: Their gradient is meant to be another than that of their value, which jumps.
 STRAIGHT_THROUGH = {"gdas"}
 SHAPE: dict[str, Any] = {"in_channels": 2, "image_size": (8, 8), "num_classes": 3}
@@ -113,7 +115,8 @@ def test_weights_are_a_function_of_the_architecture_and_one_draw(method: str, na
             assert (matrix >= 0).all()
             if relaxation.rows_sum_to_one:
                 torch.testing.assert_close(matrix.sum(dim=1), ones)
-        torch.testing.assert_close(mixing[kind], space.edge_weights(kind)[:, None] * weights[kind])
+        if relaxation.trains_architecture:
+            torch.testing.assert_close(mixing[kind], space.edge_weights(kind)[:, None] * weights[kind])
     assert penalty is None or penalty.shape == ()
     relaxation.draw(space)
     assert same(relaxation.expected_weights(space), expected)
@@ -137,6 +140,9 @@ def test_masked_operations_have_no_part_in_it(method: str) -> None:
             if relaxation.rows_sum_to_one:
                 assert weights[kind].sum(dim=1).tolist() == pytest.approx([1] * len(weights[kind]))
             total = total + (weights[kind] * torch.randn_like(weights[kind])).sum()
+        if not relaxation.trains_architecture:
+            assert not total.requires_grad
+            continue
         gradients = torch.autograd.grad(total, list(space.alpha.values()), retain_graph=True)
         for gradient in gradients:
             assert gradient.isfinite().all()
@@ -158,7 +164,7 @@ def test_a_step_does_not_wait_for_the_device(method: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINING)
 def test_gradients_by_differences(method: str, name: str) -> None:
     """Of the loss for one draw, and of the penalty; they reach all parameters of the space."""
     bilevel = with_method(method, name)
@@ -185,7 +191,7 @@ def test_gradients_by_differences(method: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINING)
 def test_each_step_moves_its_own_level(method: str, name: str) -> None:
     bilevel = with_method(method, name)
     levels = [list(bilevel.weights.values()), bilevel.architecture]
@@ -211,7 +217,7 @@ def test_each_step_moves_its_own_level(method: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("product", ["exact", "finite-difference"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINING)
 def test_a_step_of_second_order_draws_once(
     method: str, product: HessianProduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +235,7 @@ def test_a_step_of_second_order_draws_once(
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINING)
 def test_steps_in_bf16(method: str) -> None:
     space = space_of("agd").float()
     supernet = Supernet(space, SupernetConfig(layers=3, init_channels=2), **SHAPE)
@@ -243,7 +249,7 @@ def test_steps_in_bf16(method: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in bilevel.architecture)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "darts"])
+@pytest.mark.parametrize("method", [method for method in TRAINING if method != "darts"])
 def test_interrupted_and_resumed_with_recomputed_cells(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

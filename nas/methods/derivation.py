@@ -14,7 +14,7 @@ from nas.networks.budget import BudgetConfig
 from nas.networks.edge_costs import costs_in
 from nas.networks.forms import Form, chosen
 from spaces import KINDS, Mixing, SearchSpace
-from spaces.derivation import best_within, capped, skip_limit
+from spaces.derivation import Limit, Sampler, best_within, capped, skip_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +67,19 @@ class Derivation:
             return relaxation.derive(space)
         return self._from(space, relaxation.expected(space))
 
+    def sampler(self, space: SearchSpace) -> Sampler:
+        """Draws random genotypes of the space within the limits."""
+        return Sampler(space, self._all_limits(space))
+
+    def _all_limits(self, space: SearchSpace) -> list[Limit]:
+        most = self._config.max_skips
+        limits = list(self._limits) if self._config.limited else []
+        return limits if most is None else [*limits, skip_limit(space, most)]
+
     def _from(self, space: SearchSpace, mixing: Mixing) -> Genotype:
         most = self._config.max_skips
         if self._config.limited:
-            return best_within(space, mixing, self._limits + ([] if most is None else [skip_limit(space, most)]))
+            return best_within(space, mixing, self._all_limits(space))
         assert most is not None
         return capped(space, mixing, most)
 

@@ -35,6 +35,8 @@ class Relaxation(nn.Module):
 
     #: Whether the weights of an edge sum to 1 in every step, as partial channels need it.
     rows_sum_to_one: ClassVar[bool] = True
+    #: Whether a search takes steps of the architecture, or only steps of the weights.
+    trains_architecture: ClassVar[bool] = True
 
     def check(self, space: SearchSpace) -> None:
         """Raises ValueError, naming both, for a space that it cannot be combined with; none here."""
