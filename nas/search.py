@@ -233,6 +233,11 @@ class Search:
             relaxation = Projection(relaxation, self.space, seed=config.seed)
         self.relaxation = relaxation.to(self.device)
         self.relaxation.check(self.space)
+        if config.supernet.partial_channels > 1 and not self.relaxation.rows_sum_to_one:
+            raise ValueError(
+                "--partial-channels needs weights of the operations that sum to 1 on an edge, which those of --method "
+                f"{config.method.method} do not; drop one of the two"
+            )
         check_drop(config.stages, self.space)
         self.stages = self._planned()
         self.derivation = Derivation(config.derivation, self.space, self.relaxation, self._form())

@@ -18,7 +18,14 @@ edge is a separate module and is computed separately, in NCHW. Three equations d
 
       s_k = cell_k(s_{k-2}, s_{k-1}; A[kind of k])                        `PlainSupernet`
 
-Shape letters: N C H W images, E edges (mixed operations of a cell), O candidate operations.
+With partial channels (PC-DARTS, Xu et al., ICLR 2020, eq. (2)), operations see the first C / K channels x1 of an edge's
+input. The others, x2, bypass them: as they are, or pooled at stride 2. The result is shuffled:
+
+    mixed_e(x) = shuffle(cat(sum over o of A[e, o] o(x1), (sum over o of s_o A[e, o]) rest(x2)))
+
+with s = -1 for the negative identity, otherwise 1.
+
+Shape letters: N C H W images, E edges (mixed operations of a cell), O candidate operations, K parts of the channels.
 """
 
 from __future__ import annotations
@@ -57,17 +64,26 @@ class PlainMixedOperation(nn.Module):
     Maps images (N, C, H, W) and the weights (O,) of the edge to (N, C, H / stride, W / stride).
     """
 
-    def __init__(self, operations: Sequence[str], channels: int, stride: int) -> None:
+    def __init__(self, operations: Sequence[str], channels: int, stride: int, partial_channels: int = 1) -> None:
         super().__init__()
-        self.candidates = nn.ModuleList(_candidate(name, channels, stride) for name in operations)
+        self.parts, width = partial_channels, channels // partial_channels
+        self.candidates = nn.ModuleList(_candidate(name, width, stride) for name in operations)
+        self.rest = nn.Identity() if stride == 1 else nn.MaxPool2d(2, ceil_mode=True)
+        self.signs = [-1 if name == "neg_skip_connect" else 1 for name in operations]
 
     def forward(self, x: Tensor, weights_O: Tensor) -> Tensor:
         """Maps (N, C, H, W) and the edge's weights (O,) to their weighted sum (N, C, H / stride, W / stride)."""
-        outputs = (weight * candidate(x) for weight, candidate in zip(weights_O.unbind(), self.candidates, strict=True))
+        seen = x[:, : x.shape[1] // self.parts]
+        outputs = (weight * candidate(seen) for weight, candidate in zip(weights_O, self.candidates, strict=True))
         total = next(outputs)
         for output in outputs:
             total = total + output
-        return total
+        if self.parts == 1:
+            return total
+        coefficient = sum(sign * weight for sign, weight in zip(self.signs, weights_O, strict=True))
+        joined = torch.cat([total, coefficient * self.rest(x[:, seen.shape[1] :])], dim=1)
+        # Channels of the K parts in turns.
+        return joined.unflatten(1, (self.parts, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def _candidate(name: str, channels: int, stride: int) -> nn.Module:
@@ -86,13 +102,16 @@ class PlainSearchCell(nn.Module):
 
     kind: Kind
 
-    def __init__(self, topology: Topology, operations: Sequence[str], plan: CellPlan) -> None:
+    def __init__(
+        self, topology: Topology, operations: Sequence[str], plan: CellPlan, partial_channels: int = 1
+    ) -> None:
         super().__init__()
         self.topology = topology
         self.kind = plan.kind
         self.preprocess0, self.preprocess1 = build_preprocessing(plan, affine=False)
         self.edges = nn.ModuleList(
-            PlainMixedOperation(operations, plan.channels, edge_stride(plan, source)) for source, _ in topology.edges
+            PlainMixedOperation(operations, plan.channels, edge_stride(plan, source), partial_channels)
+            for source, _ in topology.edges
         )
 
     def forward(self, s0: Tensor, s1: Tensor, weights_EO: Tensor) -> Tensor:
@@ -132,7 +151,9 @@ class PlainSupernet(nn.Module):
         self.stem = build_stem(resolve_stem(config.stem, image_size), in_channels, config.init_channels)
         concatenated: dict[Kind, int] = {"normal": topology.nodes, "reduce": topology.nodes}
         plans = list(plan_cells(config.layers, config.init_channels, self.stem, concatenated))
-        self.cells = nn.ModuleList(PlainSearchCell(topology, space.operations, plan) for plan in plans)
+        self.cells = nn.ModuleList(
+            PlainSearchCell(topology, space.operations, plan, config.partial_channels) for plan in plans
+        )
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
         without_relu_in_place(self)

@@ -82,8 +82,8 @@ class Pair:
         of_ours = gradients(logits, self.mixing, self.ours, towards)
         of_plain = gradients(expected, self.mixing, self.plain, towards)
         for kind, mask in self.masks.items():
-            of_kind = of_plain.pop(kind).where(mask, 0)
-            torch.testing.assert_close(of_ours.pop(kind), of_kind, rtol=tolerance, atol=tolerance)
+            of_kind, expected_of_kind = of_ours.pop(kind).where(mask, 0), of_plain.pop(kind).where(mask, 0)
+            torch.testing.assert_close(of_kind, expected_of_kind, rtol=tolerance, atol=tolerance)
         of_plain = self.converted(of_plain)
         for name, gradient in of_ours.items():
             torch.testing.assert_close(gradient, of_plain[name], rtol=tolerance, atol=tolerance, msg=name)
@@ -186,6 +186,89 @@ def test_edges_with_a_single_operation(kept: str) -> None:
     space = spaces.build(SpaceConfig(space="darts", nodes=2, operations=("sep_conv_3x3", kept)))
     masks = {kind: torch.tensor([[True, True]] + [[False, True]] * 4) for kind in KINDS}
     Pair(space, masks, layers=3).assert_equal((8, 8))
+
+
+# --- partial channels -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["darts", "hb", "agd"])
+@pytest.mark.parametrize(("parts", "size"), [(2, (8, 8)), (4, (13, 11))])
+def test_partial_channels_are_those_of_the_plain_supernet(name: str, parts: int, size: tuple[int, int]) -> None:
+    space = spaces.build(SpaceConfig(space=name, nodes=3, init="zero"))
+    masks = drawn_masks(space, 1) if parts == 2 else None
+    pair = Pair(space, masks, init_channels=8, layers=3, partial_channels=parts)
+    pair.assert_equal(size)
+    pair.ours.checkpoint_cells = True
+    pair.assert_equal(size)
+
+
+def pc_darts_node(
+    states: Sequence[Tensor], candidates: Any, alpha: Tensor, beta: Tensor, parts: int, stride: int
+) -> Tensor:
+    """A node of PC-DARTS, from the definitions (Xu et al., ICLR 2020, sec. 3.2-3.3)."""
+    total = torch.zeros(())
+    for x, operations, p, of_edge in zip(states, candidates, beta.softmax(0), alpha.softmax(1), strict=True):
+        seen, rest = x.split([x.shape[1] // parts, x.shape[1] - x.shape[1] // parts], dim=1)
+        mixed = sum(weight * operation(seen) for weight, operation in zip(of_edge, operations, strict=True))
+        both = torch.cat([mixed, rest if stride == 1 else nn.functional.max_pool2d(rest, 2)], dim=1)
+        n, c, h, w = both.shape
+        total = total + p * both.view(n, parts, c // parts, h, w).transpose(1, 2).reshape(n, c, h, w)
+    return total
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_space_agd_with_partial_channels_is_pc_darts(layer: int) -> None:
+    operations = spaces.get("darts").operations_default
+    space = spaces.build(SpaceConfig(space="agd", nodes=1, operations=operations, init="random"), seed=2).double()
+    pair = Pair(space, init_channels=8, layers=3, partial_channels=4)
+    ours, plain = pair.ours.cells[layer], pair.plain.cells[layer]
+    kind = plain.kind
+    s0, s1 = (torch.randn(3, width, 8, 8, dtype=torch.float64) for width in (24, 24 if layer == 0 else 8))
+    states = [plain.preprocess0(s0), plain.preprocess1(s1)]
+    candidates = [edge.candidates for edge in plain.edges]
+    alpha, beta = space.alpha[kind], space.beta[kind]
+    expected = pc_darts_node(states, candidates, alpha, beta, 4, 2 if kind == "reduce" else 1)
+    found = ours(s0.relu(), s1.relu(), softmax(space)[kind])
+    torch.testing.assert_close(found, expected)
+    towards = torch.randn_like(expected)
+    parameters = [alpha, beta]
+    of_ours = torch.autograd.grad(found, parameters, towards)
+    torch.testing.assert_close(of_ours, torch.autograd.grad(expected, parameters, towards))
+    assert (of_ours[1] != 0).all()
+
+
+# Of the oracle: x[n,c,h,w] = sin(0.7n + 1.3c + 0.37h + 0.91w + 0.05chw), (2, 8, 4, 4), a single edge.
+@pytest.mark.parametrize(
+    ("parts", "stride", "names", "weights", "squares", "first"),
+    [
+        (1, 1, ("max", "avg", "skip", "none"), (0.5, 0.2, 0.2, 0.1), 152.984801526, -2.06618606714),
+        (1, 2, ("max", "avg", "none"), (0.5, 0.3, 0.2), 36.7600390645, -1.93667805646),
+        (2, 1, ("max", "avg", "skip", "none"), (0.5, 0.2, 0.2, 0.1), 142.801302586, 0.426426006138),
+        (2, 2, ("max", "avg", "none"), (0.5, 0.3, 0.2), 37.4643745227, 0.687432150247),
+    ],
+)
+def test_partial_channels_of_pools(
+    parts: int, stride: int, names: tuple[str, ...], weights: tuple[float, ...], squares: float, first: float
+) -> None:
+    full = {"max": "max_pool_3x3", "avg": "avg_pool_3x3", "skip": "skip_connect", "none": "none"}
+    n, c, h, w = torch.meshgrid(*(torch.arange(size).double() for size in (2, 8, 4, 4)), indexing="ij")
+    x = (0.7 * n + 1.3 * c + 0.37 * h + 0.91 * w + 0.05 * c * h * w).sin()
+    edge = PlainMixedOperation([full[name] for name in names], 8, stride, parts).double()
+    result = edge(x, torch.tensor(weights, dtype=torch.float64))
+    assert result.square().sum().item() == pytest.approx(squares, rel=1e-9)
+    assert result[0, 4, 0, 0].item() == pytest.approx(first, rel=1e-9)
+
+
+def test_channels_are_shuffled_as_in_pc_darts() -> None:
+    edge = PlainMixedOperation(["skip_connect"], 12, 1, 3)
+    x = torch.arange(12.0)[None, :, None, None]
+    assert edge(x, torch.ones(1)).flatten().tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
+
+
+@pytest.mark.parametrize(("parts", "channels"), [(4, 6), (3, 3), (4, 4)])
+def test_channels_that_cannot_be_shared_out(parts: int, channels: int) -> None:
+    with pytest.raises(ValueError, match=f"--partial-channels {parts} gives .* --init-channels {channels} cannot"):
+        build("agd", init_channels=channels, partial_channels=parts)
 
 
 class Odd(spaces.SearchSpace):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.networks.macro import CellPlan, build_preprocessing, edge_stride
+from nas.supernet.partial import Bypass
 from nas.supernet.stacked import SharedOperations, Source, StackedOperations, Sums, first_of, stack
 from spaces import Kind, SearchSpace, build_operation
 from spaces.ops import Traits, traits
@@ -89,20 +90,24 @@ class SearchCell(nn.Module):
     Args:
         space: gives the topology, the names of the operations, and which of them each edge may have.
         plan: the cell's place in the supernet.
+        partial_channels: operations see one in this many channels of a node (`nas.supernet.partial`).
     """
 
     kind: Kind
     _order: Tensor
 
-    def __init__(self, space: SearchSpace, plan: CellPlan) -> None:
+    def __init__(self, space: SearchSpace, plan: CellPlan, partial_channels: int = 1) -> None:
         super().__init__()
         topology = space.topology
-        self.topology, self.kind, self.channels = topology, plan.kind, plan.channels
+        self.topology, self.kind = topology, plan.kind
+        #: Of the operations.
+        self.channels = plan.channels // partial_channels
+        self.bypass = Bypass(space, plan, partial_channels) if partial_channels > 1 else None
         self.preprocess0, self.preprocess1 = build_preprocessing(plan, affine=False)
         # Built edge by edge, so that a seed gives every edge the weights that separate modules would have.
         candidates = [
             {
-                o: build_operation(name, plan.channels, edge_stride(plan, source), affine=False)
+                o: build_operation(name, self.channels, edge_stride(plan, source), affine=False)
                 for o, name in enumerate(space.operations)
                 if allowed[o]
             }
@@ -115,7 +120,7 @@ class SearchCell(nn.Module):
         }
         self.leaving = nn.ModuleDict(
             {
-                str(source): LeavingEdges([candidates[e] for e in edges], len(space.operations), plan.channels)
+                str(source): LeavingEdges([candidates[e] for e in edges], len(space.operations), self.channels)
                 for source, edges in self.edges_of.items()
             }
         )
@@ -128,11 +133,15 @@ class SearchCell(nn.Module):
         states = {0: self.preprocess0.after_relu(relu0), 1: self.preprocess1.after_relu(relu1)}
         # Edges lead to nodes with higher numbers, so a node is complete once the edges of all nodes before it are done.
         # Until then, the sums of several nodes grow at the same time.
+        bypassed = None if self.bypass is None else self.bypass(weights_EO)
         for (source, edges), of_source in zip(self.edges_of.items(), weights, strict=True):
-            for positions, results in self.leaving[str(source)](states[source], of_source).items():
+            x = states[source] if bypassed is None else bypassed.part(source, states)
+            for positions, results in self.leaving[str(source)](x, of_source).items():
                 for position, result in zip(positions, results.split(self.channels, dim=1), strict=True):
                     target = self.topology.edges[edges[position]][1]
                     states[target] = states[target] + result if target in states else result
+        if bypassed is not None:
+            bypassed.join_rest(states)
         return torch.cat([states[2 + node] for node in range(self.topology.nodes)], dim=1)
 
     def per_edge_names(self) -> dict[str, list[str]]:

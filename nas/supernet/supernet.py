@@ -20,6 +20,7 @@ from genotypes.config import AtLeast, Common, Config, Count, MayDiffer
 from nas.errors import UsageError
 from nas.networks.macro import StemName, build_stem, plan_cells, resolve_stem
 from nas.supernet.cell import SearchCell
+from nas.supernet.partial import check_partial_channels
 from nas.supernet.stacked import concatenated
 from spaces import Kind, SearchSpace
 from spaces.kernels.recompute import recomputed
@@ -35,6 +36,9 @@ class SupernetConfig(Config):
     """Channels of the first cells (DARTS sec. A.1: 16)."""
     stem: StemName = "auto"
     """First layers: cifar (stride 1), imagenet (stride 8), or auto by the image's size."""
+    partial_channels: Count = 1
+    """Show the operations one in this many channels of a node, and let the others bypass them: less time and memory
+    (PC-DARTS, Xu et al., ICLR 2020: 4, with --space agd; in the others nothing normalizes what bypasses)."""
     checkpoint_cells: Annotated[bool, MayDiffer] = False
     """Keep only the inputs of the cells and compute each cell again for its gradient: less than a third of the memory,
     a third more time, the same results but for rounding."""
@@ -46,12 +50,13 @@ class Supernet(nn.Module):
     Args:
         space: only its topology, the names of its operations and its masks are read. Operations that are excluded now
             are not built.
-        config: depth, width, stem, and whether cells are computed again for the gradient.
+        config: depth, width, stem, partial channels, and whether cells are computed again for the gradient.
         in_channels: channels of the images.
         image_size: (H, W) in pixels; it only decides what the stem "auto" is.
         num_classes: classes of the data.
 
-    Raises UsageError for `checkpoint_cells` with an operation that has dropout.
+    Raises UsageError for `checkpoint_cells` with an operation that has dropout, and for channels that
+    `partial_channels` does not divide.
     """
 
     def __init__(
@@ -65,11 +70,12 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         topology = space.topology
+        check_partial_channels(config.partial_channels, config.init_channels)
         self.checkpoint_cells = config.checkpoint_cells
         self.stem = build_stem(resolve_stem(config.stem, image_size), in_channels, config.init_channels)
         nodes: dict[Kind, int] = {"normal": topology.nodes, "reduce": topology.nodes}
         plans = list(plan_cells(config.layers, config.init_channels, self.stem, nodes))
-        self.cells = nn.ModuleList(SearchCell(space, plan) for plan in plans)
+        self.cells = nn.ModuleList(SearchCell(space, plan, config.partial_channels) for plan in plans)
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
         if config.checkpoint_cells and any(isinstance(m, _DropoutNd) for m in self.cells.modules()):
