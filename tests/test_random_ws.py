@@ -151,7 +151,9 @@ def test_interrupted_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_candidates_are_within_the_limits(tmp_path: Path) -> None:
-    flags = [*SEARCH, *OPERATIONS, *FLAGS, "--epochs", "1", "--max-skips", "0", "--run-dir", str(tmp_path)]
+    """Also of a supernet with partial channels, which an edge that is left out does not bypass."""
+    flags = [*SEARCH, *OPERATIONS, *FLAGS, "--epochs", "1", "--max-skips", "0"]
+    flags += ["--init-channels", "4", "--partial-channels", "2", "--run-dir", str(tmp_path)]
     train_search.command(flags)
     genotype: Genotype = genotypes.from_json((tmp_path / "genotype.json").read_text(), "")
     assert all(edge.operation != "skip_connect" for node in genotype.normal.nodes for edge in node)

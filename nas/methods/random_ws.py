@@ -44,8 +44,6 @@ class UniformSampling(Relaxation):
         finalists: the best of them, which it measures on all held-out images.
     """
 
-    # Edges that are not kept have the sum 0.
-    rows_sum_to_one: ClassVar[bool] = False
     trains_architecture: ClassVar[bool] = False
 
     def __init__(self, samples: int, finalists: int) -> None:

@@ -33,7 +33,7 @@ class Relaxation(nn.Module):
     trained.
     """
 
-    #: Whether the weights of an edge sum to 1 in every step, as partial channels need it.
+    #: Whether the weights of an edge sum to 1 in every step, or to 0 if it is left out, as partial channels need it.
     rows_sum_to_one: ClassVar[bool] = True
     #: Whether a search takes steps of the architecture, or only steps of the weights.
     trains_architecture: ClassVar[bool] = True
