@@ -41,11 +41,13 @@ def build(
     nodes: int = 4,
     in_channels: int = 3,
     image_size: tuple[int, int] = (32, 32),
+    skip_dropout: bool = False,
     **fields: Any,
 ) -> tuple[spaces.SearchSpace, Supernet]:
     space = spaces.build(SpaceConfig(space=name, operations=tuple(operations), nodes=nodes))
     config = SupernetConfig(**fields)
-    return space, Supernet(space, config, in_channels=in_channels, image_size=image_size, num_classes=10)
+    shape: dict[str, Any] = {"in_channels": in_channels, "image_size": image_size, "num_classes": 10}
+    return space, Supernet(space, config, **shape, skip_dropout=skip_dropout)
 
 
 class Pair:
@@ -269,6 +271,54 @@ def test_channels_are_shuffled_as_in_pc_darts() -> None:
 def test_channels_that_cannot_be_shared_out(parts: int, channels: int) -> None:
     with pytest.raises(ValueError, match=f"--partial-channels {parts} gives .* --init-channels {channels} cannot"):
         build("agd", init_channels=channels, partial_channels=parts)
+
+
+# --- dropout after identities -----------------------------------------------------------------------------------
+
+
+def test_dropout_after_identities() -> None:
+    space, supernet = build("hb", init_channels=4, layers=3, skip_dropout=True)
+    x, mixing = torch.randn(4, 3, 8, 8), softmax(space)
+    supernet.eval()
+    expected = supernet(x, mixing)
+    with torch.no_grad():
+        supernet.skip_dropout_rate.fill_(0.5)
+        torch.testing.assert_close(supernet(x, mixing), expected, rtol=0, atol=0)
+        supernet.train()
+        dropping = supernet(x, mixing)
+        assert not torch.equal(dropping, supernet(x, mixing))
+        supernet.skip_dropout_rate.fill_(0.0)
+        with_rate_0 = supernet(x, mixing)
+        supernet.skip_dropout = False
+        assert torch.equal(supernet(x, mixing), with_rate_0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_dropout_is_elementwise_and_only_after_identities_of_stride_1(stride: int) -> None:
+    names = ["skip_connect", "avg_pool_3x3"]
+    edges = [{o: build_operation(name, 8, stride, affine=False) for o, name in enumerate(names)} for _ in range(2)]
+    leaving, x = LeavingEdges(edges, 2, 8), torch.rand(8, 8, 16, 16) + 1
+    rate = torch.tensor(0.25)
+    for column, drops in ((0, stride == 1), (1, False)):
+        weights = torch.zeros(2, 2).index_fill(1, torch.tensor([column]), 1.0)
+
+        def mixed(skip_dropout: Tensor | None, weights: Tensor = weights) -> Tensor:
+            results = dict(leaving(x, weights, skip_dropout).items())
+            return results[0, 1]
+
+        plain, dropping = mixed(None), mixed(rate)
+        if not drops:
+            assert torch.equal(dropping, plain)
+            continue
+        kept = dropping != 0
+        assert (1 - kept.float().mean()).item() == pytest.approx(0.25, abs=0.02)
+        assert torch.equal(*kept.chunk(2, dim=1))  # one draw for all edges that leave the node
+        torch.testing.assert_close(dropping[kept], plain[kept] / 0.75)
+
+
+def test_dropout_after_identities_cannot_be_computed_again() -> None:
+    with pytest.raises(ValueError, match="--checkpoint-cells computes each cell twice, but --skip-dropout"):
+        build("darts", layers=1, checkpoint_cells=True, skip_dropout=True)
 
 
 class Odd(spaces.SearchSpace):

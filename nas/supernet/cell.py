@@ -55,11 +55,14 @@ class LeavingEdges(nn.Module):
         of_channel = torch.tensor(sum(of_pair, start=[]), dtype=torch.int64).repeat_interleave(channels)
         self.register_buffer("_of_channel", of_channel, persistent=False)
 
-    def forward(self, x: Tensor, weights_EO: Tensor) -> Sums:
-        """Maps (N, C, H, W) and the mixing weights (E, O) to the mixed results, of every edge one or more to add up."""
+    def forward(self, x: Tensor, weights_EO: Tensor, skip_dropout: Tensor | None = None) -> Sums:
+        """Maps (N, C, H, W) and the mixing weights (E, O) to the mixed results, of every edge one or more to add up.
+
+        `skip_dropout` is the rate of the dropout after identities of stride 1, a scalar; None drops nothing.
+        """
         total = Sums()
         if self.shared is not None:
-            total.add(self.shared.edges, self.shared(x, weights_EO))
+            total.add(self.shared.edges, self.shared(x, weights_EO, skip_dropout))
         if self.stacked:
             source = Source(x, x.relu())
             # A copy: batch_norm's gradient is wrong for a scale whose values lie on each other (torch 2.13 to 2.15).
@@ -127,8 +130,11 @@ class SearchCell(nn.Module):
         # Reorders the rows of the mixing weights by the node that their edges leave.
         self.register_buffer("_order", torch.tensor(sum(self.edges_of.values(), start=[])), persistent=False)
 
-    def forward(self, relu0: Tensor, relu1: Tensor, weights_EO: Tensor) -> Tensor:
-        """Maps the ReLUs of the two outputs before, and the mixing weights (E, O), to (N, nodes * C, H', W')."""
+    def forward(self, relu0: Tensor, relu1: Tensor, weights_EO: Tensor, skip_dropout: Tensor | None = None) -> Tensor:
+        """Maps the ReLUs of the two outputs before, and the mixing weights (E, O), to (N, nodes * C, H', W').
+
+        `skip_dropout` as for `LeavingEdges`.
+        """
         weights = weights_EO.index_select(0, self._order).split([len(edges) for edges in self.edges_of.values()])
         states = {0: self.preprocess0.after_relu(relu0), 1: self.preprocess1.after_relu(relu1)}
         # Edges lead to nodes with higher numbers, so a node is complete once the edges of all nodes before it are done.
@@ -136,7 +142,7 @@ class SearchCell(nn.Module):
         bypassed = None if self.bypass is None else self.bypass(weights_EO)
         for (source, edges), of_source in zip(self.edges_of.items(), weights, strict=True):
             x = states[source] if bypassed is None else bypassed.part(source, states)
-            for positions, results in self.leaving[str(source)](x, of_source).items():
+            for positions, results in self.leaving[str(source)](x, of_source, skip_dropout).items():
                 for position, result in zip(positions, results.split(self.channels, dim=1), strict=True):
                     target = self.topology.edges[edges[position]][1]
                     states[target] = states[target] + result if target in states else result

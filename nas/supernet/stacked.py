@@ -388,14 +388,17 @@ class SharedOperations(nn.Module):
         self.register_buffer("selection", selection, persistent=False)
         self.register_buffer("eye", torch.eye(channels), persistent=False)
 
-    def forward(self, x: Tensor, weights_EO: Tensor) -> Tensor:
-        """Maps (N, C, H, W) and the mixing weights (E, O) to the weighted sums (N, E' * C, H', W')."""
+    def forward(self, x: Tensor, weights_EO: Tensor, skip_dropout: Tensor | None = None) -> Tensor:
+        """Maps (N, C, H, W) and the mixing weights (E, O) to the weighted sums (N, E' * C, H', W').
+
+        `skip_dropout` is the rate, a scalar, at which numbers of the identities are dropped; None drops nothing.
+        """
         shared = []
         if self.norm is not None:
             pooled = self.norm(torch.cat([pool(x) for pool in self.pools.values()], dim=1))
             shared.append(gradient_without_gaps(pooled))
         if self.has_identity:
-            shared.append(x)
+            shared.append(x if skip_dropout is None else dropped(x, skip_dropout))
         # A product with a matrix, but in fp32: autocast would round a matrix product.
         weights_EJ = (weights_EO * self.selection).sum(dim=(2, 3))
         # A pointwise convolution, whose matrix (E' * C, J * C) has a multiple of the unit matrix for each edge and
@@ -411,6 +414,12 @@ class SharedOperations(nn.Module):
             for name in STATISTICS
             if self.pools
         }
+
+
+def dropped(x: Tensor, rate: Tensor) -> Tensor:
+    """Elementwise dropout whose rate, a scalar below 1, is a tensor, which a CUDA graph reads anew at each replay."""
+    kept = torch.rand_like(x, dtype=torch.float32) >= rate
+    return x * kept / (1 - rate)
 
 
 def passes_over(edges: Sequence[Edges], device: torch.device) -> list[list[Edges]]:

@@ -54,10 +54,14 @@ class Supernet(nn.Module):
         in_channels: channels of the images.
         image_size: (H, W) in pixels; it only decides what the stem "auto" is.
         num_classes: classes of the data.
+        skip_dropout: whether there is dropout after the identities of stride 1, while training (P-DARTS, Chen et al.,
+            ICCV 2019). Its rate is the buffer `skip_dropout_rate`, at first 0, which the caller fills in place.
+            All edges that leave a node share what is dropped in a step.
 
-    Raises UsageError for `checkpoint_cells` with an operation that has dropout, and for channels that
-    `partial_channels` does not divide.
+    Raises UsageError for `checkpoint_cells` with dropout, and for channels that `partial_channels` does not divide.
     """
+
+    skip_dropout_rate: Tensor
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class Supernet(nn.Module):
         in_channels: int,
         image_size: tuple[int, int],
         num_classes: int,
+        skip_dropout: bool = False,
     ) -> None:
         super().__init__()
         topology = space.topology
@@ -83,23 +88,33 @@ class Supernet(nn.Module):
                 "--checkpoint-cells computes each cell twice, but an operation has dropout, which would be drawn "
                 "anew the second time; leave it out"
             )
+        if config.checkpoint_cells and skip_dropout:
+            raise UsageError(
+                "--checkpoint-cells computes each cell twice, but --skip-dropout would drop other numbers the second "
+                "time; leave out one of the two"
+            )
+        self.skip_dropout = skip_dropout
+        self.register_buffer("skip_dropout_rate", torch.tensor(0.0), persistent=False)
         # The channels innermost in memory, so that stacked channels lie side by side.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, mixing: Mapping[Kind, Tensor]) -> Tensor:
         """Maps images (N, in_channels, H, W) and mixing weights, (E, O) for each kind, to logits (N, num_classes)."""
+        skip_dropout = self.skip_dropout_rate if self.skip_dropout and self.training else None
         s0, last = self.stem(x)
         relu0 = s0.relu()
         for cell in self.cells:
             assert isinstance(cell, SearchCell)
             relu1 = last.relu()
-            last = self._run(cell, relu0, relu1, mixing[cell.kind])
+            last = self._run(cell, relu0, relu1, mixing[cell.kind], skip_dropout)
             relu0 = relu1
         return self.classifier(self.global_pooling(last).flatten(1))
 
-    def _run(self, cell: SearchCell, relu0: Tensor, relu1: Tensor, weights_EO: Tensor) -> Tensor:
+    def _run(
+        self, cell: SearchCell, relu0: Tensor, relu1: Tensor, weights_EO: Tensor, skip_dropout: Tensor | None
+    ) -> Tensor:
         if not (self.checkpoint_cells and torch.is_grad_enabled()):
-            return cell(relu0, relu1, weights_EO)
+            return cell(relu0, relu1, weights_EO, skip_dropout)
 
         # Only arguments get a gradient, so the cell is called as a function of its parameters.
         names, parameters = zip(*cell.named_parameters(), strict=True)
