@@ -11,9 +11,10 @@ from typing import Any
 
 from nas import cli
 from nas.errors import users_mistakes
+from nas.methods.config import SearchConfig, with_method
 from nas.recipes import PRESETS
 from nas.runs.record import as_json
-from nas.search import SearchConfig, search, with_method
+from nas.search import search
 
 
 def command(argv: list[str]) -> dict[str, Any]:

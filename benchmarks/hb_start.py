@@ -30,6 +30,7 @@ from genotypes.config import Count, Epochs, NotNegative, Seed
 from nas import search
 from nas.data import DataConfig, load
 from nas.methods.bilevel import BilevelConfig
+from nas.methods.config import SearchConfig
 from nas.runs import checkpoint, record
 from nas.runs.record import SearchRecord
 from nas.runs.run import RunConfig
@@ -87,7 +88,7 @@ def _searched(config: Config, data: DataConfig, steps: int, gap: float, seed: in
     start = SpaceConfig(space="hb", init="hb", init_gap=gap)
     if not (directory / record.NAME).exists():
         search.search(
-            search.SearchConfig(
+            SearchConfig(
                 seed=seed,
                 epochs=config.epochs,
                 run=RunConfig(run_dir=str(directory), resume=(directory / "config.json").exists(), device="cpu"),

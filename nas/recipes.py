@@ -11,13 +11,15 @@ from collections.abc import Callable
 from nas.data import DataConfig
 from nas.methods import named
 from nas.methods.bilevel import BilevelConfig
+from nas.methods.config import SearchConfig
 from nas.methods.derivation import DerivationConfig
 from nas.methods.perturbation import PerturbationConfig
 from nas.methods.regularizers import RegularizerConfig
+from nas.methods.stages import StagesConfig
 from nas.methods.stops import StopConfig
-from nas.search import SearchConfig
 from nas.supernet import SupernetConfig
 from spaces import SpaceConfig
+from spaces.darts import DARTSSpace
 
 #: DARTS's candidates without zero, as several methods search among them.
 WITHOUT_ZERO = (
@@ -40,6 +42,52 @@ def smoke(dataset: str) -> SearchConfig:
         supernet=SupernetConfig(layers=3, init_channels=8),
         # 96 steps instead of 19,550: both levels must move faster to get anywhere.
         bilevel=BilevelConfig(learning_rate=0.05, arch_learning_rate=3e-3),
+    )
+
+
+def drnas(dataset: str) -> SearchConfig:
+    """DrNAS (Chen et al., ICLR 2021), progressive, 2.46 % with 4.1 M parameters.
+
+    The authors widen the weights of the first stage for the second, whose partial channels are more; here they are new.
+    """
+    return SearchConfig(
+        preset="drnas",
+        epochs=50,
+        data=DataConfig(dataset=dataset, batch_size=64),
+        space=SpaceConfig(operations=WITHOUT_ZERO, init="random"),
+        supernet=SupernetConfig(layers=20, init_channels=36),
+        bilevel=BilevelConfig(learning_rate=0.1, arch_learning_rate=6e-4),
+        method=named("drnas"),
+        stages=StagesConfig(drop=(3,), stage_partial_channels=(6, 4), warm_up_epochs=10, keep_logits=True),
+    )
+
+
+def pc_darts(dataset: str) -> SearchConfig:
+    """PC-DARTS (Xu et al., ICLR 2020), 2.57 %: Space-AGD with the operations of DARTS and a quarter of the channels."""
+    return SearchConfig(
+        preset="pc-darts",
+        epochs=50,
+        data=DataConfig(dataset=dataset, batch_size=256),
+        space=SpaceConfig(space="agd", operations=DARTSSpace.operations_default, init="random"),
+        bilevel=BilevelConfig(learning_rate=0.1, arch_learning_rate=6e-4),
+        supernet=SupernetConfig(partial_channels=4),
+        stages=StagesConfig(warm_up_epochs=15),
+    )
+
+
+def p_darts(dataset: str) -> SearchConfig:
+    """P-DARTS (Chen et al., ICCV 2019), 2.50 %.
+
+    The authors clip the gradient of the architecture too.
+    """
+    return SearchConfig(
+        preset="p-darts",
+        epochs=75,
+        data=DataConfig(dataset=dataset, batch_size=96),
+        space=SpaceConfig(init="random"),
+        bilevel=BilevelConfig(arch_learning_rate=6e-4),
+        stages=StagesConfig(drop=(3, 2), stage_layers=(5, 11, 17), warm_up_epochs=10, skip_dropout=(0.0, 0.4, 0.7)),
+        derivation=DerivationConfig(max_skips=2),
     )
 
 
@@ -160,8 +208,11 @@ def darts_plus(dataset: str) -> SearchConfig:
 PRESETS: dict[str, Callable[[str], SearchConfig]] = {
     "paper": paper,
     "smoke": smoke,
+    "pc-darts": pc_darts,
+    "p-darts": p_darts,
     "snas": snas,
     "gdas": gdas,
+    "drnas": drnas,
     "fairdarts": fairdarts,
     "darts-minus": darts_minus,
     "beta-darts": beta_darts,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,96 +15,32 @@ from torch import Tensor, nn
 import genotypes
 import spaces
 from genotypes import Genotype
-from genotypes.config import Common, Config, Epochs, LessThan, MayDiffer, MoreThan, Seed
 from nas import data
-from nas.data import Batch, DataConfig, ImageData, Loader
-from nas.engine.device import Precision, PrecisionChoice, resolve_device, resolve_precision
+from nas.data import Batch, ImageData, Loader
+from nas.engine.device import Precision, resolve_device, resolve_precision
 from nas.engine.graphs import Step, captured
 from nas.engine.meter import Meter, evaluation_step, measure
 from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate
 from nas.errors import users_mistakes
-from nas.methods import DARTS, Method, named
-from nas.methods.bilevel import Bilevel, BilevelConfig
-from nas.methods.derivation import Derivation, DerivationConfig
+from nas.methods import combinations
+from nas.methods.bilevel import Bilevel
+from nas.methods.config import SearchConfig
+from nas.methods.derivation import Derivation
 from nas.methods.diagnostics import diagnose, discretization_gap
-from nas.methods.perturbation import PerturbationConfig
-from nas.methods.projection import Projection, ProjectionConfig
+from nas.methods.projection import Projection
 from nas.methods.random_ws import UniformSampling, mixing_of
-from nas.methods.regularizers import RegularizerConfig
 from nas.methods.spectrum import dominant_eigenvalue
-from nas.methods.stages import Stage, StagesConfig, check_drop, plan, without_weakest
-from nas.methods.stops import Seen, StopConfig, best_with_parameters
+from nas.methods.stages import Stage, plan, without_weakest
+from nas.methods.stops import Seen, best_with_parameters
 from nas.networks.edge_costs import costs_in
 from nas.networks.forms import Form, form_of
 from nas.runs import record, tensorboard
 from nas.runs.record import SearchRecord, SearchResult
-from nas.runs.run import Run, RunConfig, Stateful, directory_of
+from nas.runs.run import Run, Stateful, directory_of
 from nas.runs.same_data import SameData
-from nas.supernet import Supernet, SupernetConfig
-from spaces import Kind, Mixing, SpaceConfig
+from nas.supernet import Supernet
+from spaces import Kind, Mixing
 from spaces.kernels.norm import frozen_statistics
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchConfig(Config):
-    """Everything that decides a search; the defaults are DARTS's protocol, which is also the spaces' paper's."""
-
-    preset: Annotated[str, Common] = "paper"
-    """Sets all other defaults: paper, DARTS's protocol; smoke, minutes on a CPU; or the protocol of another method
-    (docs/METHODS.md), such as gdas."""
-    seed: Annotated[Seed, Common] = 0
-    """Seed of the split, the weights, the architecture's random start and the order of the images."""
-    epochs: Annotated[Epochs, Common] = 50
-    """Passes over the weights' half of the training images (DARTS sec. A.1: 50)."""
-    train_portion: Annotated[float, MoreThan(0), LessThan(1)] = 0.5
-    """Share of the training images for the weights; the others are the architecture's (DARTS sec. 3.1: 0.5)."""
-    precision: Annotated[PrecisionChoice, Common] = "auto"
-    """Forward passes in fp32, or in bf16 with weights and statistics in fp32; auto: bf16 on GPUs that compute in it
-    (NVIDIA from A100 on), but fp32 for --unrolled by finite differences."""
-    log_logits: Annotated[bool, MayDiffer] = False
-    """Also write a TensorBoard curve of every architecture parameter: a few hundred of them."""
-    run: RunConfig = field(default_factory=RunConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    space: SpaceConfig = field(default_factory=SpaceConfig)
-    supernet: SupernetConfig = field(default_factory=SupernetConfig)
-    bilevel: BilevelConfig = field(default_factory=BilevelConfig)
-    method: Method = field(default_factory=DARTS)
-    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
-    perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
-    stages: StagesConfig = field(default_factory=StagesConfig)
-    derivation: DerivationConfig = field(default_factory=DerivationConfig)
-    stop: StopConfig = field(default_factory=StopConfig)
-    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        several = "--drop" if self.stages.drop else "--derivation projection" if self.projects else ""
-        if self.stop.stop != "none" and several:
-            raise ValueError(
-                f"--stop {self.stop.stop} would end the search within a stage of {several}; drop one of the two"
-            )
-
-        if self.stages.drop and self.derivation.limited:
-            raise ValueError(
-                "--max-params and --max-macs may be out of reach of the operations that --drop leaves; search without "
-                "them, and derive within them after the search: genotype_tool.py derive RUN"
-            )
-        self.derivation.check_counted(self.regularizer.cost_weight > 0, "--cost-weight")
-
-    @property
-    def projects(self) -> bool:
-        """Whether the genotype is chosen by measurement, in a phase after `epochs`."""
-        return self.derivation.derivation == "projection"
-
-
-def with_method(config: SearchConfig, method: str | Method) -> SearchConfig:
-    """The configuration with another method, by name with its default constants; one that it has keeps its constants.
-
-    Raises ValueError as `nas.methods.named` does.
-    """
-    if isinstance(method, str):
-        method = config.method if method == config.method.method else named(method)
-    return replace(config, method=method)
 
 
 class Loaders(NamedTuple):
@@ -227,25 +163,16 @@ class Search:
         config = self.config
         self.space = spaces.build(config.space, seed=config.seed).to(self.device)
         relaxation = config.method.build()
-        if not relaxation.trains_architecture:
-            _check_without_architecture(config)
         if config.projects:
             relaxation = Projection(relaxation, self.space, seed=config.seed)
         self.relaxation = relaxation.to(self.device)
-        self.relaxation.check(self.space)
-        if config.supernet.partial_channels > 1 and not self.relaxation.rows_sum_to_one:
-            raise ValueError(
-                "--partial-channels needs weights of the operations that sum to 1 on an edge, which those of --method "
-                f"{config.method.method} do not; drop one of the two"
-            )
-        check_drop(config.stages, self.space)
         self.stages = self._planned()
+        combinations.check(config, self.space, self.relaxation, self.stages)
         self.derivation = Derivation(config.derivation, self.space, self.relaxation, self._form())
         self.regularizer = config.regularizer.build(self.space, self._costs())
         self.perturbation = config.perturbation.build(self.space)
         if self.perturbation is not None:
             self.perturbation.check(self.space, self.relaxation)
-        config.stop.check(self.space)
         self.rule = config.stop.build()
 
     def _candidates(self) -> list[Genotype]:
@@ -280,7 +207,9 @@ class Search:
         if not self.config.projects:
             return stages
         epochs = self.config.projection.epochs(self.space)
-        last = replace(stages[-1], number=len(stages), begin=self.config.epochs, epochs=epochs, warm_up=0)
+        last = replace(
+            stages[-1], number=len(stages), begin=self.config.epochs, epochs=epochs, skip_dropout=0.0, warm_up=0
+        )
         return (*stages, replace(last, projection=True))
 
     def _costs(self) -> Mapping[Kind, Tensor] | None:
@@ -321,6 +250,7 @@ class Search:
             in_channels=self.images.channels,
             image_size=self.images.image_size,
             num_classes=self.images.num_classes,
+            skip_dropout=stage.skip_dropout > 0,
         ).to(self.device)
         return Bilevel(
             supernet,
@@ -358,6 +288,7 @@ class Search:
         for scheduled in (self.relaxation, self.regularizer, self.perturbation):
             if scheduled is not None:
                 scheduled.schedule(epoch, self.stage.epochs)
+        self.bilevel.supernet.skip_dropout_rate.fill_(self.stage.skip_dropout_rate(epoch))
 
     def _decide(self, run: Run, epoch: int) -> None:
         """The decision that is due at the beginning of an epoch of the projection, if any."""
@@ -531,29 +462,6 @@ class CurrentStage:
             raise ValueError(f"its stage {state['number']} is none of this search")
         if state["number"] != self._search.stage.number:
             self._search.enter(state["number"])
-
-
-def _check_without_architecture(config: SearchConfig) -> None:
-    """Raises ValueError, naming both flags, for what a method that does not train the architecture cannot use."""
-    regularizer, stop = config.regularizer, config.stop
-    needing = {
-        "--unrolled": config.bilevel.unrolled,
-        "--beta-decay": regularizer.beta_decay,
-        "--entropy-weight": regularizer.entropy_weight,
-        "--cost-weight": regularizer.cost_weight,
-        "--perturb": config.perturbation.perturb != "none",
-        "--drop": config.stages.drop,
-        "--warm-up-epochs": config.stages.warm_up_epochs,
-        "--derivation projection": config.projects,
-        "--stop": stop.stop != "none",
-        "--eigenvalue-every": stop.eigenvalue_every,
-    }
-    for flag, given in needing.items():
-        if given:
-            raise ValueError(
-                f"{flag} does nothing with --method {config.method.method}, which does not train the architecture; "
-                "drop one of the two"
-            )
 
 
 def _loaders(config: SearchConfig, images: ImageData, device: torch.device) -> Loaders:

@@ -31,6 +31,7 @@ from nas.data.manifest import Manifest
 from nas.errors import Stopped, users_mistakes
 from nas.evaluate import EvaluateConfig, check_split
 from nas.methods import Method
+from nas.methods.config import with_method
 from nas.networks import architecture, weights
 from nas.networks.weights import TrainedNetwork
 from nas.runs import record
@@ -95,7 +96,7 @@ def search(
         raise ValueError(f"method is {method!r}; it must be a name, or an instance of a subclass of nas.methods.Method")
     if method is not None:
         with users_mistakes():
-            default = nas.search.with_method(default, method)
+            default = with_method(default, method)
     check_names("search", options, leaves(default))
     with _call(run_dir, options, progress) as directory:
         config = _configured(default, dataset, {**options, "run_dir": directory})

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from genotypes import Genotype
+from nas.methods.config import SearchConfig
 from nas.networks.weights import TrainedNetwork
 from nas.runs.record import SearchRecord, TrainRecord
-from nas.search import SearchConfig
 from nas.train import TrainConfig
 
 

@@ -26,6 +26,7 @@ from genotypes import Genotype
 from nas import cli
 from nas.data import DataConfig
 from nas.errors import NonFiniteLossError, Stopped
+from nas.methods.config import SearchConfig
 from nas.methods.relaxation import Relaxation
 from optinas.options import leaves, spelled
 
@@ -97,7 +98,7 @@ def test_a_named_directory_is_the_run_of_the_command(tmp_path: Path, capsys: pyt
 
 
 def test_every_flag_is_an_option_that_help_shows() -> None:
-    for function, config in ((optinas.search, nas.search.SearchConfig()), (optinas.train, nas.train.TrainConfig())):
+    for function, config in ((optinas.search, SearchConfig()), (optinas.train, nas.train.TrainConfig())):
         assert leaves(config).keys() <= inspect.signature(function).parameters.keys()
         assert inspect.getdoc(function)
 
@@ -143,17 +144,17 @@ def test_a_mistake_is_an_exception_that_names_no_flag(
 
 
 def test_flags_are_spelled_as_options() -> None:
-    flags = leaves(nas.search.SearchConfig())
+    flags = leaves(SearchConfig())
     assert spelled("--no-augment leaves --crop-padding; a -- b, x--y", flags) == (
         "augment=False leaves crop_padding; a -- b, x--y"
     )
 
 
 def test_ctrl_c_and_a_spoiled_loss_are_the_exceptions_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(config: nas.search.SearchConfig, **options: object) -> None:
+    def stopped(config: SearchConfig, **options: object) -> None:
         raise Stopped(signal.SIGINT)
 
-    def spoiled(config: nas.search.SearchConfig, **options: object) -> None:
+    def spoiled(config: SearchConfig, **options: object) -> None:
         raise NonFiniteLossError(f"it is in {config.run.run_dir}; try --precision fp32")
 
     monkeypatch.setattr(nas.search, "search", stopped)

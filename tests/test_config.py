@@ -23,8 +23,8 @@ from genotypes.config import (
     texts,
 )
 from nas.evaluate import EvaluateConfig
+from nas.methods.config import SearchConfig
 from nas.networks.handmade.__main__ import Costs
-from nas.search import SearchConfig
 from nas.study.compare import ResultsConfig
 from nas.theory.__main__ import Check, Rates, Simulate
 from nas.train import TrainConfig

@@ -8,8 +8,8 @@ import pytest
 
 import train_search
 from nas import cli
+from nas.methods.config import SearchConfig
 from nas.recipes import PRESETS
-from nas.search import SearchConfig
 from tests.tiny import SEARCH
 
 
@@ -28,6 +28,8 @@ def test_every_preset_searches(name: str, tmp_path: Path) -> None:
     config = PRESETS[name]("fake")
     stages = len(config.stages.drop) + 1
     short = ["--epochs", str(stages), "--warm-up-epochs", "0", "--projection-every", "1"]
+    if config.stages.stage_partial_channels or config.supernet.partial_channels > 1:
+        short += ["--init-channels", "12", "--layers", "2"]
     if config.stages.stage_layers:
         short += ["--stage-layers", *["2"] * stages]
     result = train_search.command([*SEARCH, "--preset", name, *short, "--run-dir", str(tmp_path / "run")])

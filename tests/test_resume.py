@@ -27,6 +27,7 @@ from tests.tiny import OPERATIONS, OWN, SEARCH, TRAIN, add_loss, assert_same, fi
 
 ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = ("--epochs", "4")
+STAGES = ("--drop", "1", "--stage-layers", "2", "3", "--warm-up-epochs", "1", "--skip-dropout", "0.1", "0.5")
 PROJECTION = ("--derivation", "projection", "--projection-every", "1")
 AGAINST_COLLAPSE = (
     *("--beta-decay", "5", "--entropy-weight", "-0.1", "--perturb", "random"),
@@ -42,7 +43,21 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]
     # The second stage begins after step 4, and its architecture steps after step 6.
     "search-stages": (
         train_search.command,
-        (*SEARCH, *OPERATIONS, *EPOCHS, "--drop", "1", "--stage-layers", "2", "3", "--warm-up-epochs", "1"),
+        (
+            *SEARCH,
+            *OPERATIONS,
+            *EPOCHS,
+            "--drop",
+            "1",
+            "--stage-layers",
+            "2",
+            "3",
+            "--warm-up-epochs",
+            "1",
+            "--skip-dropout",
+            "0.1",
+            "0.5",
+        ),
     ),
     # Between two decisions, and in the middle of one.
     "search-projection": (

@@ -17,10 +17,11 @@ import spaces
 import train_search
 from nas import data
 from nas.data import DataConfig
+from nas.methods.config import SearchConfig
 from nas.methods.relaxation import Relaxation
 from nas.recipes import PRESETS
 from nas.runs import checkpoint
-from nas.search import SearchConfig, endless, search
+from nas.search import endless, search
 from spaces import SpaceConfig
 from tests.tiny import OPERATIONS, OWN, SEARCH
 

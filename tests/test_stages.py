@@ -11,18 +11,61 @@ import torch
 
 import spaces
 import train_search
-from nas.methods.stages import Stage, StagesConfig, check_drop, plan, without_weakest
+from nas.errors import UsageError
+from nas.methods.stages import StagesConfig, check_drop, plan, without_weakest
 from nas.runs import checkpoint
+from nas.supernet import SupernetConfig
 from spaces import KINDS, SpaceConfig
 from tests.tiny import OPERATIONS, SEARCH
 
 
 def test_stages_are_equally_long() -> None:
-    config = StagesConfig(drop=(3, 2), stage_layers=(5, 11, 17), warm_up_epochs=10)
-    assert plan(config, 75) == tuple(
-        Stage(number=i, begin=25 * i, epochs=25, layers=layers, warm_up=10) for i, layers in enumerate((5, 11, 17))
-    )
-    assert plan(StagesConfig(), 50) == (Stage(number=0, begin=0, epochs=50, layers=None, warm_up=0),)
+    dropout = (0.0, 0.4, 0.7)
+    config = StagesConfig(drop=(3, 2), stage_layers=(5, 11, 17), skip_dropout=dropout, warm_up_epochs=10)
+    assert [(s.number, s.begin, s.epochs, s.layers, s.skip_dropout, s.warm_up) for s in plan(config, 75)] == [
+        (i, 25 * i, 25, layers, dropout[i], 10) for i, layers in enumerate((5, 11, 17))
+    ]
+    (only,) = plan(StagesConfig(), 50)
+    assert (only.begin, only.epochs, only.warm_up, only.skip_dropout) == (0, 50, 0, 0.0)
+    assert only.supernet(SupernetConfig(layers=4, partial_channels=2)) == SupernetConfig(layers=4, partial_channels=2)
+    progressive = plan(StagesConfig(drop=(3,), stage_partial_channels=(6, 4)), 50)
+    assert [stage.supernet(SupernetConfig()).partial_channels for stage in progressive] == [6, 4]
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [
+        (0.4, {0: 0.384, 9: 0.24, 10: 0.4, 15: 0.147151776469, 24: 0.0243240250501}),
+        (0.7, {0: 0.672, 9: 0.42, 10: 0.7, 15: 0.25751560882, 24: 0.0425670438377}),
+    ],
+)
+def test_the_dropout_after_identities_is_that_of_p_darts(rate: float, expected: dict[int, float]) -> None:
+    (stage,) = plan(StagesConfig(skip_dropout=(rate,), warm_up_epochs=10), 25)
+    assert {epoch: stage.skip_dropout_rate(epoch) for epoch in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--skip-dropout", "0.1", "--unrolled"), "--skip-dropout draws anew in each evaluation of the loss"),
+        (("--skip-dropout", "0.1", "--checkpoint-cells"), "--checkpoint-cells computes each cell twice"),
+        (("--drop", "1", "--stage-partial-channels", "1", "3"), "--partial-channels 3 gives operations 1/3"),
+        (
+            ("--partial-channels", "1", "--method", "random-ws", "--warm-up-epochs", "1"),
+            "--warm-up-epochs does nothing",
+        ),
+        (
+            ("--drop", "1", "--stage-partial-channels", "1", "2", "--init-channels", "4", "--method", "fairdarts"),
+            "--partial-channels needs weights of the operations that sum to 1",
+        ),
+    ],
+)
+def test_what_cannot_be_combined_is_refused_before_anything_is_written(
+    flags: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        train_search.command([*SEARCH, "--epochs", "2", *flags, "--run-dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -56,7 +99,20 @@ def test_the_weakest_operations_are_dropped() -> None:
     assert space.mask["reduce"].tolist() == [[False, True, False, False], [True, False, False, False]]
 
 
-STAGES = ("--epochs", "4", "--drop", "2", "--stage-layers", "2", "3", "--warm-up-epochs", "1")
+STAGES = (
+    "--epochs",
+    "4",
+    "--drop",
+    "2",
+    "--stage-layers",
+    "2",
+    "3",
+    "--warm-up-epochs",
+    "1",
+    "--skip-dropout",
+    "0",
+    "0.5",
+)
 
 
 @pytest.mark.parametrize("space", ["darts", "hb"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class AuxiliarySkip(Relaxation):
         decay: how b falls towards 0, which it would be in the epoch after the last one.
     """
 
-    rows_sum_to_one: ClassVar[bool] = False
+    rows_sum_to_one: bool = False
     auxiliary: Tensor
 
     def __init__(self, start: float, decay: Decay) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ class Sigmoid(Relaxation):
         threshold: a node keeps an edge beside its strongest only if its weight reaches this.
     """
 
-    rows_sum_to_one: ClassVar[bool] = False
+    rows_sum_to_one: bool = False
 
     def __init__(self, zero_one_weight: float, threshold: float) -> None:
         super().__init__()

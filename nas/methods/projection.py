@@ -56,6 +56,7 @@ class Projection(Relaxation):
     def __init__(self, inner: Relaxation, space: SearchSpace, *, seed: int) -> None:
         super().__init__()
         self.inner = inner
+        self.rows_sum_to_one, self.trains_architecture = inner.rows_sum_to_one, inner.trains_architecture
         #: Whether the projection has begun. Until then this is `inner`.
         self.begun = False
         edges = len(space.topology.edges)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,7 +43,7 @@ class UniformSampling(Relaxation):
         finalists: the best of them, which it measures on all held-out images.
     """
 
-    trains_architecture: ClassVar[bool] = False
+    trains_architecture: bool = False
 
     def __init__(self, samples: int, finalists: int) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ Shape letters: E edges (mixed operations of one cell), O candidate operations.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -34,9 +33,9 @@ class Relaxation(nn.Module):
     """
 
     #: Whether the weights of an edge sum to 1 in every step, or to 0 if it is left out, as partial channels need it.
-    rows_sum_to_one: ClassVar[bool] = True
+    rows_sum_to_one: bool = True
     #: Whether a search takes steps of the architecture, or only steps of the weights.
-    trains_architecture: ClassVar[bool] = True
+    trains_architecture: bool = True
 
     def check(self, space: SearchSpace) -> None:
         """Raises ValueError, naming both, for a space that it cannot be combined with; none here."""

@@ -5,6 +5,7 @@ Shape letters: E edges (mixed operations of one cell), O candidate operations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -12,7 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from genotypes.config import AtLeast, Config, Count
+from genotypes.config import AtLeast, Config, Count, LessThan, flag
 from nas.supernet import SupernetConfig
 from spaces import KINDS, Kind, SearchSpace
 
@@ -30,6 +31,11 @@ class StagesConfig(Config):
     (P-DARTS: 3 2)."""
     stage_layers: tuple[Count, ...] = ()
     """Number of cells in each stage (P-DARTS: 5 11 17; default: --layers in all)."""
+    stage_partial_channels: tuple[Count, ...] = ()
+    """--partial-channels of each stage (DrNAS: 6 4; default: the same in all)."""
+    skip_dropout: tuple[Annotated[float, AtLeast(0), LessThan(1)], ...] = ()
+    """Rate of the dropout after identities of stride 1 with which each stage begins (P-DARTS: 0 0.4 0.7; default:
+    none). It falls during --warm-up-epochs, and from the full rate again after them."""
     keep_logits: bool = False
     """Keep the logits of the operations that are left (DrNAS), instead of starting again from --init (P-DARTS)."""
     warm_up_epochs: Annotated[int, AtLeast(0)] = 0
@@ -38,10 +44,11 @@ class StagesConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         number = len(self.drop) + 1
-        for flag, values in (("--stage-layers", self.stage_layers),):
+        for name in ("stage_layers", "stage_partial_channels", "skip_dropout"):
+            values = getattr(self, name)
             if values and len(values) != number:
                 raise ValueError(
-                    f"{flag} has {len(values)} values, but --drop makes {number} stages; give one for each"
+                    f"{flag(name)} has {len(values)} values, but --drop makes {number} stages; give one for each"
                 )
         if self.keep_logits and not self.drop:
             raise ValueError("--keep-logits is about what follows a stage, but there is only one; add --drop")
@@ -58,6 +65,10 @@ class Stage:
     epochs: int
     layers: int | None
     """Number of cells; None for that of the supernet's configuration."""
+    partial_channels: int | None
+    """K of its partial channels; None for that of the supernet's configuration."""
+    skip_dropout: float
+    """Rate of the dropout after identities with which it begins."""
     warm_up: int
     """Epochs at its beginning without architecture steps."""
     projection: bool = False
@@ -65,7 +76,21 @@ class Stage:
 
     def supernet(self, config: SupernetConfig) -> SupernetConfig:
         """The configuration of its supernet, given that of the whole search."""
-        return config if self.layers is None else replace(config, layers=self.layers)
+        return replace(
+            config,
+            layers=config.layers if self.layers is None else self.layers,
+            partial_channels=config.partial_channels if self.partial_channels is None else self.partial_channels,
+        )
+
+    def skip_dropout_rate(self, epoch: int) -> float:
+        """The rate of the dropout after identities in an epoch, counted within the stage from 0 on.
+
+        It falls linearly while only the weights are trained, so that it would be 0 after the last epoch, starts again
+        at the full rate with the first architecture step, and decays exponentially from there (P-DARTS's code).
+        """
+        if epoch < self.warm_up:
+            return self.skip_dropout * (self.epochs - epoch - 1) / self.epochs
+        return self.skip_dropout * math.exp(-0.2 * (epoch - self.warm_up))
 
 
 def plan(config: StagesConfig, epochs: int) -> tuple[Stage, ...]:
@@ -79,8 +104,18 @@ def plan(config: StagesConfig, epochs: int) -> tuple[Stage, ...]:
             f"--warm-up-epochs {config.warm_up_epochs} leaves no epoch of {each} for the architecture; give fewer"
         )
     layers = config.stage_layers or [None] * number
+    partial_channels = config.stage_partial_channels or [None] * number
+    skip_dropout = config.skip_dropout or [0.0] * number
     return tuple(
-        Stage(number=i, begin=i * each, epochs=each, layers=layers[i], warm_up=config.warm_up_epochs)
+        Stage(
+            number=i,
+            begin=i * each,
+            epochs=each,
+            layers=layers[i],
+            partial_channels=partial_channels[i],
+            skip_dropout=skip_dropout[i],
+            warm_up=config.warm_up_epochs,
+        )
         for i in range(number)
     )
 
