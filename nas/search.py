@@ -20,7 +20,7 @@ from nas.data import Batch, ImageData, Loader
 from nas.engine.device import Precision, resolve_device, resolve_precision
 from nas.engine.graphs import Step, captured
 from nas.engine.meter import Meter, evaluation_step, measure
-from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate
+from nas.engine.optimizers import OptimizerState, ScheduleState, advance, learning_rate
 from nas.errors import users_mistakes
 from nas.methods import combinations
 from nas.methods.bilevel import Bilevel
@@ -277,7 +277,7 @@ class Search:
             self._train_both(run)
         genotype = self._evaluate(run)
         self._report(run, genotype)
-        self.schedule.step()
+        advance(self.schedule)
         self.meters.weights.reset()
         self.meters.architecture.reset()
         if of_stage + 1 == self.stage.epochs and self.stage.number + 1 < len(self.stages):

@@ -33,7 +33,7 @@ from nas.data import DataConfig, ImageData
 from nas.engine.device import Precision, PrecisionChoice, resolve_device, resolve_precision
 from nas.engine.graphs import captured
 from nas.engine.meter import Meter, evaluation_step, measure
-from nas.engine.optimizers import OptimizerState, ScheduleState, learning_rate
+from nas.engine.optimizers import OptimizerState, ScheduleState, advance, learning_rate
 from nas.engine.training import Training, TrainingConfig
 from nas.errors import UsageError, users_mistakes
 from nas.evaluate import figures
@@ -197,7 +197,7 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
             measure(test_on, run.interruptible(test_loader.epoch(epoch)), meters.test)
             run.check_finite()
             _report_epoch(run, meters, learning_rate(training.optimizer))
-            schedule.step()
+            advance(schedule)
             meters.train.reset()
         return _finish(run, config, resolved, training, meters, images, same_data)
 

@@ -141,6 +141,24 @@ def test_killed_and_resumed(job: Job, step: int, tmp_path: Path, monkeypatch: py
     assert lasting(resumed) == lasting(job.result)
 
 
+def test_signalled_in_the_first_evaluation_and_resumed(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interruptible = Run.interruptible
+
+    def stopping(self: Run, batches: Iterable[Any]) -> Iterator[Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return interruptible(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "interruptible", stopping)
+        with pytest.raises(Stopped):
+            job(tmp_path / "parts")
+    resumed = job(tmp_path / "parts", "--resume")  # PyTorch's warning of a schedule without a step would be an error
+    assert_same(final_state(tmp_path / "parts"), job.state)
+    assert lasting(resumed) == lasting(job.result)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signalled_in_the_middle_of_an_epoch_and_resumed(
     job: Job, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ On a GPU they are the fused ones, and a scheduled learning rate is a tensor ther
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -92,6 +93,14 @@ class ScheduleState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a position; the learning rate itself is part of `OptimizerState`."""
         self._schedule.load_state_dict(state)
+
+
+def advance(schedule: LRScheduler) -> None:
+    """Goes to the next epoch of a schedule."""
+    with warnings.catch_warnings():
+        # A process that resumes in the evaluation of the first epoch has made no step of the optimizer itself.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+        schedule.step()
 
 
 def _plain(value: object) -> object:
