@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,9 @@ def test_every_preset_searches(name: str, tmp_path: Path) -> None:
         short += ["--stage-layers", *["2"] * stages]
     result = train_search.command([*SEARCH, "--preset", name, *short, "--run-dir", str(tmp_path / "run")])
     assert result["genotype"]
+
+
+def test_the_page_of_methods_lists_the_presets() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "METHODS.md").read_text()
+    section = page.split("## Published searches")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)) == PRESETS.keys() - {"paper", "smoke"}
