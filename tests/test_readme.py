@@ -43,6 +43,8 @@ SMALLER = {"hbnet56": "hbnet8", "resnet56": "resnet8", "agdnet40": "agdnet10"}
 SHORTER = {
     "--dataset cifar10 --data data --download": f"{FAKE} {TINY}",
     "--dataset cifar10 --data data": f"{FAKE} {TINY}",
+    "--preset pc-darts --dataset cifar10 --data data": f"--preset pc-darts {FAKE} --epochs 1 --layers 2 "
+    "--init-channels 8 --warm-up-epochs 0",
     "--dataset imagenet --data imagenet --workers 8": f"--dataset imagenet --data imagenet --workers 0 "
     f"--image-size 32 --batch-size 6 {TINY}",
     "--dataset folder --data my_images --image-size 32": f"--dataset folder --data my_images --image-size 8 "
