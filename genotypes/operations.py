@@ -12,6 +12,7 @@ OPERATIONS: dict[str, str] = {
     "dil_conv_3x3": "dil conv 3x3",
     "dil_conv_5x5": "dil conv 5x5",
     "conv_7x1_1x7": "conv 7x1, 1x7",
+    "noise": "noise",
 }
 """Operation name, as the literature spells it -> short label for pictures."""
 

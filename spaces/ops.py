@@ -1,9 +1,9 @@
 """The candidate operations: one table, name -> constructor(channels, stride, affine).
 
 The nine of Table 6 of the search-space paper (3x3 and 5x5 separable convolution, 3x3 and 5x5 dilated
-convolution, 3x3 max and average pooling, identity, negative identity, zero) and the two more that published
-genotypes need. Their composition is that of DARTS (Liu et al., ICLR 2019, sec. 3.1), so published genotypes
-and weights carry over; only the negative identity is new.
+convolution, 3x3 max and average pooling, identity, negative identity, zero), the two more that published
+genotypes need, and the noise of RobustDARTS's space S4. Their composition is that of DARTS (Liu et al., ICLR 2019,
+sec. 3.1), so published genotypes and weights carry over; only the negative identity is new.
 
 Every operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), odd sizes included.
 """
@@ -20,6 +20,7 @@ from typing import ClassVar, NamedTuple, TypeGuard, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from genotypes import OPERATIONS as DECLARED
 from genotypes import declare_operation
@@ -103,6 +104,8 @@ class Traits:
     """Zero for every input."""
     relu_first: bool = False
     """A `StartsWithReLU` whose first module is a ReLU, unless it was replaced by another module."""
+    random: bool = False
+    """Draws random numbers from torch's generator, so that two passes over the same input differ."""
 
 
 _TRAITS: dict[type[nn.Module], Traits] = {nn.Identity: Traits(sign=1.0)}
@@ -121,6 +124,20 @@ def known_as(traits: Traits) -> Callable[[type[ModuleT]], type[ModuleT]]:
 def traits(module: nn.Module) -> Traits:
     """The traits of the class of `module`. They are not inherited: a subclass may compute something else."""
     return _TRAITS.get(type(module), Traits())
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether a pass through the module in training mode draws random numbers, as noise and dropout do."""
+    return any(traits(m).random or isinstance(m, _DropoutNd) for m in module.modules())
+
+
+def is_random(name: str) -> bool:
+    """Whether the operation draws random numbers, in its form of stride 1.
+
+    Raises ValueError for a name that is not in the table.
+    """
+    with torch.device("meta"):  # takes no memory and no random numbers
+        return draws(build_operation(name, 16, 1))
 
 
 class StartsWithReLU(ABC):
@@ -277,6 +294,22 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
+@known_as(Traits(random=True))
+class Noise(nn.Module):
+    """x -> N(0, 1) of the shape of x, drawn anew in every pass (RobustDARTS, Zela et al., ICLR 2020, space S4).
+
+    In evaluation mode too, so that a network with it gives other logits each time. No gradient reaches x.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to random numbers (N, C, ceil(H / stride), ceil(W / stride))."""
+        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+
+
 class Round(NamedTuple):
     """The names of the modules of a round of `Separable`, in order of computation."""
 
@@ -399,3 +432,8 @@ def _neg_skip_connect(channels: int, stride: int, affine: bool) -> nn.Module:
 @operation("none")
 def _none(channels: int, stride: int, affine: bool) -> nn.Module:
     return Zero(stride)
+
+
+@operation("noise")
+def _noise(channels: int, stride: int, affine: bool) -> nn.Module:
+    return Noise(stride)

@@ -22,7 +22,7 @@ class SpaceConfig(Config):
     """Which search space, and where in it the search starts."""
 
     space: Annotated[str, Common] = "darts"
-    """Search space: darts, hb, agd, one of an installed package, or "package.module:Class"."""
+    """Search space: darts, hb, agd, s1 to s4, one of an installed package, or "package.module:Class"."""
     nodes: Annotated[Count, AtMost(MAX_NODES), Common] = 4
     """Intermediate nodes of a cell (DARTS sec. 3.1: 4)."""
     operations: tuple[str, ...] = ()

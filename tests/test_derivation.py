@@ -36,7 +36,7 @@ from nas.networks.forms import FORMS, chosen, form_of
 from nas.networks.handmade import HandmadeConfig
 from spaces import KINDS, Kind, Mixing, SearchSpace, SpaceConfig
 from spaces.derivation import Limit, Sampler, best_within, capped, skip_limit
-from tests.tiny import SEARCH
+from tests.tiny import SEARCH, SPACES, nodes_of
 
 CIFAR = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
 #: Odd sizes, an odd number of cells, not square.
@@ -317,12 +317,12 @@ SHAPES = [(TINY, ODD), (NetworkConfig(layers=2, init_channels=4, stem="imagenet"
 
 
 @pytest.mark.parametrize(("config", "shape"), SHAPES)
-@pytest.mark.parametrize("name", spaces.names())
+@pytest.mark.parametrize("name", SPACES)
 def test_the_sum_of_the_edges_is_the_cost_of_the_network(
     name: str, config: NetworkConfig, shape: dict[str, object]
 ) -> None:
     """Of the best and of random genotypes within random limits, which they keep."""
-    space = build(name, nodes=2)
+    space = build(name, nodes=nodes_of(name, 2))
     costs = edge_costs(space, config, **shape)
     generator = random.Random(0)
     some = [costs.total(space, Sampler(space).draw(generator)) for _ in range(2)]

@@ -29,9 +29,9 @@ from nas.methods.gumbel import GumbelSoftmax, StraightThroughGumbel
 from nas.runs.run import Run
 from nas.supernet import Supernet, SupernetConfig
 from spaces import KINDS, SearchSpace, SpaceConfig
-from tests.tiny import OPERATIONS, SEARCH, assert_same, final_state
+from tests.tiny import OPERATIONS, SEARCH, SPACES, assert_same, final_state, nodes_of
 
-METHODS, SPACES = methods.names(), spaces.names()
+METHODS = methods.names()
 #: Those with steps of the architecture.
 TRAINING = [method for method in METHODS if methods.named(method).build().trains_architecture]
 #: Their gradient is meant to be another than that of their value, which jumps.
@@ -41,7 +41,7 @@ SHAPE: dict[str, Any] = {"in_channels": 2, "image_size": (8, 8), "num_classes": 
 
 def space_of(name: str = "darts", *, nodes: int = 2, **fields: Any) -> SearchSpace:
     """In float64, with logits of N(0, 1)."""
-    space = spaces.build(SpaceConfig(space=name, nodes=nodes, init="zero", **fields)).double()
+    space = spaces.build(SpaceConfig(space=name, nodes=nodes_of(name, nodes), init="zero", **fields)).double()
     for parameter in space.parameters():
         nn.init.normal_(parameter)
     return space

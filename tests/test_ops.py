@@ -23,11 +23,12 @@ PARAMETERS_AT_16 = {
     "skip_connect": 0,
     "neg_skip_connect": 0,
     "none": 0,
+    "noise": 0,
 }
 
 
-def test_the_table_has_the_papers_and_two_more() -> None:
-    assert set(OPERATIONS) >= {*TABLE_6, "sep_conv_7x7", "conv_7x1_1x7"} == set(PARAMETERS_AT_16)
+def test_the_table_has_the_papers_and_three_more() -> None:
+    assert set(OPERATIONS) >= {*TABLE_6, "sep_conv_7x7", "conv_7x1_1x7", "noise"} == set(PARAMETERS_AT_16)
     assert len(TABLE_6) == 9
 
 
@@ -38,7 +39,7 @@ def test_shape_and_finite_gradient(name: str, stride: int, size: tuple[int, int]
     x = torch.randn(2, 4, *size, requires_grad=True)
     y = build_operation(name, 4, stride)(x)
     assert y.shape == (2, 4, -(-size[0] // stride), -(-size[1] // stride))
-    (y.sum() + 0 * x.sum()).backward()  # zero does not depend on x
+    (y.sum() + 0 * x.sum()).backward()  # zero and noise do not depend on x
     assert x.grad is not None
     assert x.grad.isfinite().all()
 

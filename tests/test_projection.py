@@ -15,11 +15,11 @@ from nas.methods import Relaxation, named
 from nas.methods.projection import Projection, ProjectionConfig
 from nas.runs import checkpoint
 from spaces import KINDS, Kind, SearchSpace, SpaceConfig
-from tests.tiny import OPERATIONS, SEARCH
+from tests.tiny import OPERATIONS, SEARCH, SPACES, nodes_of
 
 
 def build(name: str, nodes: int = 3) -> SearchSpace:
-    return spaces.build(SpaceConfig(space=name, nodes=nodes, init="random"))
+    return spaces.build(SpaceConfig(space=name, nodes=nodes_of(name, nodes), init="random"))
 
 
 @pytest.mark.parametrize(("name", "decisions", "epochs"), [("darts", 17, 81), ("agd", 17, 81), ("hb", 12, 56)])
@@ -29,7 +29,7 @@ def test_it_takes_as_long_as_in_the_paper(name: str, decisions: int, epochs: int
 
 
 @pytest.mark.parametrize("method", ["darts", "tests.tiny:Own"])
-@pytest.mark.parametrize("name", spaces.names())
+@pytest.mark.parametrize("name", SPACES)
 def test_before_it_begins_it_is_the_method_itself(name: str, method: str) -> None:
     space, inner = build(name), named(method).build()
     projection = Projection(inner, space, seed=0)
@@ -54,7 +54,7 @@ class Measured:
         return -sum(float(self.worth[kind][mixing[kind] == 0].sum()) for kind in KINDS)
 
 
-@pytest.mark.parametrize("name", spaces.names())
+@pytest.mark.parametrize("name", SPACES)
 def test_the_operations_and_edges_whose_removal_costs_most_are_kept(name: str) -> None:
     space = build(name)
     projection, measured = Projection(Relaxation(), space, seed=0), Measured(space)

@@ -157,7 +157,7 @@ def test_an_operation_without_parameters_takes_no_random_numbers_to_tell() -> No
     spaces.is_parameter_free.cache_clear()
     before = torch.get_rng_state()
     assert [name for name in spaces.OPERATIONS if spaces.is_parameter_free(name)] == [
-        *("max_pool_3x3", "avg_pool_3x3", "skip_connect", "neg_skip_connect", "none")
+        *("max_pool_3x3", "avg_pool_3x3", "skip_connect", "neg_skip_connect", "none", "noise")
     ]
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -35,10 +35,10 @@ AGAINST_COLLAPSE = (
 )
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]]] = {
-    # Its noise is of torch's random state.
+    # Its noise is of torch's random state, that of the weights and that of an operation.
     "search-agd-gumbel": (
         train_search.command,
-        (*SEARCH, *OPERATIONS, *EPOCHS, *OWN, "--space", "agd", "--init", "random", *AGAINST_COLLAPSE),
+        (*SEARCH, *OPERATIONS, "noise", *EPOCHS, *OWN, "--space", "agd", "--init", "random", *AGAINST_COLLAPSE),
     ),
     # The second stage begins after step 4, and its architecture steps after step 6.
     "search-stages": (

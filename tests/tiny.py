@@ -10,11 +10,13 @@ from typing import Annotated, Any
 
 import torch
 
+import spaces
 from genotypes.config import MoreThan
 from nas.engine.meter import Meter
 from nas.methods import Method, Noise, Relaxation, Weights
 from nas.runs import checkpoint
 from spaces import KINDS, Kind, SearchSpace
+from spaces.ops import is_random
 
 #: 24 random images of 8x8 pixels: two steps an epoch in the search, three in the training.
 DATA = (
@@ -25,6 +27,29 @@ SEARCH = (*DATA, "--layers", "3", "--init-channels", "2", "--nodes", "2")
 OPERATIONS = ("--operations", "sep_conv_3x3", "avg_pool_3x3", "skip_connect", "neg_skip_connect", "none")
 OWN = ("--method", "tests.tiny:Own")
 TRAIN = (*DATA, "--layers", "3", "--init-channels", "4", "--arch", "DARTS_V2")
+
+
+def _only_lists(name: str) -> bool:
+    return {attribute for attribute in vars(spaces.get(name)) if not attribute.startswith("__")} == {
+        "operations_default"
+    }
+
+
+#: The spaces, without those that are another one with other operations (S2, S3 and S4 are DARTS's).
+SPACES = [name for name in spaces.names() if not _only_lists(name)]
+#: Those whose operations may be chosen: where edges have lists of their own there are no others.
+ANY_OPERATIONS = [name for name in SPACES if spaces.get(name).allowed_operations is SearchSpace.allowed_operations]
+#: The operations that give the same result twice, so that two ways to compute it can be compared.
+REPEATABLE = [name for name in spaces.OPERATIONS if not is_random(name)]
+
+
+def nodes_of(name: str, nodes: int) -> int:
+    """So many nodes, or 4 for a space that has only those."""
+    try:
+        spaces.get(name)(nodes=nodes)
+    except ValueError:
+        return 4
+    return nodes
 
 
 class Gumbel(Relaxation):

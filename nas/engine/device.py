@@ -54,6 +54,21 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 @contextmanager
+def repeatable(device: torch.device, seed: int) -> Iterator[None]:
+    """Within it, torch's generators draw what `seed` gives; afterwards they stand where they stood.
+
+    For measurements with an operation that draws: they are then the same each time, and change nothing.
+    """
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def full_fp32() -> Iterator[None]:
     """Within it, a GPU does not round inputs of float32 convolutions and products to TF32 (10 bits of mantissa)."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.data import Batch
-from nas.engine.device import Precision, autocast
+from nas.engine.device import Precision, autocast, repeatable
 
 
 class Meter:
@@ -62,10 +62,15 @@ class Meter:
 
 
 def measure(step: Callable[[Batch], tuple[Tensor, ...]], batches: Iterable[Batch], meter: Meter) -> None:
-    """Resets `meter` and fills it from the batches; `step` returns the loss and the logits (N, classes) of each."""
+    """Resets `meter` and fills it from the batches; `step` returns the loss and the logits (N, classes) of each.
+
+    Where a step draws random numbers, they are the same in each call, and torch's generators are left as they are.
+    """
     meter.reset()
-    for batch in batches:
-        loss, logits = step(batch)
+    for number, batch in enumerate(batches):
+        # Only around the step: between two batches a run may be saved, with its own random state.
+        with repeatable(batch[0].device, number):
+            loss, logits = step(batch)
         meter.update(loss, logits, batch[1])
 
 

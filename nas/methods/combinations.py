@@ -13,6 +13,7 @@ from nas.methods.relaxation import Relaxation
 from nas.methods.stages import Stage, check_drop
 from nas.supernet.partial import check_partial_channels
 from spaces import SearchSpace
+from spaces.ops import is_random
 
 
 def check(config: SearchConfig, space: SearchSpace, relaxation: Relaxation, stages: Sequence[Stage]) -> None:
@@ -29,6 +30,7 @@ def check(config: SearchConfig, space: SearchSpace, relaxation: Relaxation, stag
         _check_without_architecture(config)
     _check_partial_channels(config, relaxation, stages)
     _check_skip_dropout(config)
+    _check_drawing_operations(config, space)
     check_drop(config.stages, space)
     config.stop.check(space)
 
@@ -79,4 +81,13 @@ def _check_skip_dropout(config: SearchConfig) -> None:
         raise ValueError(
             "--checkpoint-cells computes each cell twice, but --skip-dropout would drop other numbers the second time; "
             "drop one of the two"
+        )
+
+
+def _check_drawing_operations(config: SearchConfig, space: SearchSpace) -> None:
+    drawing = [name for name in space.operations if is_random(name)]
+    if config.bilevel.unrolled and drawing:
+        raise ValueError(
+            f"operation {drawing[0]!r} draws random numbers anew in each evaluation of the loss, of which a step "
+            "of --unrolled compares several; drop one of the two"
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from genotypes import CELL_NAMES, CellGenotype, Genotype
 from nas.data import Batch
+from nas.engine.device import repeatable
 from nas.engine.meter import Meter
 from nas.methods.bilevel import Bilevel
 from nas.methods.regularizers import entropies, shares_of
@@ -92,7 +93,8 @@ def discretization_gap(bilevel: Bilevel, genotype: Genotype, batches: Iterable[B
 
     That is |loss(M) - loss(one-hot)| in the supernet with its present weights, nothing trained anew; 0 would mean that
     the derivation loses nothing. The BatchNorms normalize by the batch: running statistics are of the mixture, and
-    would count against any other weights. It costs two evaluations of the batches, and leaves all state unchanged.
+    would count against any other weights. It costs two evaluations of the batches, and leaves all state unchanged. An
+    operation that draws draws the same in both.
 
     None for a genotype that is not made of the edges and operations of the space, as one of a user's own method may be.
     """
@@ -105,14 +107,11 @@ def discretization_gap(bilevel: Bilevel, genotype: Genotype, batches: Iterable[B
     if derived is None:
         return None
     try:
-        with (
-            torch.no_grad(),
-            frozen_statistics(supernet.train()),
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        ):
-            for batch in batches:
+        with torch.no_grad(), frozen_statistics(supernet.train()):
+            for number, batch in enumerate(batches):
                 for meter, weights in ((mixed, mixing), (discrete, derived)):
-                    meter.update(*bilevel.loss(batch, weights), batch[1])
+                    with repeatable(device, number):
+                        meter.update(*bilevel.loss(batch, weights), batch[1])
     finally:
         supernet.train(training)
     return abs(mixed.loss - discrete.loss)

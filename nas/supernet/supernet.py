@@ -14,7 +14,6 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.dropout import _DropoutNd
 
 from genotypes.config import AtLeast, Common, Config, Count, MayDiffer
 from nas.errors import UsageError
@@ -24,6 +23,7 @@ from nas.supernet.partial import check_partial_channels
 from nas.supernet.stacked import concatenated
 from spaces import Kind, SearchSpace
 from spaces.kernels.recompute import recomputed
+from spaces.ops import draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,8 @@ class Supernet(nn.Module):
             ICCV 2019). Its rate is the buffer `skip_dropout_rate`, at first 0, which the caller fills in place.
             All edges that leave a node share what is dropped in a step.
 
-    Raises UsageError for `checkpoint_cells` with dropout, and for channels that `partial_channels` does not divide.
+    Raises UsageError for `checkpoint_cells` with dropout or noise, and for channels that `partial_channels` does not
+    divide.
     """
 
     skip_dropout_rate: Tensor
@@ -83,10 +84,10 @@ class Supernet(nn.Module):
         self.cells = nn.ModuleList(SearchCell(space, plan, config.partial_channels) for plan in plans)
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(topology.nodes * plans[-1].channels, num_classes)
-        if config.checkpoint_cells and any(isinstance(m, _DropoutNd) for m in self.cells.modules()):
+        if config.checkpoint_cells and draws(self.cells):
             raise UsageError(
-                "--checkpoint-cells computes each cell twice, but an operation has dropout, which would be drawn "
-                "anew the second time; leave it out"
+                "--checkpoint-cells computes each cell twice, but an operation draws random numbers (noise, dropout), "
+                "which would be others the second time; leave out one of the two"
             )
         if config.checkpoint_cells and skip_dropout:
             raise UsageError(
