@@ -324,7 +324,7 @@ def test_the_table_of_spaces_is_right(name: str) -> None:
 
 
 def test_the_table_has_the_spaces_of_this_package() -> None:
-    assert set(SPACES) == {"darts", "hb", "agd"}
+    assert set(SPACES) == {"darts", "hb", "agd", "s1", "s2", "s3", "s4"}
 
 
 def test_the_table_of_hand_made_networks_is_right() -> None:

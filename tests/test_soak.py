@@ -137,4 +137,11 @@ def test_a_digest_sees_one_bit() -> None:
 
 
 def test_every_space_is_killed() -> None:
-    assert {"search-darts", "search-hb", "search-agd", "search-darts-unrolled", "train"} <= runs.jobs().keys()
+    assert {
+        "search-darts",
+        "search-hb",
+        "search-agd",
+        "search-s4",
+        "search-darts-unrolled",
+        "train",
+    } <= runs.jobs().keys()
