@@ -82,7 +82,7 @@ class Job:
 
 
 def jobs() -> dict[str, Job]:
-    """The jobs by name: a search of every topology and one that draws, two of second order, a training of each kind of network."""
+    """The jobs by name: searches, of which one draws and two unroll, and a training of each kind of network."""
     # Those of RobustDARTS are DARTS's with other operations: one is enough, in which an operation draws.
     names = [name for name in spaces.names() if spaces.get(name).__module__ != "spaces.robustdarts"]
     found = [Job(f"search-{name}", train_search.command, (*_SEARCH, "--space", name)) for name in names]
