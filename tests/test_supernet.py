@@ -465,12 +465,7 @@ def test_ten_steps_of_a_search(name: str, fields: dict[str, Any]) -> None:
     pair = Pair(spaces.build(SpaceConfig(space=name, nodes=2)), layers=3, init_channels=2)
     config = BilevelConfig(learning_rate=0.1, arch_learning_rate=0.03, **fields)
     searches = [
-        Bilevel(
-            net,
-            spaces.build(SpaceConfig(space=name, nodes=2, init="random"), seed=3).double(),
-            config,
-            CRITERION,
-        )
+        Bilevel(net, spaces.build(SpaceConfig(space=name, nodes=2, init="random"), seed=3).double(), config, CRITERION)
         for net in (pair.ours, pair.plain)
     ]
     for step in range(10 if not fields else 4):
