@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import spaces
 import train_eval
 import train_search
 from genotypes import CellGenotype, Edge, Genotype
+from nas.data import Batch
 from nas.engine.device import repeatable
 from nas.engine.meter import Meter, measure
 from nas.errors import UsageError
 from nas.methods.bilevel import Bilevel, BilevelConfig
+from nas.methods.diagnostics import discretization_gap
 from nas.methods.relaxation import Relaxation
 from nas.networks.cells import Network, NetworkConfig
 from nas.supernet import Supernet, SupernetConfig
@@ -193,6 +196,24 @@ def test_a_measurement_draws_the_same_each_time_and_leaves_the_random_state() ->
         first = network(images)
     with repeatable(images.device, 1):
         assert not torch.equal(network(images), first)
+
+
+def test_the_discretization_gap_draws_the_same_each_time_and_can_be_saved_between_batches() -> None:
+    space = spaces.build(SpaceConfig(space="s4", nodes=2, init="random"))
+    supernet = Supernet(space, SupernetConfig(layers=3, init_channels=2), **SHAPE)
+    bilevel = Bilevel(supernet, space, BilevelConfig(), nn.CrossEntropyLoss())
+    genotype = space.derive(Relaxation().expected(space))
+    batch = torch.randn(4, 3, 8, 8), torch.randint(3, (4,))
+    before = torch.get_rng_state()
+    states: list[Tensor] = []
+
+    def batches() -> Iterator[Batch]:
+        for _ in range(2):
+            states.append(torch.get_rng_state())
+            yield batch
+
+    assert discretization_gap(bilevel, genotype, batches()) == discretization_gap(bilevel, genotype, batches())
+    assert all(torch.equal(state, before) for state in states)
 
 
 def test_a_genotype_with_noise_is_trained_and_measured_again(tmp_path: Path) -> None:
