@@ -168,6 +168,7 @@ class Search:
         self.relaxation = relaxation.to(self.device)
         self.stages = self._planned()
         combinations.check(config, self.space, self.relaxation, self.stages)
+        self.relaxation.begin(self.space, seed=config.seed)
         self.derivation = Derivation(config.derivation, self.space, self.relaxation, self._form())
         self.regularizer = config.regularizer.build(self.space, self._costs())
         self.perturbation = config.perturbation.build(self.space)

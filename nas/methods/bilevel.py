@@ -103,7 +103,8 @@ class Bilevel:
         self.relaxation = relaxation or Relaxation()
         self.regularizer, self.perturbation = regularizer, perturbation
         self.weights = dict(supernet.named_parameters())
-        self.architecture = list(space.parameters())
+        of_space = space.parameters() if self.relaxation.trains_space else ()
+        self.architecture = [*of_space, *self.relaxation.parameters()]
         self.weight_optimizer = sgd(
             self.weights.values(),
             learning_rate=config.learning_rate,

@@ -28,6 +28,8 @@ def check(config: SearchConfig, space: SearchSpace, relaxation: Relaxation, stag
     relaxation.check(space)
     if not relaxation.trains_architecture:
         _check_without_architecture(config)
+    if not relaxation.trains_space:
+        _check_without_logits(config)
     _check_partial_channels(config, relaxation, stages)
     _check_skip_dropout(config)
     _check_drawing_operations(config, space)
@@ -55,6 +57,26 @@ def _check_without_architecture(config: SearchConfig) -> None:
             raise ValueError(
                 f"{flag} does nothing with --method {config.method.method}, which does not train the architecture; "
                 "drop one of the two"
+            )
+
+
+def _check_without_logits(config: SearchConfig) -> None:
+    """Raises ValueError, naming both flags, for what needs the logits that a method does not train."""
+    regularizer, stop = config.regularizer, config.stop
+    needing = {
+        "--beta-decay": regularizer.beta_decay,
+        "--entropy-weight": regularizer.entropy_weight,
+        "--cost-weight": regularizer.cost_weight,
+        "--perturb": config.perturbation.perturb != "none",
+        "--drop": config.stages.drop,
+        "--derivation projection": config.projects,
+        "--stop order": stop.stop == "order",
+        "--eigenvalue-every": stop.eigenvalue_every,
+    }
+    for flag, given in needing.items():
+        if given:
+            raise ValueError(
+                f"{flag} is about logits, which --method {config.method.method} does not train; drop one of the two"
             )
 
 

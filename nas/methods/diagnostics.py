@@ -64,7 +64,8 @@ def diagnose(space: SearchSpace, mixing: Mapping[Kind, Tensor], genotype: Genoty
 
 
 def _of_operations(space: SearchSpace, weights_EO: Tensor, kind: Kind) -> dict[str, float]:
-    shares_EO = shares_of(weights_EO.detach().double())
+    # A method may leave an edge out, or give it negative weights.
+    shares_EO = shares_of(weights_EO.detach().double().abs()).nan_to_num()
     entropy_E = entropies(shares_EO)
     allowed_E = space.mask[kind].sum(dim=1)
     # An edge of a single candidate is decided, and one of two, of which the other is zero, has no second.

@@ -28,17 +28,22 @@ class Relaxation(nn.Module):
     A subclass without noise overrides `expected_weights`; one with noise overrides `draw` and `weights`, and
     `expected_weights` too if that is not the softmax. What changes during a search is a buffer that `schedule` fills
     in place: a run saves buffers, and a CUDA graph reads them at the address that it has recorded, whereas it would
-    repeat the first value of a Python number. Trainable parameters belong to the space; those of a relaxation are not
-    trained.
+    repeat the first value of a Python number. Parameters of a relaxation, made in `begin`, are trained by the steps
+    of the architecture.
     """
 
     #: Whether the weights of an edge sum to 1 in every step, or to 0 if it is left out, as partial channels need it.
     rows_sum_to_one: bool = True
     #: Whether a search takes steps of the architecture, or only steps of the weights.
     trains_architecture: bool = True
+    #: Whether its steps of the architecture train the space's parameters (alpha, beta), or only those of its own.
+    trains_space: bool = True
 
     def check(self, space: SearchSpace) -> None:
         """Raises ValueError, naming both, for a space that it cannot be combined with; none here."""
+
+    def begin(self, space: SearchSpace, *, seed: int) -> None:
+        """Makes the parameters and buffers that depend on the space, on its device; none here."""
 
     def draw(self, space: SearchSpace) -> Noise:
         """The noise of one step; none here.

@@ -55,6 +55,7 @@ def read(directory: Path, modules: Sequence[str] = ()) -> SavedSearch:
         spaces.load_installed()
         space = spaces.build(_converted(config["space"], SpaceConfig, "space", modules))
         relaxation = _method(config.get("method"), modules).build()
+        relaxation.begin(space, seed=0)  # all that is drawn is in the checkpoint
         state = checkpoint.newest(directory)
         tracked: Any = state.get("tracked")
         for name, module in {"space": space, "relaxation": relaxation}.items():
