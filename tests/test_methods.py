@@ -63,18 +63,21 @@ def relaxation_of(method: str, space: SearchSpace) -> Relaxation:
 
 
 @cache
-def bilevel_of(name: str) -> Bilevel:
-    """A problem of three cells; `with_method` gives it a method."""
+def network_of(name: str) -> tuple[Supernet, SearchSpace, list[dict[str, Tensor]]]:
+    """Three cells, their space, and the state of both; `with_method` gives them a method."""
     space = space_of(name)
     supernet = Supernet(space, SupernetConfig(layers=3, init_channels=2), **SHAPE).double()
-    return Bilevel(supernet, space, BilevelConfig(), nn.CrossEntropyLoss())
+    return supernet, space, [{k: v.clone() for k, v in module.state_dict().items()} for module in (supernet, space)]
 
 
 def with_method(method: str, name: str, **fields: Any) -> Bilevel:
     """The same supernet and space for all methods, since building them takes longer than the tests."""
-    shared = bilevel_of(name)
-    relaxation = relaxation_of(method, shared.space)
-    return Bilevel(shared.supernet, shared.space, BilevelConfig(**fields), nn.CrossEntropyLoss(), relaxation=relaxation)
+    supernet, space, states = network_of(name)
+    for module, state in zip((supernet, space), states, strict=True):
+        module.load_state_dict(state)  # as if no test had changed them
+    torch.manual_seed(0)
+    relaxation = relaxation_of(method, space)
+    return Bilevel(supernet, space, BilevelConfig(**fields), nn.CrossEntropyLoss(), relaxation=relaxation)
 
 
 def batch(seed: int) -> Batch:
@@ -188,13 +191,13 @@ def test_gradients_by_differences(method: str, name: str) -> None:
         gradients.append(torch.autograd.grad(values()[1], bilevel.architecture, materialize_grads=True))
     direction, sides = [torch.randn_like(p) for p in bilevel.architecture], []
     with torch.no_grad():
-        for step in (1e-5, -2e-5, 1e-5):
+        for step in (1e-7, -2e-7, 1e-7):  # so small that it hardly ever goes past the kink of a ReLU
             torch._foreach_add_(bilevel.architecture, direction, alpha=step)
             sides.append(values())
     for i, gradient in enumerate(gradients):
         slope = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
         if i == 1 or method not in STRAIGHT_THROUGH:
-            torch.testing.assert_close((sides[0][i] - sides[1][i]) / 2e-5, slope, rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close((sides[0][i] - sides[1][i]) / 2e-7, slope, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -631,7 +634,7 @@ def test_chosen_operations_and_their_weights() -> None:
         relaxation.get_parameter("normal_code")[0] = 0.8 * A[0, 1] - 0.5 * A[0, 3]
     relaxation.schedule(2, 4)
     weights = relaxation.weights(space, {})["normal"]
-    assert weights[0].tolist() == pytest.approx([0, 0.8, 0, -0.5])
+    assert weights[0].tolist() == pytest.approx([0, 0.8, 0, -0.5], abs=1e-4)  # but for the penalty, 1e-5
     assert (weights[1] == 0).all()
     (gradient,) = torch.autograd.grad(weights[0, 1], relaxation.get_parameter("normal_code"))
     torch.testing.assert_close(gradient[0], A[0, 1])
