@@ -45,6 +45,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "projection (DARTS-PT)": ("--derivation", "projection", "--projection-every", "1"),
     "at most 1.5 M": ("--max-params", "1500000"),
     "random, shared weights": ("--method", "random-ws", "--samples", "100", "--init", "zero"),
+    "ISTA-NAS": ("--method", "ista", "--init", "zero"),
 }
 
 
