@@ -384,7 +384,7 @@ class Search:
             tensorboard.add_genotype(run.tensorboard, genotype, number)
         left, slots = sum(space.left_start(mixing).values()), sum(map(len, space.peaked.values()))
         note = f", {left} of {slots} slots have left the start" if slots else ""
-        run.log_epoch("valid", meters.weights, meters.held_out, note)
+        run.log_epoch({"train": meters.weights, "valid": meters.held_out}, note)
         # An epoch without architecture steps says nothing of the architecture: it has only stayed where it started.
         if self.rule is not None and meters.architecture.images:
             best = best_with_parameters(space, mixing)

@@ -73,6 +73,8 @@ class TrainConfig(Config):
     precision: Annotated[PrecisionChoice, Common] = "auto"
     """Forward passes in fp32, or in bf16 with weights and statistics in fp32; auto: bf16 on GPUs that compute in it
     (NVIDIA from A100 on)."""
+    test_at_end: bool = False
+    """Measure the test images once, after the last epoch, instead of after each."""
     report_best: bool = False
     """Also report the best epoch's test accuracy, which the test images chose and which is optimistic."""
     run: RunConfig = field(default_factory=RunConfig)
@@ -80,6 +82,15 @@ class TrainConfig(Config):
     training: TrainingConfig = field(default_factory=TrainingConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     handmade: HandmadeConfig = field(default_factory=HandmadeConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.report_best and self.test_at_end:
+            raise ValueError("--report-best needs the test of each epoch, which --test-at-end leaves out; drop one")
+
+    def tests_after(self, epoch: int) -> bool:
+        """Whether the test images are measured after an epoch, counted from 0."""
+        return not self.test_at_end or epoch + 1 == self.epochs
 
 
 def paper(dataset: str) -> TrainConfig:
@@ -193,8 +204,9 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
             for batch in run.steps(train_loader.epoch(epoch, run.step), meters.train):
                 loss, logits = train_on(batch)
                 meters.train.update(loss, logits, batch[1])
-            training.measured.eval()
-            measure(test_on, run.interruptible(test_loader.epoch(epoch)), meters.test)
+            if config.tests_after(epoch):
+                training.measured.eval()
+                measure(test_on, run.interruptible(test_loader.epoch(epoch)), meters.test)
             run.check_finite()
             _report_epoch(run, meters, learning_rate(training.optimizer))
             advance(schedule)
@@ -303,18 +315,22 @@ def _log_start(
 
 
 def _report_epoch(run: Run, meters: Meters, learning_rate: float) -> None:
-    meters.best.accuracy = max(meters.best.accuracy, meters.test.accuracy)
+    train, test = meters.train, meters.test
+    meters.best.accuracy = max(meters.best.accuracy, test.accuracy)
+    tested = {
+        "test_loss": test.loss,
+        "test_accuracy": test.accuracy,
+        "test_top5_accuracy": test.top5_accuracy,
+    }
     run.add_metrics(
         {
-            "train_loss": meters.train.loss,
-            "train_accuracy": meters.train.accuracy,
-            "test_loss": meters.test.loss,
-            "test_accuracy": meters.test.accuracy,
-            "test_top5_accuracy": meters.test.top5_accuracy,
+            "train_loss": train.loss,
+            "train_accuracy": train.accuracy,
+            **(tested if test.images else {}),
             "learning_rate": learning_rate,
         }
     )
-    run.log_epoch("test", meters.train, meters.test)
+    run.log_epoch({"train": train, **({"test": test} if test.images else {})})
 
 
 def _finish(

@@ -34,10 +34,11 @@ from nas.methods import Method
 from nas.methods.config import with_method
 from nas.networks import architecture, weights
 from nas.networks.weights import TrainedNetwork
+from nas.options import configured, leaves
 from nas.runs import record
 from nas.runs.record import EvaluationResult, SearchRecord, TrainRecord
 from optinas.arrays import NAME, Arrays
-from optinas.options import check_names, configured, errors_worded, leaves, shows, spelled
+from optinas.options import check_names, errors_worded, shows, spelled
 from optinas.results import Evaluation, Found, Picture, Trained
 
 PathLike = str | os.PathLike[str]

@@ -28,7 +28,8 @@ from nas.data import DataConfig
 from nas.errors import NonFiniteLossError, Stopped
 from nas.methods.config import SearchConfig
 from nas.methods.relaxation import Relaxation
-from optinas.options import leaves, spelled
+from nas.options import leaves
+from optinas.options import spelled
 
 ROOT = Path(__file__).parent.parent
 PIXELS = np.random.default_rng(0).integers(256, size=(24, 8, 8), dtype=np.uint8)

@@ -38,6 +38,14 @@ def load_folder(root: Path, **fields: object) -> ImageData:
     return load(DataConfig(dataset="folder", data=str(root), **fields))
 
 
+def test_some_of_the_files_are_read(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", {"ant": 6, "bee": 4})
+    write_classes(tmp_path / "test", {"ant": 2, "bee": 2})
+    whole, data = load_folder(tmp_path), load_folder(tmp_path, train_images=5, test_images=2)
+    assert [torch.bincount(labels).tolist() for labels in (data.train_labels, data.test_labels)] == [[3, 2], [1, 1]]
+    assert data.manifest() != whole.manifest()
+
+
 @pytest.mark.parametrize("test_name", ["test", "val"])
 def test_given_split_is_kept(tmp_path: Path, test_name: str) -> None:
     write_classes(tmp_path / "train", {"bee": 3, "ant": 2})

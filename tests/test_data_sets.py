@@ -13,6 +13,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from nas.data import DataConfig, DataError, dataset, load
 from nas.data import datasets as registry
+from nas.data.images import sample
 
 
 def test_unknown_data_set_lists_what_there_is() -> None:
@@ -99,6 +100,37 @@ def test_fake() -> None:
     again, _ = next(load(config).train_loader(seed=0, augment=False).epoch(0))
     images, _ = next(data.train_loader(seed=0, augment=False).epoch(0))
     assert torch.equal(images, again)
+
+
+def test_some_of_the_images_keep_the_share_of_each_class() -> None:
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    for most in (3, 10, 50, 99, 100):
+        chosen = sample(labels, most, seed=0, part="train")
+        assert chosen.tolist() == sorted(set(chosen.tolist()))
+        counts = torch.bincount(labels[chosen], minlength=3)
+        assert counts.sum() == most
+        assert ((counts - most * torch.tensor([0.6, 0.3, 0.1])).abs() < 2).all()
+        assert counts.min() >= 1
+    keys = ((0, "train"), (1, "train"), (0, "test"))
+    first, other_seed, other_part = (sample(labels, 50, seed=seed, part=part).tolist() for seed, part in keys)
+    assert first == sample(labels, 50, seed=0, part="train").tolist()
+    assert first != other_seed != other_part != first
+    for most in (2, 101):
+        with pytest.raises(DataError, match=f"--test-images is {most}, but there are 100 of 3 classes to test on"):
+            sample(labels, most, seed=0, part="test")
+
+
+def test_some_of_the_images_are_the_same_wherever_they_are() -> None:
+    config = {"dataset": "fake", "fake_train": 40, "fake_test": 20, "image_size": 8}
+    whole = load(DataConfig(**config))
+    data = load(DataConfig(**config, train_images=20, test_images=10))
+    chosen = sample(whole.train_labels, 20, seed=0, part="train")
+    everything = next(whole.train_loader(seed=0, indices=chosen, augment=False).epoch(0))
+    some = next(data.train_loader(seed=0, augment=False).epoch(0))
+    assert torch.equal(everything[1], some[1])
+    # Normalized by the statistics of what they learn from.
+    assert not torch.equal(everything[0], some[0])
+    assert (len(data.train_labels), len(data.test_labels)) == (20, 10)
 
 
 def test_cutout_is_half_the_short_side_unless_given() -> None:

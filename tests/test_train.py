@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -88,6 +89,21 @@ def test_the_figure_is_the_last_epochs_and_the_best_only_if_asked(
     assert result["test_accuracy"] == 20
     assert result["test_error"] == 80
     assert result["best_test_accuracy_chosen_on_test"] == 90
+
+
+def test_the_test_images_may_be_measured_at_the_end_only(tmp_path: Path) -> None:
+    """With the same result: they choose nothing."""
+    results = [run(tmp_path / name, *more) for name, more in (("each", ()), ("end", ("--test-at-end",)))]
+    for result in results:
+        del result["run_dir"], result["seconds"]
+    assert results[0] == results[1]
+    with (tmp_path / "end" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["test_accuracy"]) for row in rows] == [False, True]
+    assert all(row["train_accuracy"] for row in rows)
+    assert "test" not in (tmp_path / "end" / "log.txt").read_text().split("epoch   2")[0].split("epoch   1")[1]
+    with pytest.raises(UsageError, match="--report-best needs the test of each epoch"):
+        run(tmp_path / "both", "--test-at-end", "--report-best")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,12 @@ class DataConfig(Config):
     image_size: Annotated[Count | None, Common, NoneMeans("the data set's own size")] = None
     """Resize images to this side, in pixels."""
 
+    train_images: Annotated[Count | None, NoneMeans("all")] = None
+    """Train on only so many images, the same share of each class; --split-seed decides which."""
+
+    test_images: Annotated[Count | None, NoneMeans("all")] = None
+    """Test on only so many images, the same share of each class; --split-seed decides which."""
+
     split_seed: int = 0
     """Seed of the test split of data that come without one; keep it the same in search and evaluation."""
 

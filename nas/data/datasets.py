@@ -16,7 +16,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from nas.data.config import DataConfig
 from nas.data.errors import DataError
 from nas.data.folder import Folder, read_folder, read_parts
-from nas.data.images import ImageData, generator, stratified_split
+from nas.data.images import ImageData, generator, sample, stratified_split
 from nas.data.manifest import Contents
 from nas.data.memory import MemoryData, channel_statistics
 from nas.data.pixels import survey
@@ -116,7 +116,7 @@ def cifar100(config: DataConfig) -> ImageData:
 def imagenet(config: DataConfig, view: View | None = None) -> ImageData:
     """ImageNet (Russakovsky et al. 2015) from train/ and val/ with one folder per class, streamed."""
     root = _folder_of(config)
-    found = read_parts(root / "train", root / "val")
+    found = _sampled(read_parts(root / "train", root / "val"), config)
     side = config.image_size or 224
     images = StreamedData(
         "imagenet",
@@ -136,13 +136,20 @@ def imagenet(config: DataConfig, view: View | None = None) -> ImageData:
 @dataset("folder")
 def folder(config: DataConfig, view: View | None = None) -> ImageData:
     """Your own images: class folders in train/ and test/ (or val/), or class folders that are split here."""
-    found = read_folder(_folder_of(config), config.split_seed)
+    found = _sampled(read_folder(_folder_of(config), config.split_seed), config)
     view = view or _common_view(config, found)
     pixels = view.channels * view.image_size[0] * view.image_size[1]
     held = view.resize == "fit" and pixels * (len(found.train.paths) + len(found.test.paths)) <= MEMORY_LIMIT
     images = _held(config, found, view) if held else _streamed(config, found, view)
     images.left_out = tuple(found.left_out)
     return images
+
+
+def _sampled(found: Folder, config: DataConfig) -> Folder:
+    """The images that --train-images and --test-images leave."""
+    train = sample(found.train.labels, config.train_images, seed=config.split_seed, part="train")
+    test = sample(found.test.labels, config.test_images, seed=config.split_seed, part="test")
+    return replace(found, train=found.train[train], test=found.test[test])
 
 
 def _common_view(config: DataConfig, found: Folder) -> View:

@@ -70,6 +70,38 @@ def stratified_split(labels: Tensor, *, first: float, seed: int, classes: Sequen
     return chosen, others
 
 
+def sample(labels: Tensor, most: int | None, *, seed: int, part: str) -> Tensor:
+    """Choose images so that each class keeps the same share of its own, and at least one.
+
+    Args:
+        labels: (N,) int64.
+        most: how many to choose; None chooses all.
+        seed: any integer; the same seed always chooses the same.
+        part: train or test, for the error.
+
+    Returns:
+        Ascending int64 indices.
+
+    Raises:
+        DataError: there are fewer images than that, or more classes.
+    """
+    if most is None:
+        return torch.arange(len(labels))
+    sizes = torch.bincount(labels)
+    classes = int((sizes > 0).sum())
+    if not classes <= most <= len(labels):
+        raise DataError(
+            f"--{part}-images is {most:,}, but there are {len(labels):,} of {classes} classes to {part} on; choose "
+            "between the two numbers"
+        )
+    shuffled = torch.randperm(len(labels), generator=generator("sample", part, seed))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    own = labels[by_class]
+    # The share of its class that comes before each image, in a random order: 0 for one of each class.
+    before = (torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[own]) / sizes[own]
+    return by_class[before.argsort(stable=True)[:most]].sort().values
+
+
 class Loader(ABC):
     """Batches of labelled images, epoch after epoch.
 

@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import resize
 
 from nas.data.augment import Augmentation, normalize
 from nas.data.config import DataConfig
-from nas.data.images import Batch, ImageData, Key, Loader, send
+from nas.data.images import Batch, ImageData, Key, Loader, sample, send
 from nas.data.manifest import Contents, Part, part_of_arrays, part_of_files
 from nas.data.view import View
 
@@ -35,6 +35,15 @@ def brought_to(images: Tensor, side: int | None) -> Tensor:
     if side is None or images.shape[-2:] == (side, side):
         return images
     return torch.cat([resize(chunk, [side, side], antialias=True) for chunk in images.split(1024)])
+
+
+def _sampled(images: Tensor, labels: Tensor, config: DataConfig, part: str) -> tuple[Tensor, Tensor]:
+    """The images and labels that --train-images or --test-images leave."""
+    most = config.train_images if part == "train" else config.test_images
+    if most is None:
+        return images, labels  # without a copy
+    chosen = sample(labels, most, seed=config.split_seed, part=part)
+    return images[chosen], labels[chosen]
 
 
 class MemoryLoader(Loader):
@@ -106,6 +115,9 @@ class MemoryData(ImageData):
         depth: int = 16,
         contents: Mapping[str, Contents] | None = None,
     ) -> None:
+        if contents is None:  # files are chosen before they are read
+            train_images, train_labels = _sampled(train_images, train_labels, config, "train")
+            test_images, test_labels = _sampled(test_images, test_labels, config, "test")
         train_images = brought_to(train_images, config.image_size)
         test_images = brought_to(test_images, config.image_size)
         _, C, H, W = train_images.shape

@@ -157,12 +157,10 @@ class Run:
 
     # --- what it tells ------------------------------------------------------------------------------------
 
-    def log_epoch(self, measured: str, train: Meter, other: Meter, more: str = "") -> None:
-        """Logs the epoch's figures on the training images and on others, and how long the rest will take."""
-        self.directory.log(
-            f"epoch {self.epoch + 1:3d}  train {train.loss:.4f} {train.accuracy:6.2f} %  "
-            f"{measured} {other.loss:.4f} {other.accuracy:6.2f} %  {self.seconds:.0f} s, {self.eta()} to go{more}"
-        )
+    def log_epoch(self, meters: Mapping[str, Meter], more: str = "") -> None:
+        """Logs the epoch's figures, by the images they are of, and how long the rest will take."""
+        figures = "".join(f"  {name} {meter.loss:.4f} {meter.accuracy:6.2f} %" for name, meter in meters.items())
+        self.directory.log(f"epoch {self.epoch + 1:3d}{figures}  {self.seconds:.0f} s, {self.eta()} to go{more}")
 
     def add_metrics(self, metrics: Mapping[str, float]) -> None:
         """Adds the epoch's row to `metrics.csv` and its scalars to TensorBoard."""
