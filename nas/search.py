@@ -34,6 +34,7 @@ from nas.methods.stages import Stage, plan, without_weakest
 from nas.methods.stops import Seen, best_with_parameters
 from nas.networks.edge_costs import costs_in
 from nas.networks.forms import Form, form_of
+from nas.runs import mixing as mixing_files
 from nas.runs import record, tensorboard
 from nas.runs.record import SearchRecord, SearchResult
 from nas.runs.run import Run, Stateful, directory_of
@@ -362,6 +363,8 @@ class Search:
         with run.directory.auxiliary("genotypes"):
             (run.directory.path / "genotypes").mkdir(exist_ok=True)
             genotypes.save(genotype, run.directory.path / "genotypes" / f"epoch_{number:03d}.json")
+        with run.directory.auxiliary(mixing_files.FOLDER):
+            mixing_files.write(run.directory.path, space, mixing, number)
         eigenvalue = self._eigenvalue(run.epoch)
         of_architecture = {"arch_loss": meters.architecture.loss, "arch_accuracy": meters.architecture.accuracy}
         run.add_metrics(

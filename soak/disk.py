@@ -15,12 +15,15 @@ from soak.processes import Ended
 
 JOBS = ("search-agd", "train")
 
+#: With a file for each epoch.
+_FOLDERS = ("genotypes", "mixing")
+
 #: What a run can do without: it warns that it could not write this, and continues.
 _AUXILIARY = frozenset(
     {
-        *("metrics.csv", "normal.svg", "reduce.svg", "genotypes"),
-        *(f"missing {name}" for name in ("metrics.csv", "normal.svg", "reduce.svg", "log.txt", "tb", "genotypes")),
-        *(f"missing genotypes/epoch_{epoch:03d}.json" for epoch in (1, 2)),
+        *("metrics.csv", "normal.svg", "reduce.svg", *_FOLDERS),
+        *(f"missing {name}" for name in ("metrics.csv", "normal.svg", "reduce.svg", "log.txt", "tb", *_FOLDERS)),
+        *(f"missing {folder}/epoch_{epoch:03d}.json" for folder in _FOLDERS for epoch in (1, 2)),
     }
 )
 

@@ -158,8 +158,11 @@ def finals(directory: Path) -> dict[str, str]:
     }
     digests = {name: digest(read(directory / name)) for name, read in found.items() if (directory / name).exists()}
     names = sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.parent.name != "tb")
-    genotypes = {path.name: path.read_bytes() for path in (directory / "genotypes").glob("*.json")}
-    return {**digests, "genotypes": digest(genotypes), "names of files": "\n".join(names)}
+    folders = {
+        folder: digest({path.name: path.read_bytes() for path in (directory / folder).glob("*.json")})
+        for folder in ("genotypes", "mixing")
+    }
+    return {**digests, **folders, "names of files": "\n".join(names)}
 
 
 def _checkpoint(path: Path) -> object:

@@ -347,13 +347,13 @@ def without_newest(run: Path) -> None:
 
 
 def leftovers(run: Path) -> None:
-    for folder in (run, run / "genotypes"):
+    for folder in (run, run / "genotypes", run / "mixing"):
         folder.mkdir(exist_ok=True)
         (folder / f".{'0f' * 16}.tmp").write_bytes(b"half")
 
 
 #: What of the damage is not the plain run's.
-ALIEN = {"genotypes", "result.json"}
+ALIEN = {"genotypes", "mixing", "result.json"}
 
 #: How a directory is damaged, and what the user is told of it (nothing where nothing is lost).
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -378,6 +378,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "log a folder": (in_place_of("log.txt", folder=True), "log.txt is not a file; it is kept as log.damaged.txt"),
     "TensorBoard's folder a file": (in_place_of("tb", folder=False), "tb is not a folder; it is kept as tb.damaged"),
     "picture a folder": (in_place_of("normal.svg", folder=True), "normal.svg is not a file"),
+    "mixing weights a file": (in_place_of("mixing", folder=False), "mixing is not a folder"),
     "genotypes a file": (in_place_of("genotypes", folder=False), "genotypes is not a folder"),
     "configuration empty": (content("config.json", b""), "config.json cannot be read; it is kept as config.damaged"),
     "configuration not UTF-8": (content("config.json", b'{"seed": "\xff"}'), "config.json cannot be read"),

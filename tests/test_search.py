@@ -7,7 +7,9 @@ import json
 import math
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,9 +22,10 @@ from nas.data import DataConfig
 from nas.methods.config import SearchConfig
 from nas.methods.relaxation import Relaxation
 from nas.recipes import PRESETS
-from nas.runs import checkpoint
+from nas.runs import checkpoint, mixing
+from nas.runs.mixing import CellMixing
 from nas.search import endless, search
-from spaces import SpaceConfig
+from spaces import KINDS, SpaceConfig
 from tests.tiny import OPERATIONS, OWN, REPEATABLE, SEARCH, nodes_of
 
 
@@ -77,9 +80,20 @@ def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
     assert {path.name for path in directory.iterdir()} == {
         *(".lock", "config.json", "data.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt"),
         "checkpoint.previous.pt",
-        *("genotype.json", "genotypes", "normal.svg", "reduce.svg", "record.json", "result.json"),
+        *("genotype.json", "genotypes", "mixing", "normal.svg", "reduce.svg", "record.json", "result.json"),
     }
     assert [p.name for p in sorted((directory / "genotypes").iterdir())] == ["epoch_001.json", "epoch_002.json"]
+    assert sorted(path.name for path in (directory / "mixing").iterdir()) == ["epoch_001.json", "epoch_002.json"]
+    weights, faults = mixing.read(directory)
+    assert (list(weights), faults) == ([1, 2], [])
+    space = spaces.build(SpaceConfig(space="agd", nodes=2))
+    state: Any = checkpoint.load(directory)
+    space.load_state_dict(state["tracked"]["space"])
+    for kind in KINDS:
+        cell: CellMixing = getattr(weights[2], kind)
+        assert cell.edges == pytest.approx(space.edge_weights(kind).tolist(), abs=1e-6)
+        np.testing.assert_allclose(cell.weights, Relaxation().expected(space)[kind].detach(), atol=1e-6)
+    assert (weights[2].operations, weights[2].edges) == (space.operations, space.topology.edges)
     assert json.loads((directory / "result.json").read_text()) == result
     config = json.loads((directory / "config.json").read_text())
     assert (config["seed"], config["space"]["space"], config["supernet"]["init_channels"]) == (3, "agd", 2)

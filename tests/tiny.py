@@ -94,12 +94,14 @@ def final_state(run: Path) -> dict[str, Any]:
     with (run / "metrics.csv").open(newline="") as file:
         metrics = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
     files = sorted(run.glob("genotype.json")) + sorted((run / "genotypes").glob("*.json"))
+    mixing = sorted((run / "mixing").glob("*.json"))
     return {
         "position": (state["epoch"], state["step"]),
         "rng": state["rng"],
         "tracked": state["tracked"],
         "metrics": metrics,
         "genotypes": {path.name: path.read_text() for path in files},
+        "mixing": {path.name: path.read_text() for path in mixing},
     }
 
 

@@ -38,7 +38,7 @@ _FILES = (
     *("config.json", "env.json", "log.txt", "metrics.csv", "record.json", "result.json"),
     *("genotype.json", "normal.svg", "reduce.svg", "weights.safetensors"),
 )
-_FOLDERS = ("tb", "genotypes")
+_FOLDERS = ("tb", "genotypes", "mixing")
 
 #: Bytes of a configuration or a record. ImageNet's classes are the longest part of either, with 30,000.
 _LARGEST_JSON = 4_000_000
@@ -106,8 +106,9 @@ class Directory:
         """Removes leftovers of killed processes, and sets aside what blocks a file or folder of the run."""
         remove_leftovers(self.path)
         (self.path / checkpoint.NEW).unlink(missing_ok=True)
-        if (self.path / "genotypes").is_dir():
-            remove_leftovers(self.path / "genotypes")
+        for name in ("genotypes", "mixing"):
+            if (self.path / name).is_dir():
+                remove_leftovers(self.path / name)
         for name in (*_FILES, *_FOLDERS):
             path = self.path / name
             if os.path.lexists(path) and not (path.is_dir() if name in _FOLDERS else path.is_file()):
