@@ -15,6 +15,7 @@ from spaces.space import INIT_GAP, SearchSpace
 
 _SPACES = Registry("search space", group="optinas.spaces", base=SearchSpace)
 register, names, get, load_installed = _SPACES.register, _SPACES.names, _SPACES.get, _SPACES.load_installed
+name_of = _SPACES.name_of
 
 
 @dataclass(frozen=True, kw_only=True)

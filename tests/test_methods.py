@@ -20,13 +20,19 @@ import train_search
 from nas import methods
 from nas.data import Batch
 from nas.errors import Stopped, UsageError
-from nas.methods import Noise, Relaxation
+from nas.methods import Noise, Relaxation, combinations
 from nas.methods.bilevel import Bilevel, BilevelConfig, HessianProduct
+from nas.methods.config import SearchConfig
 from nas.methods.darts_minus import AuxiliarySkip, Decay
+from nas.methods.derivation import Derivation, DerivationConfig
 from nas.methods.drnas import Dirichlet, concentrations, divergence_from_flat, sample
 from nas.methods.fairdarts import Sigmoid
 from nas.methods.gumbel import GumbelSoftmax, StraightThroughGumbel
 from nas.methods.ista import SparseCoding, lasso
+from nas.methods.stages import plan
+from nas.networks.forms import FORMS
+from nas.options import configured
+from nas.recipes import WITHOUT_ZERO
 from nas.runs.run import Run
 from nas.supernet import Supernet, SupernetConfig
 from spaces import KINDS, SearchSpace, SpaceConfig
@@ -293,7 +299,6 @@ def test_interrupted_and_resumed_with_recomputed_cells(
             "--method darts-minus needs the operation 'skip_connect'",
         ),
         ("--method ista --space hb", "--method ista cannot start from peaked logits (--init hb)"),
-        ("--method ista --beta-decay 1", "--beta-decay is about logits, which --method ista does not train"),
         ("--method snas --temperature-end 0", "--temperature-end is 0; it must be more than 0"),
         ("--method darts --temperature 1", "--temperature"),
     ],
@@ -610,6 +615,101 @@ def test_skip_connect_need_not_serve_training_beside_an_auxiliary_skip() -> None
 
 
 # ---- ista ------------------------------------------------------------------------------------------------------------
+
+#: By the penalty: solution, least value, and weights of the two chosen entries, computed apart from this code for
+#: b = sin(1.7 i + 0.3), A = |43758.5453 sin(12.9898 i + 78.233 j)| mod 1, 7 by 14. Those not given are 0.
+SPARSE: dict[float, tuple[dict[int, float], float, dict[int, float]]] = {
+    0.1: (
+        {2: 1.10435629396, 4: -1.01602777736, 5: -0.0468868092954, 6: -0.769561523123, 12: 0.0562164874211},
+        0.518202391833,
+        {2: 0.302286001071, 4: -1.69514557577},
+    ),
+    0.01: (
+        {
+            1: -1.10716891508,
+            2: 1.37418635918,
+            4: -2.18276318999,
+            5: -0.603471407177,
+            6: -0.233698809036,
+            9: 0.363550928452,
+            12: 1.23022638486,
+        },
+        0.0733615608298,
+        {2: 1.83986161528, 4: -1.16178456628},
+    ),
+}
+
+
+@pytest.mark.parametrize("penalty", SPARSE)
+def test_sparse_coding_by_known_values(penalty: float) -> None:
+    """Through a space of one node, of whose two edges each has seven operations."""
+    # Not by torch, whose sine is another on another CPU, by as much as 43758 of its last digits.
+    rows = [[abs(43758.5453 * math.sin(12.9898 * i + 78.233 * j)) % 1 for j in range(14)] for i in range(7)]
+    A = torch.tensor(rows, dtype=torch.float64)
+    b = torch.tensor([math.sin(1.7 * i + 0.3) for i in range(7)], dtype=torch.float64)
+    tolerance = {"rtol": 0, "atol": 1e-10}
+    solution, least, weights = SPARSE[penalty]
+    z = lasso(A, b, penalty)
+    torch.testing.assert_close(z, z.new_tensor([solution.get(n, 0.0) for n in range(14)]), **tolerance)
+    value = 0.5 * (A @ z - b).square().sum() + penalty * z.abs().sum()
+    assert value.item() == pytest.approx(least, rel=0, abs=1e-10)
+
+    space = space_of(nodes=1, operations=WITHOUT_ZERO)
+    relaxation = SparseCoding(7, penalty, 1.0)
+    relaxation.begin(space, seed=0)
+    for kind in KINDS:
+        relaxation.get_buffer(f"{kind}_dictionary").copy_(A.T.view(2, 7, 7))
+        with torch.no_grad():
+            relaxation.get_parameter(f"{kind}_code").copy_(b)
+    relaxation.schedule(0, 4)
+    expected = z.new_tensor([weights.get(n, 0.0) for n in range(14)]).view(2, 7)
+    torch.testing.assert_close(relaxation.expected_weights(space)["normal"], expected, **tolerance)
+
+
+def test_what_needs_logits_is_refused_without_them() -> None:
+    """Whatever the table of refusals holds; what needs steps of the architecture works."""
+    options: dict[str, dict[str, Any]] = {
+        "--unrolled": {"unrolled": True},
+        "--warm-up-epochs": {"warm_up_epochs": 1},
+        "--stop": {"stop": "skips"},
+        "--beta-decay": {"beta_decay": 1.0},
+        "--entropy-weight": {"entropy_weight": -1.0},
+        "--cost-weight": {"cost_weight": 1.0},
+        "--perturb": {"perturb": "random"},
+        "--drop": {"drop": (1,)},
+        "--derivation projection": {"derivation": "projection"},
+        "--stop order": {"stop": "order"},
+        "--eigenvalue-every": {"eigenvalue_every": 2},
+    }
+    assert options.keys() == combinations.NEED_STEPS.keys() | combinations.NEED_LOGITS.keys()
+    default = SearchConfig(method=methods.named("ista"))
+    for flag, given in {**options, "--partial-channels": {"partial_channels": 2}}.items():
+        config = configured(default, given)
+        stages = plan(config.stages, config.epochs)
+        told = ""
+        try:
+            combinations.check(config, spaces.build(config.space), config.method.build(), stages)
+        except ValueError as error:
+            told = str(error)
+        if flag in combinations.NEED_STEPS:
+            assert not told, flag
+        elif flag == "--partial-channels":
+            assert told.startswith("--partial-channels needs weights of the operations that sum to 1"), flag
+        else:
+            assert told == f"{flag} is about logits, which --method ista does not train; drop one of the two"
+
+
+def test_what_sparse_coding_would_ignore_is_refused() -> None:
+    relaxation = methods.named("ista").build()
+    with pytest.raises(ValueError, match="--method ista cannot start from peaked logits"):
+        relaxation.check(spaces.build(SpaceConfig(space="hb", init="hb")))
+    for name in ("unmasked_logits", "edge_weights", "derive"):
+        own = type("Own", (spaces.get("darts"),), {name: lambda *_: None})
+        with pytest.raises(ValueError, match=f"--method ista does not use {name}, which --space Own overrides"):
+            relaxation.check(own())
+    for limit in ({"max_skips": 2}, {"max_params": 10**9}, {"max_macs": 10**12}):
+        with pytest.raises(ValueError, match="this --method has a derivation of its own .SparseCoding., which --max"):
+            Derivation(DerivationConfig(**limit), space_of(), relaxation, FORMS["cifar"])
 
 
 def test_sparse_solutions() -> None:

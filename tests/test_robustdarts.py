@@ -87,6 +87,7 @@ def test_they_have_the_edges_of_darts_and_the_published_operations(name: str, op
     for kind in KINDS:
         allowed = [{operations[o] for o, is_ in enumerate(row) if is_} for row in space.mask[kind].tolist()]
         assert allowed == (S1[kind] if name == "s1" else [set(operations)] * 14)
+    assert spaces.build(SpaceConfig(space=name, operations=operations)).operations == operations
 
 
 def test_genotypes_of_s1_have_operations_of_its_edges() -> None:
@@ -115,7 +116,14 @@ def test_an_edge_of_s1_computes_its_two_operations_only() -> None:
             "--space s1",
             "--space s1 gives each edge between 4 nodes its own operations, but --nodes is 2; leave that out",
         ),
-        ("--space s1 --nodes 4 --operations sep_conv_3x3", "--space s1 gives each edge its own operations; leave out"),
+        (
+            "--space s1 --nodes 4 --operations sep_conv_3x3",
+            "--space s1 has operations of its own; leave out --operations",
+        ),
+        (
+            "--space s2 --preset drnas",
+            "with a --preset that lists others pass --operations skip_connect sep_conv_3x3",
+        ),
         ("--space s4 --unrolled", "operation 'noise' draws random numbers anew in each evaluation of the loss"),
         ("--space s4 --checkpoint-cells", "--checkpoint-cells computes each cell twice, but an operation draws random"),
     ],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import spaces
+from nas.engine.device import autocast
 from nas.methods.bilevel import Bilevel, BilevelConfig
 from nas.methods.relaxation import Relaxation
 from nas.networks.macro import resolve_stem
@@ -204,6 +205,25 @@ def test_partial_channels_are_those_of_the_plain_supernet(name: str, parts: int,
     pair.assert_equal(size)
     pair.ours.checkpoint_cells = True
     pair.assert_equal(size)
+
+
+def test_partial_channels_in_bf16() -> None:
+    """Within 2 % of fp32 for the logits, and 30 % for the gradients of the mixing weights, of their norms.
+
+    A number in bf16 is right to 0.4 %. Measured: at most 0.6 % and 17 %, as without partial channels.
+    """
+    torch.manual_seed(0)
+    space, supernet = build("agd", nodes=2, image_size=(16, 16), layers=3, init_channels=8, partial_channels=4)
+    x, towards = torch.randn(8, 3, 16, 16), torch.randn(8, 10)
+    mixing = {kind: torch.rand(mask.shape).requires_grad_() for kind, mask in space.mask.items()}
+    found = []
+    for precision in ("fp32", "bf16"):
+        with autocast(x.device, precision):
+            logits = supernet(x, mixing)
+        found.append([logits.float(), *torch.autograd.grad(logits, list(mixing.values()), towards.to(logits))])
+    assert logits.dtype == torch.bfloat16
+    for most, exact, rounded in zip((0.02, 0.3, 0.3), *found, strict=True):
+        assert 0 < (rounded - exact).norm() < most * exact.norm()
 
 
 def pc_darts_node(

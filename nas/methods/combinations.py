@@ -6,7 +6,7 @@ the space or the method.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nas.methods.config import SearchConfig
 from nas.methods.relaxation import Relaxation
@@ -14,6 +14,23 @@ from nas.methods.stages import Stage, check_drop
 from nas.supernet.partial import check_partial_channels
 from spaces import SearchSpace
 from spaces.ops import is_random
+
+#: By flag, whether a configuration uses it: what needs steps of the architecture, and what needs logits besides.
+NEED_STEPS: dict[str, Callable[[SearchConfig], object]] = {
+    "--unrolled": lambda config: config.bilevel.unrolled,
+    "--warm-up-epochs": lambda config: config.stages.warm_up_epochs,
+    "--stop": lambda config: config.stop.stop != "none",
+}
+NEED_LOGITS: dict[str, Callable[[SearchConfig], object]] = {
+    "--beta-decay": lambda config: config.regularizer.beta_decay,
+    "--entropy-weight": lambda config: config.regularizer.entropy_weight,
+    "--cost-weight": lambda config: config.regularizer.cost_weight,
+    "--perturb": lambda config: config.perturbation.perturb != "none",
+    "--drop": lambda config: config.stages.drop,
+    "--derivation projection": lambda config: config.projects,
+    "--stop order": lambda config: config.stop.stop == "order",
+    "--eigenvalue-every": lambda config: config.stop.eigenvalue_every,
+}
 
 
 def check(config: SearchConfig, space: SearchSpace, relaxation: Relaxation, stages: Sequence[Stage]) -> None:
@@ -39,21 +56,8 @@ def check(config: SearchConfig, space: SearchSpace, relaxation: Relaxation, stag
 
 def _check_without_architecture(config: SearchConfig) -> None:
     """Raises ValueError, naming both flags, for what a method that does not train the architecture cannot use."""
-    regularizer, stop = config.regularizer, config.stop
-    needing = {
-        "--unrolled": config.bilevel.unrolled,
-        "--beta-decay": regularizer.beta_decay,
-        "--entropy-weight": regularizer.entropy_weight,
-        "--cost-weight": regularizer.cost_weight,
-        "--perturb": config.perturbation.perturb != "none",
-        "--drop": config.stages.drop,
-        "--warm-up-epochs": config.stages.warm_up_epochs,
-        "--derivation projection": config.projects,
-        "--stop": stop.stop != "none",
-        "--eigenvalue-every": stop.eigenvalue_every,
-    }
-    for flag, given in needing.items():
-        if given:
+    for flag, given in (NEED_STEPS | NEED_LOGITS).items():
+        if given(config):
             raise ValueError(
                 f"{flag} does nothing with --method {config.method.method}, which does not train the architecture; "
                 "drop one of the two"
@@ -62,19 +66,8 @@ def _check_without_architecture(config: SearchConfig) -> None:
 
 def _check_without_logits(config: SearchConfig) -> None:
     """Raises ValueError, naming both flags, for what needs the logits that a method does not train."""
-    regularizer, stop = config.regularizer, config.stop
-    needing = {
-        "--beta-decay": regularizer.beta_decay,
-        "--entropy-weight": regularizer.entropy_weight,
-        "--cost-weight": regularizer.cost_weight,
-        "--perturb": config.perturbation.perturb != "none",
-        "--drop": config.stages.drop,
-        "--derivation projection": config.projects,
-        "--stop order": stop.stop == "order",
-        "--eigenvalue-every": stop.eigenvalue_every,
-    }
-    for flag, given in needing.items():
-        if given:
+    for flag, given in NEED_LOGITS.items():
+        if given(config):
             raise ValueError(
                 f"{flag} is about logits, which --method {config.method.method} does not train; drop one of the two"
             )
