@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -154,6 +154,24 @@ class Check(_OfOneGenotype):
         print(f"{self.genotype}: valid")
 
 
+class Sized(NamedTuple):
+    """A genotype, with the parameters and multiply-adds (of one image) of its network."""
+
+    genotype: Genotype
+    params: int
+    macs: int
+
+
+class Derived(NamedTuple):
+    """What `derive` gives."""
+
+    found: Sized
+    epochs: int
+    """Those after which the search was in the state that it is from."""
+    note: str | None
+    """That the search took the genotype of an earlier epoch, if it did."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Derive(BudgetConfig):
     """Derive the strongest genotype within limits from the newest checkpoint of a search, ended or not."""
@@ -170,6 +188,13 @@ class Derive(BudgetConfig):
 
     def run(self) -> dict[str, Any]:
         """Derives the genotype, and returns it with what its network costs. Raises UsageError, GenotypeError."""
+        found, epochs, note = self.derived()
+        if note is not None:
+            print(note)
+        return {**_written(found.genotype, self.out), "params": found.params, "macs": found.macs, "epochs": epochs}
+
+    def derived(self) -> Derived:
+        """Derives the genotype. Raises UsageError."""
         from nas.methods import saved
         from nas.methods.derivation import Derivation, DerivationConfig
         from nas.networks.edge_costs import costs_in
@@ -182,7 +207,14 @@ class Derive(BudgetConfig):
             derivation = Derivation(config, found.space, found.relaxation, found.own)
         genotype = derivation.derive(found.space, found.relaxation)
         params, macs = costs_in(found.space, chosen(self, found.own)).total(found.space, genotype)
-        return {**_written(genotype, self.out), "params": params, "macs": macs, "epochs": found.epochs}
+        note = None
+        if found.taken not in (None, found.epochs):
+            # Only the genotypes of earlier epochs are kept, not their logits.
+            note = (
+                f"derived from the state after epoch {found.epochs}, the newest; the search took the genotype of epoch "
+                f"{found.taken}, whose state is not kept"
+            )
+        return Derived(Sized(genotype, params, macs), found.epochs, note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +236,14 @@ class Random(BudgetConfig):
 
     def run(self) -> dict[str, Any]:
         """Draws the genotypes, and returns them with what their networks cost. Raises UsageError, GenotypeError."""
+        rows = []
+        for seed, found in self.drawn().items():
+            written = _written(found.genotype, self._file(seed))
+            rows.append({"seed": seed, **written, "params": found.params, "macs": found.macs})
+        return {"genotypes": rows}
+
+    def drawn(self) -> dict[int, Sized]:
+        """Draws the genotypes, by their seeds. Raises UsageError."""
         import spaces
         from nas.networks.edge_costs import costs_in
         from nas.networks.forms import FORMS, chosen
@@ -216,12 +256,8 @@ class Random(BudgetConfig):
             costs = costs_in(space, chosen(self, FORMS["cifar"]))
             sampler = Sampler(space, costs.limits(self.max_params, self.max_macs))
             seeds = range(self.seed, self.seed + self.number)
-            drawn = {seed: sampler.draw(random.Random(seed)) for seed in seeds}
-        rows = []
-        for seed, genotype in drawn.items():
-            params, macs = costs.total(space, genotype)
-            rows.append({"seed": seed, **_written(genotype, self._file(seed)), "params": params, "macs": macs})
-        return {"genotypes": rows}
+            genotypes_drawn = {seed: sampler.draw(random.Random(seed)) for seed in seeds}
+        return {seed: Sized(found, *costs.total(space, found)) for seed, found in genotypes_drawn.items()}
 
     def _file(self, seed: int) -> str | None:
         if self.out is None or self.number == 1:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from msgspec import UNSET, UnsetType
 from torch import Tensor, nn
 
 import genotypes
@@ -432,12 +433,15 @@ class Search:
         genotype = genotypes.from_json(self.derived.genotypes[taken], "the checkpoint")
         genotypes.save(genotype, directory.path / "genotype.json")
         tensorboard.draw_cells(directory, genotype, f"{config.space.space}, ")
+        params, macs = self._size(genotype)
         result = SearchResult(
             run_dir=str(directory.path),
             space=config.space.space,
             dataset=config.data.dataset,
             genotype=genotypes.to_text(genotype),
             valid_accuracy=self.meters.held_out.accuracy,
+            params=params,
+            macs=macs,
             epochs=run.epoch,
             seconds=round(run.seconds, 3),
         )
@@ -447,7 +451,20 @@ class Search:
         directory.log(
             f"genotype and pictures of its cells written to {directory.path}: genotype.json, normal.svg, reduce.svg"
         )
+        if params is not UNSET:
+            directory.log(
+                f"its network for these images: {self.derivation.form}, {params:,} parameters, {macs:,} multiply-adds"
+            )
         return result
+
+    def _size(self, genotype: Genotype) -> tuple[int, int] | tuple[UnsetType, UnsetType]:
+        """Parameters and multiply-adds of the genotype's network; UNSET where they cannot be counted."""
+        try:
+            return costs_in(self.space, self.derivation.form).total(self.space, genotype)
+        except (RuntimeError, ValueError):
+            # A user's operation that does not compute on the meta device, or a derivation of other edges or operations
+            # than the space's, must not cost a search its result.
+            return UNSET, UNSET
 
 
 class CurrentStage:

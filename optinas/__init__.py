@@ -6,26 +6,30 @@
     trained = optinas.train(found, dataset="digits", preset="smoke")
     trained.network.predict(image)
 
-Images of your own are passed as `Arrays`. `load` and `evaluate` take trained networks, `genotype` and `draw` cells.
+Images of your own are passed as `Arrays`. `load` and `evaluate` take trained networks; `genotype`,
+`derive` and `random_genotype` give genotypes, and `draw` draws their cells.
 Below these functions lie the packages `nas`, `spaces` and `genotypes`.
 """
 
 from nas import __version__
-from optinas.api import draw, evaluate, genotype, load, search, train
+from optinas.api import derive, draw, evaluate, genotype, load, random_genotype, search, train
 from optinas.arrays import Arrays
-from optinas.results import Evaluation, Found, Picture, Trained
+from optinas.results import Derived, Evaluation, Found, Picture, Trained
 
 __all__ = [
     "Arrays",
+    "Derived",
     "Evaluation",
     "Found",
     "Picture",
     "Trained",
     "__version__",
+    "derive",
     "draw",
     "evaluate",
     "genotype",
     "load",
+    "random_genotype",
     "search",
     "train",
 ]

@@ -30,6 +30,7 @@ from nas.data import DataConfig, ImageData, manifest
 from nas.data.manifest import Manifest
 from nas.errors import Stopped, users_mistakes
 from nas.evaluate import EvaluateConfig, check_split
+from nas.genotype_commands import Derive, Random
 from nas.methods import Method
 from nas.methods.config import with_method
 from nas.networks import architecture, weights
@@ -39,7 +40,7 @@ from nas.runs import record
 from nas.runs.record import EvaluationResult, SearchRecord, TrainRecord
 from optinas.arrays import NAME, Arrays
 from optinas.options import check_names, errors_worded, shows, spelled
-from optinas.results import Evaluation, Found, Picture, Trained
+from optinas.results import Derived, Evaluation, Found, Picture, Trained
 
 PathLike = str | os.PathLike[str]
 C = TypeVar("C")
@@ -51,7 +52,11 @@ _EVALUATE = {
     **leaves(DataConfig()),
     **{name: _TRAIN[name] for name in ("device", "deterministic", "precision")},
 }
-_ALL = _SEARCH | _TRAIN
+_DERIVE = leaves(Derive(run_dir=""))
+del _DERIVE["run_dir"], _DERIVE["out"]  # the first argument of derive(), and what it returns
+_RANDOM = leaves(Random())
+del _RANDOM["number"], _RANDOM["out"]  # random_genotype() returns one
+_ALL = _SEARCH | _TRAIN | _DERIVE | _RANDOM
 
 
 @shows(_SEARCH)
@@ -107,6 +112,8 @@ def search(
         return Found(
             genotype=genotypes.load(directory / "genotype.json"),
             valid_accuracy=kept.result.valid_accuracy,
+            params=None if kept.result.params is UNSET else kept.result.params,
+            macs=None if kept.result.macs is UNSET else kept.result.macs,
             seconds=kept.result.seconds,
             run_dir=_named(run_dir),
             history=_history(directory),
@@ -265,6 +272,63 @@ def genotype(name: PathLike) -> Genotype:
     """
     spaces.load_installed()  # whose operations the genotype may have
     return genotypes.resolve(name)
+
+
+@shows(_DERIVE)
+def derive(run: PathLike | Found, **options: Any) -> Derived:
+    """Derive the strongest genotype within limits from the newest checkpoint of a search, ended or not.
+
+    The options are the flags of `optinas-genotype derive`.
+
+    Args:
+        run: the directory of a search, or what `search` returned if it has a `run_dir`. Nothing in it is changed.
+        options: such as max_params=3_500_000, max_macs=600_000_000, eval_form="imagenet", max_skips=2.
+
+    Returns:
+        The genotype with the size of its network, in the published form for the search's data set or the one asked for.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: a value or the directory is not right, or no genotype is within the limits; the message says what
+            is possible.
+
+    Example:
+        >>> small = optinas.derive("runs/hb", max_params=3_500_000)
+        >>> optinas.train(small.genotype, dataset="digits", preset="smoke")
+    """
+    check_names("derive", options, _DERIVE)
+    directory = run.run_dir if isinstance(run, Found) else run
+    if directory is None:
+        raise ValueError("this search has left no directory to derive from; search with run_dir")
+    with errors_worded(_worded):
+        with users_mistakes():
+            command = configured(Derive(run_dir=os.fspath(directory)), options)
+        (genotype, params, macs), epochs, note = command.derived()
+    return Derived(genotype=genotype, params=params, macs=macs, epochs=epochs, note=note)
+
+
+@shows(_RANDOM)
+def random_genotype(**options: Any) -> Genotype:
+    """Draw a genotype of a search space at random, all that are within the limits being equally likely.
+
+    The options are the flags of `optinas-genotype random`.
+
+    Args:
+        options: such as space="hb", seed=1, max_params=3_500_000.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: a value is not right, or no genotype is within the limits; the message says what is possible.
+
+    Example:
+        >>> optinas.train(optinas.random_genotype(space="hb", seed=1), dataset="digits", preset="smoke")
+    """
+    check_names("random_genotype", options, _RANDOM)
+    with errors_worded(_worded):
+        with users_mistakes():
+            command = configured(Random(), options)
+        (found,) = command.drawn().values()
+    return found.genotype
 
 
 def draw(cell: CellGenotype, title: str = "") -> Picture:

@@ -20,6 +20,8 @@ class Found:
     Attributes:
         genotype: of the last epoch.
         valid_accuracy: percent; the supernet's, on the architecture's half of the training images.
+        params: parameters of the genotype's network in the published form for the data set; None if not counted.
+        macs: multiply-adds of that network for one image; None if not counted.
         seconds: of computing.
         run_dir: where the run is kept; None if nowhere.
         history: a row of figures for each epoch, as in `metrics.csv`.
@@ -29,11 +31,32 @@ class Found:
 
     genotype: Genotype
     valid_accuracy: float
+    params: int | None
+    macs: int | None
     seconds: float
     run_dir: Path | None
     history: tuple[Mapping[str, float], ...] = field(repr=False)
     config: SearchConfig = field(repr=False)
     record: SearchRecord = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """What has been derived from the state of a search.
+
+    Attributes:
+        genotype: the strongest within the limits.
+        params: parameters of its network.
+        macs: multiply-adds of that network for one image.
+        epochs: after so many the search was in that state.
+        note: that the search itself took the genotype of an earlier epoch; None if it did not.
+    """
+
+    genotype: Genotype
+    params: int
+    macs: int
+    epochs: int
+    note: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from genotypes import Genotype
 from nas import cli
 from nas.data import DataConfig
 from nas.errors import NonFiniteLossError, Stopped
+from nas.genotype_commands import Derive, Random
 from nas.methods.config import SearchConfig
 from nas.methods.relaxation import Relaxation
 from nas.options import leaves
@@ -69,6 +70,9 @@ def test_a_search_a_training_and_an_evaluation_leave_nothing_behind(
 
     assert isinstance(found.genotype, Genotype)
     assert [row["valid_accuracy"] for row in found.history] == [found.valid_accuracy]
+    assert (found.params, found.macs) == (found.record.result.params, found.record.result.macs)
+    with pytest.raises(ValueError, match="this search has left no directory to derive from; search with run_dir"):
+        optinas.derive(found)
     assert (found.run_dir, found.record.result.run_dir, found.config.run.run_dir) == (None, "", None)
     assert trained.record.search == found.record
     assert trained.network.classes == ("cat", "dog", "eel")
@@ -99,8 +103,14 @@ def test_a_named_directory_is_the_run_of_the_command(tmp_path: Path, capsys: pyt
 
 
 def test_every_flag_is_an_option_that_help_shows() -> None:
-    for function, config in ((optinas.search, SearchConfig()), (optinas.train, nas.train.TrainConfig())):
-        assert leaves(config).keys() <= inspect.signature(function).parameters.keys()
+    own = {"run_dir", "out", "number"}  # of the commands that derive and draw
+    for function, config, without in (
+        (optinas.search, SearchConfig(), set()),
+        (optinas.train, nas.train.TrainConfig(), set()),
+        (optinas.derive, Derive(run_dir=""), own),
+        (optinas.random_genotype, Random(), own),
+    ):
+        assert leaves(config).keys() - without <= inspect.signature(function).parameters.keys()
         assert inspect.getdoc(function)
 
 
@@ -129,6 +139,10 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "kind": (lambda: optinas.train(optinas.genotype("DARTS_V2"), growth=3), ValueError, "^growth is for hand-made"),
     "weights": (lambda: optinas.load("nothing"), ValueError, "nothing does not exist"),
     "genotype": (lambda: optinas.genotype("DARTS_V9"), ValueError, "did you mean DARTS_V2"),
+    "name of a derivation": (lambda: optinas.derive("run", out="g.json"), TypeError, "argument 'out'"),
+    "run": (lambda: optinas.derive("nothing"), ValueError, "nothing"),
+    "limit": (lambda: optinas.random_genotype(max_params=5), ValueError, "the smallest possible has"),
+    "limits": (lambda: optinas.random_genotype(max_skips=5), TypeError, "did you mean"),
 }
 
 

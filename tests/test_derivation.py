@@ -21,12 +21,14 @@ from torch import nn
 
 import genotype_tool
 import genotypes
+import optinas
 import spaces
 import train_search
 from genotypes import CellGenotype, Edge, Genotype
 from nas.errors import UsageError
 from nas.methods.derivation import Derivation, DerivationConfig
 from nas.methods.relaxation import Relaxation
+from nas.methods.stops import OrderStop, Seen
 from nas.networks import architecture
 from nas.networks.budget import BudgetConfig
 from nas.networks.cells import NetworkConfig
@@ -34,6 +36,7 @@ from nas.networks.cost import network_cost
 from nas.networks.edge_costs import EdgeCosts, edge_costs
 from nas.networks.forms import FORMS, chosen, form_of
 from nas.networks.handmade import HandmadeConfig
+from optinas import Derived
 from spaces import KINDS, Kind, Mixing, SearchSpace, SpaceConfig
 from spaces.derivation import Limit, Sampler, best_within, capped, skip_limit
 from tests.tiny import SEARCH, SPACES, nodes_of
@@ -455,12 +458,35 @@ def test_a_genotype_is_derived_from_a_search(searched: tuple[Path, int], tmp_pat
     limited = genotype_tool.command(["derive", str(run), *SMALL_FLAGS, "--max-params", str(most), "--out", out])
     assert limited["params"] <= most
     assert genotypes.load(out) == genotypes.resolve(run)
+    result = json.loads((run / "result.json").read_text())
+    assert (result["params"], result["macs"]) == (limited["params"], limited["macs"])
+    from_python = optinas.derive(run, **SMALL, max_params=most)
+    assert from_python == Derived(
+        genotype=genotypes.load(out), params=limited["params"], macs=limited["macs"], epochs=1, note=None
+    )
     counted = network_cost(genotypes.load(out), TINY, in_channels=3, image_size=(8, 8), num_classes=3)
     assert (limited["params"], limited["macs"]) == (counted.params, counted.macs)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     (copy / "checkpoint.pt").rename(copy / "checkpoint.previous.pt")  # as while one is being written
     assert genotype_tool.command(["derive", str(copy), *SMALL_FLAGS]) == plain
+
+
+def test_it_is_told_if_the_search_took_an_earlier_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def update(rule: OrderStop, seen: Seen) -> None:
+        if seen.epoch == 1:
+            rule.take, rule.reason = 0, "it is enough"
+
+    monkeypatch.setattr(OrderStop, "update", update)
+    run = str(tmp_path / "run")
+    train_search.command([*SEARCH, "--epochs", "3", "--stop", "order", "--run-dir", run])
+    capsys.readouterr()
+    assert genotype_tool.command(["derive", run])["epochs"] == 2
+    told = capsys.readouterr().out.strip()
+    assert "state after epoch 2, the newest; the search took the genotype of epoch 1, whose state is not kept" in told
+    assert optinas.derive(run).note == told
 
 
 @pytest.mark.parametrize(
@@ -522,6 +548,8 @@ def test_random_genotypes_are_written_for_a_training(tmp_path: Path) -> None:
     (one,) = genotype_tool.command(["random", *flags, "--out", str(tmp_path / "one.json")])["genotypes"]
     assert [row["out"] for row in several] == [str(tmp_path / f"g-{seed}.json") for seed in (3, 4)]
     assert one == {**several[0], "out": str(tmp_path / "one.json")}
+    drawn = optinas.random_genotype(space="hb", **SMALL, max_params=9000, seed=3)
+    assert drawn == genotypes.load(one["out"])
     for row in several:
         found = architecture.resolve(row["out"], TINY, HandmadeConfig()).architecture
         counted = network_cost(found.genotype, TINY, **CIFAR)

@@ -91,10 +91,9 @@ class Derivation:
         except ValueError as error:
             if not self._config.limited:
                 raise
-            network, (H, W) = self.form.network, self.form.image_size
             raise ValueError(
-                f"{error}, or make the network smaller, which has {network.layers} cells of {network.init_channels} "
-                f"channels on {H}x{W} pixels (--eval-layers, --eval-channels, --eval-form)"
+                f"{error}, or make the network smaller, which has {self.form} (--eval-layers, --eval-channels, "
+                "--eval-form)"
             ) from error
 
 

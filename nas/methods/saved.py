@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -33,6 +33,8 @@ class SavedSearch(NamedTuple):
     """The form of the networks that are trained on its images."""
     epochs: int
     """How many have ended."""
+    taken: int | None
+    """The number, from 1 on, of the epoch whose genotype a rule has taken as the result; None if none has."""
 
 
 def read(directory: Path, modules: Sequence[str] = ()) -> SavedSearch:
@@ -67,10 +69,16 @@ def read(directory: Path, modules: Sequence[str] = ()) -> SavedSearch:
             image_size=images.image_size,
             num_classes=len(images.classes),
         )
-        return SavedSearch(space, relaxation, own, int(state.get("epoch", 0)))
+        return SavedSearch(space, relaxation, own, int(state.get("epoch", 0)), _taken(tracked))
     except ValueError as error:
         # The message may quote a name of any length in the configuration.
         raise UsageError(f"{directory}: {reason_of(error)}") from error
+
+
+def _taken(tracked: Mapping[str, Any]) -> int | None:
+    rule = tracked.get("stop")
+    take = rule.get("take") if isinstance(rule, dict) else None
+    return take + 1 if isinstance(take, int) and take >= 0 else None
 
 
 def _converted(saved: Any, kind: type[T], name: str, modules: Sequence[str]) -> T:

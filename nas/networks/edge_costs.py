@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genotypes import CellGenotype, Edge, Genotype
 from nas.networks.cells import NetworkConfig
-from nas.networks.cost import count_macs, count_parameters, network_cost
+from nas.networks.cost import Cost, count_macs, count_parameters, network_cost
 from nas.networks.forms import Form
 from nas.networks.macro import CellPlan, build_stem, edge_stride, plan_cells, resolve_stem
 from spaces import KINDS, Kind, SearchSpace, build_operation
@@ -94,18 +94,15 @@ def edge_costs(
     shape = (len(space.topology.edges), len(space.operations))
     params = {kind: torch.zeros(shape, dtype=torch.float64) for kind in KINDS}
     macs = {kind: torch.zeros(shape, dtype=torch.float64) for kind in KINDS}
-    counted = cache(_operation_cost)
     nodes = space.topology.nodes
     from_inputs = torch.tensor([source < CELL_INPUTS for source, _ in space.topology.edges])
     for plan, size in _cells(config, nodes, in_channels, image_size):
         for edges, source, own_size in ((from_inputs, 0, size), (~from_inputs, CELL_INPUTS, _after(plan, size))):
             place = _Place(plan.channels, edge_stride(plan, source), own_size)
-            costs_O2 = torch.tensor([counted(name, place) for name in space.operations], dtype=torch.float64)
+            costs_O2 = torch.tensor([_operation_cost(name, place) for name in space.operations], dtype=torch.float64)
             params[plan.kind][edges] += costs_O2[:, 0]
             macs[plan.kind][edges] += costs_O2[:, 1]
-    rest = network_cost(
-        _without_operations(nodes), config, in_channels=in_channels, image_size=image_size, num_classes=num_classes
-    )
+    rest = _rest(nodes, config, in_channels, image_size, num_classes)
     return EdgeCosts(params, macs, rest.params, rest.macs)
 
 
@@ -120,6 +117,7 @@ def costs_in(space: SearchSpace, form: Form) -> EdgeCosts:
     )
 
 
+@cache
 def _operation_cost(name: str, place: _Place) -> tuple[int, int]:
     with torch.device("meta"):
         operation = build_operation(name, place.channels, place.stride)
@@ -145,8 +143,10 @@ def _after(plan: CellPlan, size: tuple[int, int]) -> tuple[int, int]:
     return (-(-size[0] // 2), -(-size[1] // 2)) if plan.reduction else size
 
 
-def _without_operations(nodes: int) -> Genotype:
-    """A genotype whose operations cost nothing."""
+@cache
+def _rest(nodes: int, config: NetworkConfig, in_channels: int, image_size: tuple[int, int], num_classes: int) -> Cost:
+    """The cost of a network whose operations cost nothing."""
     targets = range(CELL_INPUTS, CELL_INPUTS + nodes)
     cell = CellGenotype(nodes=tuple((Edge("none", 0),) for _ in targets), concat=tuple(targets))
-    return Genotype(normal=cell, reduce=cell)
+    genotype = Genotype(normal=cell, reduce=cell)
+    return network_cost(genotype, config, in_channels=in_channels, image_size=image_size, num_classes=num_classes)

@@ -20,6 +20,11 @@ class Form(NamedTuple):
     num_classes: int
     in_channels: int = 3
 
+    def __str__(self) -> str:
+        """For messages."""
+        H, W = self.image_size
+        return f"{self.network.layers} cells of {self.network.init_channels} channels on {H}x{W} pixels"
+
 
 #: DARTS (Liu et al., ICLR 2019), sec. 3.2 and sec. 3.4.
 FORMS: dict[FormName, Form] = {

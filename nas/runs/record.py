@@ -35,6 +35,10 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """In the notation of the literature."""
     valid_accuracy: _Percent
     """The supernet's, on the architecture's half of the training images."""
+    params: _Count | UnsetType = UNSET
+    """Of the genotype's evaluation network, in the form for the data set; searches of earlier versions lack it."""
+    macs: _Count | UnsetType = UNSET
+    """Multiply-adds of that network for one image."""
     epochs: _Count
     seconds: _Seconds
 
