@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from spaces import Kind
+from spaces import KINDS, Kind
 from spaces.ops import FactorizedReduce, ReLUConvBN
 
 StemName = Literal["auto", "cifar", "imagenet"]
@@ -108,13 +108,23 @@ def plan_cells(
     c_prev_prev, c_prev = stem.widths
     reduction_prev = stem.reduces
     for layer in range(layers):
-        reduction = layer in (layers // 3, 2 * layers // 3)
+        reduction = layer in _reductions(layers)
         if reduction:
             channels *= 2
         plan = CellPlan(c_prev_prev, c_prev, channels, reduction, reduction_prev)
         yield plan
         c_prev_prev, c_prev = c_prev, concatenated[plan.kind] * channels
         reduction_prev = reduction
+
+
+def _reductions(layers: int) -> tuple[int, int]:
+    """The cells that reduce, of so many; of a single one twice the same."""
+    return layers // 3, 2 * layers // 3
+
+
+def kinds_of(layers: int) -> tuple[Kind, ...]:
+    """The kinds of cells that networks of so many have: with 1 or 2, all reduce."""
+    return ("reduce",) if layers <= len(set(_reductions(layers))) else KINDS
 
 
 def build_preprocessing(plan: CellPlan, affine: bool) -> tuple[FactorizedReduce | ReLUConvBN, ReLUConvBN]:
