@@ -12,6 +12,7 @@ Below these functions lie the packages `nas`, `spaces` and `genotypes`.
 """
 
 from nas import __version__
+from nas.study.page import write_report
 from optinas.api import derive, draw, evaluate, genotype, load, random_genotype, search, train
 from optinas.arrays import Arrays
 from optinas.results import Derived, Evaluation, Found, Picture, Trained
@@ -32,4 +33,5 @@ __all__ = [
     "random_genotype",
     "search",
     "train",
+    "write_report",
 ]

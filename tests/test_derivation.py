@@ -33,8 +33,8 @@ from nas.networks import architecture
 from nas.networks.budget import BudgetConfig
 from nas.networks.cells import NetworkConfig
 from nas.networks.cost import network_cost
-from nas.networks.edge_costs import EdgeCosts, edge_costs
-from nas.networks.forms import FORMS, chosen, form_of
+from nas.networks.edge_costs import EdgeCosts, edge_costs, genotype_costs
+from nas.networks.forms import FORMS, Form, chosen, form_of
 from nas.networks.handmade import HandmadeConfig
 from optinas import Derived
 from spaces import KINDS, Kind, Mixing, SearchSpace, SpaceConfig
@@ -335,10 +335,21 @@ def test_the_sum_of_the_edges_is_the_cost_of_the_network(
             best_within(space, random_mixing(space, seed), limits),
             Sampler(space, limits).draw(generator),
         ):
-            counted = network_cost(genotype, config, **shape)
-            assert costs.total(space, genotype) == (counted.params, counted.macs)
+            counted, by_edge = network_cost(genotype, config, **shape), genotype_costs(genotype, Form(config, **shape))
+            assert costs.total(space, genotype) == (counted.params, counted.macs) == (by_edge.params, by_edge.macs)
+            for kind, target, edge, own_params, own_macs in by_edge.edges:
+                entry = space.topology.edges.index((edge.source, target)), space.operations.index(edge.operation)
+                assert (own_params, own_macs) == (costs.params[kind][entry], costs.macs[kind][entry])
             assert counted.params <= params
             assert counted.macs <= macs
+
+
+def test_cells_of_different_sizes_are_counted() -> None:
+    normal = CellGenotype(((Edge("sep_conv_3x3", 0),),), (2,))
+    reduce = CellGenotype(((Edge("dil_conv_3x3", 1), Edge("sep_conv_3x3", 0)),) * 3, (3, 2))
+    counted = genotype_costs(Genotype(normal, reduce), Form(TINY, **ODD))
+    whole = network_cost(Genotype(normal, reduce), TINY, **ODD)
+    assert (counted.params, counted.macs) == (whole.params, whole.macs)
 
 
 def test_operations_of_ones_own_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What each operation costs on each edge of a space, in the evaluation network of a genotype.
+"""What each operation costs on each edge of a space, or of a genotype, in the evaluation network.
 
 Shape letters: E edges (mixed operations of one cell), O candidate operations, H height, W width.
 """
@@ -96,13 +96,13 @@ def edge_costs(
     macs = {kind: torch.zeros(shape, dtype=torch.float64) for kind in KINDS}
     nodes = space.topology.nodes
     from_inputs = torch.tensor([source < CELL_INPUTS for source, _ in space.topology.edges])
-    for plan, size in _cells(config, nodes, in_channels, image_size):
-        for edges, source, own_size in ((from_inputs, 0, size), (~from_inputs, CELL_INPUTS, _after(plan, size))):
-            place = _Place(plan.channels, edge_stride(plan, source), own_size)
+    for plan, size in _cells(config, dict.fromkeys(KINDS, nodes), in_channels, image_size):
+        for edges, source in ((from_inputs, 0), (~from_inputs, CELL_INPUTS)):
+            place = _place(plan, size, source)
             costs_O2 = torch.tensor([_operation_cost(name, place) for name in space.operations], dtype=torch.float64)
             params[plan.kind][edges] += costs_O2[:, 0]
             macs[plan.kind][edges] += costs_O2[:, 1]
-    rest = _rest(nodes, config, in_channels, image_size, num_classes)
+    rest = _rest(nodes, nodes, config, in_channels, image_size, num_classes)
     return EdgeCosts(params, macs, rest.params, rest.macs)
 
 
@@ -117,6 +117,56 @@ def costs_in(space: SearchSpace, form: Form) -> EdgeCosts:
     )
 
 
+class GenotypeEdge(NamedTuple):
+    """An edge of a genotype with what it costs, summed over the cells of its kind."""
+
+    kind: Kind
+    target: int
+    edge: Edge
+    params: int
+    macs: int
+
+
+class GenotypeCosts(NamedTuple):
+    """The costs of a genotype's network: of its edges, and of all that is on no edge."""
+
+    edges: tuple[GenotypeEdge, ...]
+    rest_params: int
+    rest_macs: int
+
+    @property
+    def params(self) -> int:
+        """Parameters of the network, without an auxiliary head."""
+        return self.rest_params + sum(edge.params for edge in self.edges)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the network for one image."""
+        return self.rest_macs + sum(edge.macs for edge in self.edges)
+
+
+def genotype_costs(genotype: Genotype, form: Form) -> GenotypeCosts:
+    """The costs of the edges of a genotype in a network of that form, in the order of the genotype."""
+    concatenated: dict[Kind, int] = {"normal": len(genotype.normal.concat), "reduce": len(genotype.reduce.concat)}
+    plans = list(_cells(form.network, concatenated, form.in_channels, form.image_size))
+    edges = []
+    for kind in KINDS:
+        own = [(plan, size) for plan, size in plans if plan.kind == kind]
+        for target, node in enumerate(getattr(genotype, kind).nodes, CELL_INPUTS):
+            for edge in node:
+                costs = [_operation_cost(edge.operation, _place(plan, size, edge.source)) for plan, size in own]
+                params, macs = (sum(cost[i] for cost in costs) for i in range(2))
+                edges.append(GenotypeEdge(kind, target, edge, params, macs))
+    rest = _rest(*concatenated.values(), form.network, form.in_channels, form.image_size, form.num_classes)
+    return GenotypeCosts(tuple(edges), rest.params, rest.macs)
+
+
+def _place(plan: CellPlan, size: tuple[int, int], source: int) -> _Place:
+    """Where an operation on the output of node `source` stands, in a cell whose inputs have the (H, W) `size`."""
+    own = size if source < CELL_INPUTS else _after(plan, size)
+    return _Place(plan.channels, edge_stride(plan, source), own)
+
+
 @cache
 def _operation_cost(name: str, place: _Place) -> tuple[int, int]:
     with torch.device("meta"):
@@ -125,15 +175,18 @@ def _operation_cost(name: str, place: _Place) -> tuple[int, int]:
 
 
 def _cells(
-    config: NetworkConfig, nodes: int, in_channels: int, image_size: tuple[int, int]
+    config: NetworkConfig, concatenated: Mapping[Kind, int], in_channels: int, image_size: tuple[int, int]
 ) -> Iterator[tuple[CellPlan, tuple[int, int]]]:
-    """The cells of the network, and the (H, W) of their preprocessed inputs."""
+    """The cells of the network, and the (H, W) of their preprocessed inputs.
+
+    `concatenated` is, for each kind, the number of nodes that are concatenated to the cell's output.
+    """
     with torch.device("meta"):
         stem = build_stem(resolve_stem(config.stem, image_size), in_channels, config.init_channels).eval()
         # What a cell reduces is its newer input; the older one is brought to the same size.
         _, H, W = stem(torch.zeros(1, in_channels, *image_size))[1].shape[1:]
     size = (H, W)
-    for plan in plan_cells(config.layers, config.init_channels, stem, dict.fromkeys(KINDS, nodes)):
+    for plan in plan_cells(config.layers, config.init_channels, stem, concatenated):
         yield plan, size
         size = _after(plan, size)
 
@@ -144,9 +197,19 @@ def _after(plan: CellPlan, size: tuple[int, int]) -> tuple[int, int]:
 
 
 @cache
-def _rest(nodes: int, config: NetworkConfig, in_channels: int, image_size: tuple[int, int], num_classes: int) -> Cost:
-    """The cost of a network whose operations cost nothing."""
-    targets = range(CELL_INPUTS, CELL_INPUTS + nodes)
-    cell = CellGenotype(nodes=tuple((Edge("none", 0),) for _ in targets), concat=tuple(targets))
-    genotype = Genotype(normal=cell, reduce=cell)
+def _rest(
+    normal: int,
+    reduction: int,
+    config: NetworkConfig,
+    in_channels: int,
+    image_size: tuple[int, int],
+    num_classes: int,
+) -> Cost:
+    """The cost of a network of operations that cost nothing, whose cells concatenate so many nodes."""
+    genotype = Genotype(normal=_without_operations(normal), reduce=_without_operations(reduction))
     return network_cost(genotype, config, in_channels=in_channels, image_size=image_size, num_classes=num_classes)
+
+
+def _without_operations(nodes: int) -> CellGenotype:
+    targets = range(CELL_INPUTS, CELL_INPUTS + nodes)
+    return CellGenotype(nodes=tuple((Edge("none", 0),) for _ in targets), concat=tuple(targets))

@@ -54,6 +54,8 @@ class EpochMixing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             widths = [len(self.operations)] * len(self.edges) + ([] if cell.edges is None else [len(self.edges)])
             if [len(row) for row in rows] != widths:
                 raise ValueError(f"{kind} has weights of another shape than {len(self.edges)} x {len(self.operations)}")
+            if any(source >= target for source, target in self.edges):
+                raise ValueError("an edge does not run forward")
             if not all(math.isfinite(weight) for row in rows for weight in row):
                 raise ValueError(f"{kind} has weights that are not finite")
 
@@ -73,6 +75,15 @@ def _cell(space: SearchSpace, weights_EO: Tensor, kind: Kind) -> CellMixing:
 
 def _rounded(weights: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(weight, _DECIMALS) for weight in weights)
+
+
+def edge_names(edges: Sequence[tuple[int, int]]) -> list[str]:
+    """Source and target of every edge, named as in the pictures of cells; parallel edges are numbered."""
+    nodes = ["c_k-2", "c_k-1", *map(str, range(max((target for _, target in edges), default=1) - 1))]
+    names = [f"{nodes[source]} \u2192 {nodes[target]}" for source, target in edges]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: e + 1].count(name)})" for e, name in enumerate(names)
+    ]
 
 
 def read(directory: Path) -> tuple[dict[int, EpochMixing], list[str]]:

@@ -16,7 +16,8 @@ from genotypes import CELL_NAMES, OPERATIONS, Genotype, to_text
 from genotypes.draw import draw, picture
 from nas.runs.directory import Directory
 from nas.runs.heat_map import heat_map
-from spaces import KINDS, Kind, SearchSpace, Topology
+from nas.runs.mixing import edge_names
+from spaces import KINDS, Kind, SearchSpace
 
 
 class Board:
@@ -77,7 +78,7 @@ def add_mixing(board: Board, space: SearchSpace, mixing: Mapping[Kind, Tensor], 
 
     The weight of an edge is the sum over its operations. If that is 1 for all edges, they are not weighted.
     """
-    edges = _edge_names(space.topology)
+    edges = edge_names(space.topology.edges)
     operations = [OPERATIONS[name] for name in space.operations]
     for kind in KINDS:
         name = CELL_NAMES[kind]
@@ -87,15 +88,6 @@ def add_mixing(board: Board, space: SearchSpace, mixing: Mapping[Kind, Tensor], 
         sums_E1 = weights_EO.sum(axis=1, keepdims=True)
         if not np.allclose(sums_E1, 1, atol=1e-3):
             board.add_picture(f"edges/{name}", heat_map(sums_E1, edges, ["edge"], f"Edge weights, {title}"), epoch)
-
-
-def _edge_names(topology: Topology) -> list[str]:
-    """Source and target of every edge, named as in the pictures of cells; parallel edges are numbered."""
-    nodes = ["c_k-2", "c_k-1", *map(str, range(topology.nodes))]
-    names = [f"{nodes[source]} \u2192 {nodes[target]}" for source, target in topology.edges]
-    return [
-        name if names.count(name) == 1 else f"{name} ({names[: e + 1].count(name)})" for e, name in enumerate(names)
-    ]
 
 
 def add_logits(board: Board, space: SearchSpace, epoch: int) -> None:

@@ -1,0 +1,1 @@
+"""Pages that show a run: one HTML file that needs nothing else."""

@@ -1,0 +1,340 @@
+"""The page of a run: what it shows, what of a damaged run it still shows, and that it needs nothing else."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import genotypes
+import train_eval
+import train_search
+from genotypes import OPERATIONS as LABELS
+from genotypes import CellGenotype, Edge
+from nas.errors import UsageError
+from nas.report import page, plots
+from nas.runs import mixing
+from nas.runs.directory import flat
+from nas.study.page import command, write_report
+from tests.tiny import DATA, OPERATIONS, SEARCH
+
+
+class Page(HTMLParser):
+    """The elements of a page, with their attributes, and its tables by the beginning of their captions."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.texts: list[str] = []
+        self._caption = ""
+        self._rows: list[list[str]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == [], "an element is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in ("meta", "input"):
+            self._open.append(tag)
+        if tag == "table":
+            self._caption, self._rows = "", []
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("th", "td"):
+            self._rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+        if tag == "table":
+            assert self._caption, "a table has no caption"
+            self.tables[self._caption] = self._rows
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if "caption" in self._open:
+            self._caption += data
+        elif "td" in self._open or "th" in self._open:
+            self._rows[-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def table(self, caption: str) -> list[list[str]]:
+        (found,) = [rows for name, rows in self.tables.items() if name.startswith(caption)]
+        return found
+
+    def data(self) -> Any:
+        (found,) = re.findall(r'<script type="application/json" id="by-epoch">(.*?)</script>', self.text)
+        return json.loads(found)
+
+    def shows(self, text: str) -> bool:
+        return text in " ".join(" ".join(self.texts).split())
+
+
+def check(shown: Page) -> None:
+    """Nothing is loaded from elsewhere, and what is drawn can be read aloud."""
+    assert "default-src 'none'" in shown.all("meta")[1]["content"]
+    for _, attributes in shown.elements:
+        assert attributes.get("href", "#").startswith("#")
+        assert not {"src", "srcset", "action", "xlink:href"} & attributes.keys()
+        assert not [name for name in attributes if name.startswith("on")]
+    assert "url(" not in shown.text.replace("url(#", "")
+    assert "@import" not in shown.text
+    identifiers = [attributes["id"] for _, attributes in shown.elements if "id" in attributes]
+    assert len(identifiers) == len({*identifiers})
+    assert {a["href"].removeprefix("#") for _, a in shown.elements if "href" in a} <= {*identifiers}
+    assert {*re.findall(r"url\(#([^)]+)\)", shown.text)} <= {*identifiers}
+    pictures = shown.all("svg")
+    assert pictures
+    assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
+    assert all(header.get("scope") in ("row", "col") for header in shown.all("th"))
+    assert len(shown.text) < 5_000_000
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search of two epochs in Space-AGD, whose edges have weights, and the training of its genotype."""
+    folder = tmp_path_factory.mktemp("runs")
+    search, train = str(folder / "search"), str(folder / "train")
+    moving = ("--space", "agd", "--epochs", "2", "--arch-learning-rate", "0.3")
+    train_search.command([*SEARCH, *OPERATIONS, *moving, "--run-dir", search])
+    small = ("--layers", "3", "--init-channels", "4", "--epochs", "1")
+    train_eval.command([*DATA, *small, "--arch", search, "--run-dir", train])
+    for name in ("search", "train"):
+        write_report(folder / name)
+    return folder
+
+
+def read(directory: Path) -> Page:
+    return Page((directory / "report.html").read_text())
+
+
+def test_the_page_of_a_search(runs: Path) -> None:
+    shown = read(runs / "search")
+    check(shown)
+    slider, data = shown.all("input")[0], shown.data()
+    assert (slider["type"], slider["min"], slider["max"], slider["value"]) == ("range", "1", "2", "2")
+    weights, _ = mixing.read(runs / "search")
+    found = [genotypes.load(runs / "search" / "genotypes" / f"epoch_{epoch:03d}.json") for epoch in (1, 2)]
+    for kind, name in (("normal", "normal"), ("reduce", "reduction")):
+        rows = [getattr(weights[epoch], kind).weights for epoch in (1, 2)]
+        assert data["mixing"][kind] == [[round(1000 * w) for row in of_epoch for w in row] for of_epoch in rows]
+        head, *table = shown.table(f"Mixing weights of the {name} cell")
+        assert head[1:] == ["sep conv 3x3", "avg pool 3x3", "identity", "neg. identity", "zero"]
+        assert [line[1:] for line in table] == [[f"{round(1000 * w) / 1000:.3f}" for w in row] for row in rows[1]]
+        assert [line[0] for line in table] == ["c_k-2 → 0", "c_k-1 → 0", "c_k-2 → 1", "c_k-1 → 1", "0 → 1"]
+        # One picture for each cell that differs.
+        cells = [getattr(genotype, kind) for genotype in found]
+        assert (data["cells"][kind][0] == data["cells"][kind][1]) == (cells[0] == cells[1])
+        own = [figure for figure in shown.all("figure") if figure.get("data-cell") == kind]
+        assert len(own) == len({*cells})
+        assert [f["data-number"] for f in own if "hidden" not in f] == [str(data["cells"][kind][1])]
+    labels = " ".join(picture["aria-label"] for picture in shown.all("svg"))
+    with (runs / "search" / "metrics.csv").open() as file:
+        first, last = csv.DictReader(file)
+    for column in ("valid_loss", "learning_rate", "normal_margin", "reduction_skips"):
+        assert f"{float(first[column]):.4g} in epoch 1, {float(last[column]):.4g} in epoch 2" in labels
+    assert f"Weights of the edges of the normal cell. Largest in epoch 2: {largest_edge(weights[2])}" in labels
+    assert shown.shows(f"{float(last['discretization_gap']):.4g}")
+    assert "eigenvalue" not in labels
+    settings = dict(shown.table("All settings")[1:])
+    config = flat(json.loads((runs / "search" / "config.json").read_text()))
+    assert settings.keys() == config.keys()
+    assert settings["space.operations"] == " ".join(OPERATIONS[1:])
+
+
+def largest_edge(weights: mixing.EpochMixing) -> str:
+    edges = weights.normal.edges
+    assert edges is not None
+    e = edges.index(max(edges))
+    return f"{mixing.edge_names(weights.edges)[e]} with {edges[e]:.3g}"
+
+
+def test_the_page_of_a_training(runs: Path) -> None:
+    shown = read(runs / "train")
+    check(shown)
+    result = json.loads((runs / "train" / "result.json").read_text())
+    for text in (f"{result['test_error']:.2f} %", f"{result['params']:,}", f"{result['macs']:,}"):
+        assert shown.shows(text)
+    assert shown.shows("The genotype was found by a search of agd on fake with seed 0, 2 epochs in")
+    assert [picture["aria-label"].split(":")[0] for picture in shown.all("svg")[:2]] == [
+        "normal cell",
+        "reduction cell",
+    ]
+    _, *edges, rest, total = shown.table("The evaluation network: 3 cells of 4 channels on 8x8 pixels")
+    found = genotypes.load(runs / "train" / "genotype.json")
+    cells = (found.normal, found.reduce)
+    assert [line[1] for line in edges] == [LABELS[e.operation] for cell in cells for node in cell.nodes for e in node]
+    for column, key in ((2, "params"), (3, "macs")):
+        values = [int(line[column].replace(",", "")) for line in (*edges, rest)]
+        assert sum(values) == result[key] == int(total[column].replace(",", ""))
+
+
+def test_hostile_names_are_text(runs: Path, tmp_path: Path) -> None:
+    name = "</script><script>alert(1)<!-- $x$ \"'&"
+    directory = tmp_path / name.replace("/", "")
+    shutil.copytree(runs / "search", directory)
+    config = json.loads((directory / "config.json").read_text())
+    config["data"]["dataset"] = config[name] = name
+    (directory / "config.json").write_text(json.dumps(config))
+    weights = json.loads((directory / "mixing" / "epoch_002.json").read_text())
+    weights["operations"][0] = name
+    for epoch in (1, 2):
+        (directory / "mixing" / f"epoch_00{epoch}.json").write_text(json.dumps(weights))
+    (directory / "env.json").write_text(json.dumps({"command": ["x.py", name], "device": name, "packages": {name: 3}}))
+    (directory / "metrics.csv").write_text(f"epoch,{name.replace(',', '')},valid_loss\n1,{name},2\n2,1,<b>\n")
+    write_report(directory)
+    shown = read(directory)
+    check(shown)
+    assert len(shown.all("script")) == 2
+    assert shown.shows(directory.name)
+    assert "<b>" not in shown.text
+    assert shown.data()["cells"]
+    (head, *_) = shown.table("Mixing weights of the normal cell")
+    assert head[1] == name
+
+
+def damage(directory: Path) -> None:
+    """Every file that a page shows something of, but for the configuration."""
+    for name in ("env.json", "record.json", "data.json", "genotype.json", "genotypes/epoch_001.json"):
+        (directory / name).write_text('{"a": [')
+    weights = json.loads((directory / "mixing" / "epoch_002.json").read_text())
+    weights["normal"]["weights"].pop()
+    (directory / "mixing" / "epoch_002.json").write_text(json.dumps(weights))
+    (directory / "metrics.csv").write_bytes(b"\xff\0\n1")
+
+
+def test_what_is_left_of_a_damaged_run(runs: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(runs / "search", directory)
+    damage(directory)
+    write_report(directory, tmp_path / "page.html")
+    shown = Page((tmp_path / "page.html").read_text())
+    check(shown)
+    for name in ("env", "record", "data", "genotype", "genotypes/epoch_001", "mixing/epoch_002"):
+        assert shown.shows(f"{directory / name}.json"), name
+    assert shown.shows(f"{directory / 'metrics.csv'} cannot be read")
+    assert shown.shows("has not ended; 0 epochs so far")
+    data = shown.data()
+    assert data["cells"]["normal"] == [-1, 0]
+    assert [weights is None for weights in data["mixing"]["normal"]] == [False, True]
+    assert shown.table("Mixing weights of the normal cell")[1][1:] == [""] * 5
+    # What has no configuration either is still known as a search by its folders.
+    (directory / "config.json").write_text("{")
+    for path in directory.glob("mixing/*"):
+        path.unlink()
+    write_report(directory)
+    assert read(directory).data()["mixing"] == {}
+    for name in ("genotypes", "mixing"):
+        shutil.rmtree(directory / name)
+    with pytest.raises(UsageError, match="config.json cannot be read"):
+        write_report(directory)
+
+
+def test_the_command(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    assert command([str(runs / "train"), "--out", str(out)]) == {"report": str(out)}
+    assert out.read_bytes() == (runs / "train" / "report.html").read_bytes()
+    with pytest.raises(UsageError, match=r"holds no run \(no config.json\)"):
+        command([str(tmp_path)])
+    (tmp_path / "config.json").write_text('{"depths": 3}')
+    with pytest.raises(UsageError, match="holds neither a search nor a training"):
+        command([str(tmp_path)])
+    with pytest.raises(UsageError, match="cannot be written"):
+        command([str(runs / "train"), "--out", str(tmp_path / "none" / "page.html")])
+    assert not [path for path in runs.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_pages_of_fifty_epochs_are_small() -> None:
+    """The largest cells that are searched, those of Space-HB, another in every epoch."""
+    operations = ("sep_conv_3x3", "skip_connect", "neg_skip_connect")
+    nodes = tuple(tuple(Edge(name, max(0, i + 1 - (name[0] == "n"))) for name in operations) for i in range(4))
+    assert 100 * len(plots.cell(CellGenotype(nodes, (2, 3, 4, 5)), "normal cell")) < 3_500_000
+
+
+def test_colours_have_another_value_where_the_page_is_dark() -> None:
+    style = files("nas.report").joinpath("page.css").read_text()
+    dark = {*re.findall(r"--(c-[0-9a-f]{6}):", style)}
+    names = list(LABELS)
+    nodes = tuple(tuple(Edge(name, 0) for name in names[i : i + 4]) for i in range(0, len(names), 4))
+    six = [plots.Series(str(i), [1, 2], [i, i + 0.5]) for i in range(6)]
+    drawn = page.join([plots.cell(CellGenotype(nodes, (2,)), ""), plots.curves("x", "", "", six)])
+    assert {*re.findall(r"var\(--(c-[0-9a-f]{6}),", drawn)} == dark
+    assert {html.unescape(a) for a in re.findall(r"(?:fill|stroke): (#\w+)", drawn)} == set()
+
+
+@pytest.mark.parametrize("value", [3, 12345, 0.123456, 12345.6, "a<b", None, True])
+def test_numbers_and_texts(value: object) -> None:
+    shown = {3: "3", 12345: "12,345", 0.123456: "0.1235", 12345.6: "12,346", "a<b": "a&lt;b", None: ""}
+    cell = page.element("td", page.number(value))
+    assert cell == f"<td>{'True' if value is True else shown[value]}</td>"
+
+
+# --- in a browser ---------------------------------------------------------------------------------------------
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+WATCH = """<script>
+const problems = [];
+addEventListener("error", (event) => problems.push(event.message));
+addEventListener("securitypolicyviolation", (event) => problems.push(event.blockedURI));
+for (const name of ["error", "warn"]) console[name] = (...words) => problems.push(words.join(" "));
+</script>"""
+MOVE = """<script>
+const seen = [], range = document.querySelector("input[type=range]");
+for (let epoch = +range.min; epoch <= +range.max; epoch++) {
+  range.value = epoch;
+  range.dispatchEvent(new Event("input"));
+  const shown = [...document.querySelectorAll("figure[data-cell]")].filter((f) => f.offsetHeight > 0);
+  seen.push({
+    output: document.querySelector("output").value,
+    pictures: shown.map((f) => [f.dataset.cell, +f.dataset.number]),
+    drawn: shown.every((f) => f.querySelector("svg").getBoundingClientRect().width > 100),
+    weights: [...document.querySelectorAll("#mixing-normal td")].map((cell) => [cell.textContent, cell.className]),
+  });
+}
+const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+const found = document.createElement("pre");
+found.id = "found";
+found.textContent = JSON.stringify({ seen, problems, loaded, charts: document.querySelectorAll(".charts svg").length });
+document.body.append(found);
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_the_slider_moves_cells_and_weights_in_a_browser(runs: Path, tmp_path: Path) -> None:
+    text = (runs / "search" / "report.html").read_text()
+    path = tmp_path / "page.html"
+    path.write_text(text.replace("<style>", f"{WATCH}<style>", 1).replace("</body>", f"{MOVE}</body>"))
+    argv = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    environment = os.environ | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        [*argv, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True, env=environment
+    )
+    match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout)
+    assert match is not None, done.stderr
+    found, data = json.loads(html.unescape(match[1])), Page(text).data()
+    assert (found["problems"], found["loaded"]) == ([], [])
+    assert found["charts"] > 8
+    assert [seen["output"] for seen in found["seen"]] == ["1 of 2", "2 of 2"]
+    for i, seen in enumerate(found["seen"]):
+        assert seen["drawn"]
+        assert seen["pictures"] == [[kind, data["cells"][kind][i]] for kind in ("normal", "reduce")]
+        assert [text for text, _ in seen["weights"]] == [f"{w / 1000:.3f}" for w in data["mixing"]["normal"][i]]
+        assert len({shade for _, shade in seen["weights"]}) > 1
+    assert found["seen"][0]["weights"] != found["seen"][1]["weights"]
