@@ -38,7 +38,7 @@ HEAVY_BALL = CellGenotype(
 EXAMPLE = Genotype(normal=LINE, reduce=HEAVY_BALL, name="example")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(architectures())
 def test_json_round_trip(genotype: Genotype) -> None:
     validate(genotype)

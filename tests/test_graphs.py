@@ -32,11 +32,12 @@ ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 #: Batches of 7, and a last one of 5 (in the search) or 3.
 ODD = ("--batch-size", "7", "--epochs", "3")
+SMALL = (*SEARCH, "--nodes", "1", *OPERATIONS, *ODD)
 LOOPS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]]] = {
     # It draws noise within the step.
-    "first": (train_search.command, (*SEARCH, *OPERATIONS, *ODD, *OWN)),
-    "finite-difference": (train_search.command, (*SEARCH, *OPERATIONS, *ODD, "--unrolled")),
-    "exact": (train_search.command, (*SEARCH, *OPERATIONS, *ODD, "--unrolled", "--hessian-product", "exact")),
+    "first": (train_search.command, (*SMALL, *OWN)),
+    "finite-difference": (train_search.command, (*SMALL, "--unrolled")),
+    "exact": (train_search.command, (*SMALL, "--unrolled", "--hessian-product", "exact")),
     "training": (
         train_eval.command,
         (*TRAIN, *ODD, "--auxiliary", "--drop-path-prob", "0.3", "--ema-decay", "0.9"),

@@ -270,7 +270,8 @@ def test_interrupted_and_resumed_with_recomputed_cells(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same draws and the same temperatures, bit for bit."""
-    flags = [*SEARCH, *OPERATIONS, "--epochs", "2", "--space", "hb", "--init", "random", "--method", method]
+    flags = [*SEARCH, *OPERATIONS, "--nodes", "1", "--epochs", "2", "--space", "hb", "--init", "random"]
+    flags += ["--method", method]
     flags += ["--checkpoint-cells", "--run-dir"]
     train_search.command([*flags, str(tmp_path / "whole")])
     steps = Run.steps

@@ -25,7 +25,7 @@ def text_of(edges: str, concat: str = "[2]") -> str:
     return f"Genotype(normal={edges}, normal_concat={concat}, reduce={ONE}, reduce_concat=[2])"
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(architectures())
 def test_text_round_trip(genotype: Genotype) -> None:
     assert from_text(to_text(genotype)) == genotype

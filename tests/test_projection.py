@@ -15,7 +15,7 @@ from nas.methods import Relaxation, named
 from nas.methods.projection import Projection, ProjectionConfig
 from nas.runs import checkpoint
 from spaces import KINDS, Kind, SearchSpace, SpaceConfig
-from tests.tiny import OPERATIONS, SEARCH, SPACES, nodes_of
+from tests.tiny import SEARCH, SPACES, nodes_of
 
 
 def build(name: str, nodes: int = 3) -> SearchSpace:
@@ -86,12 +86,24 @@ def test_the_operations_and_edges_whose_removal_costs_most_are_kept(name: str) -
 PROJECTION = ("--epochs", "1", "--derivation", "projection", "--projection-every", "1")
 
 
-@pytest.mark.parametrize("name", ["agd", "hb"])
-def test_a_search_is_followed_by_its_projection(name: str, tmp_path: Path) -> None:
-    result = train_search.command([*SEARCH, *OPERATIONS, *PROJECTION, "--space", name, "--run-dir", str(tmp_path)])
+@pytest.mark.parametrize(("name", "nodes", "decisions"), [("agd", 2, 6), ("hb", 1, 3)])
+def test_a_search_is_followed_by_its_projection(name: str, nodes: int, decisions: int, tmp_path: Path) -> None:
+    flags = [
+        *SEARCH,
+        *PROJECTION,
+        "--operations",
+        "sep_conv_3x3",
+        "skip_connect",
+        "none",
+        "--nodes",
+        str(nodes),
+        "--init",
+        "zero",
+    ]
+    result = train_search.command([*flags, "--space", name, "--run-dir", str(tmp_path)])
     state = checkpoint.load(tmp_path)
     assert state is not None
-    assert result["epochs"] == state["epoch"] == 1 + 6
+    assert result["epochs"] == state["epoch"] == 1 + decisions
     for kind in KINDS:
         assert (state["tracked"]["relaxation"][f"{kind}_operation"] >= 0).all()
         assert state["tracked"]["relaxation"][f"{kind}_removed"].sum() == (0 if name == "hb" else 1)

@@ -328,6 +328,7 @@ def test_the_table_has_the_spaces_of_this_package() -> None:
     assert set(SPACES) == {"darts", "hb", "agd", "s1", "s2", "s3", "s4"}
 
 
+@pytest.mark.slow
 def test_the_table_of_hand_made_networks_is_right() -> None:
     rows = re.findall(r"^\| (`\w+\d+`.*?) \| ([\d,]+) \| ([\d.,]+) M \|$", TEXT["HANDMADE"], re.MULTILINE)
     told = {name: (parameters, macs) for cell, parameters, macs in rows for name in re.findall(r"`(\w+)`", cell)}

@@ -28,7 +28,7 @@ def test_every_preset_searches(name: str, tmp_path: Path) -> None:
     """On a tiny network and few epochs, with all else as it is."""
     config = PRESETS[name]("fake")
     stages = len(config.stages.drop) + 1
-    short = ["--epochs", str(stages), "--warm-up-epochs", "0", "--projection-every", "1"]
+    short = ["--epochs", str(stages), "--warm-up-epochs", "0", "--projection-every", "1", "--nodes", "1"]
     if config.stages.stage_partial_channels or config.supernet.partial_channels > 1:
         short += ["--init-channels", "12", "--layers", "2"]
     if config.stages.stage_layers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
@@ -38,42 +39,27 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], dict[str, Any]], tuple[str, ...]
     # Its noise is of torch's random state, that of the weights and that of an operation.
     "search-agd-gumbel": (
         train_search.command,
-        (*SEARCH, *OPERATIONS, "noise", *EPOCHS, *OWN, "--space", "agd", "--init", "random", *AGAINST_COLLAPSE),
-    ),
-    # The second stage begins after step 4, and its architecture steps after step 6.
-    "search-stages": (
-        train_search.command,
         (
             *SEARCH,
             *OPERATIONS,
+            "noise",
             *EPOCHS,
-            "--drop",
+            *OWN,
+            "--space",
+            "agd",
+            "--nodes",
             "1",
-            "--stage-layers",
-            "2",
-            "3",
-            "--warm-up-epochs",
-            "1",
-            "--skip-dropout",
-            "0.1",
-            "0.5",
+            "--init",
+            "random",
+            *AGAINST_COLLAPSE,
         ),
     ),
+    # The second stage begins after step 4, and its architecture steps after step 6.
+    "search-stages": (train_search.command, (*SEARCH, *OPERATIONS, *EPOCHS, *STAGES)),
     # Between two decisions, and in the middle of one.
     "search-projection": (
         train_search.command,
-        (
-            *SEARCH,
-            *OPERATIONS,
-            "--epochs",
-            "1",
-            "--derivation",
-            "projection",
-            "--projection-every",
-            "1",
-            "--space",
-            "agd",
-        ),
+        (*SEARCH, "--operations", "sep_conv_3x3", "skip_connect", "--epochs", "1", *PROJECTION, "--space", "agd"),
     ),
     "search-unrolled": (train_search.command, (*SEARCH, *OPERATIONS, *EPOCHS, "--unrolled")),
     "train": (
@@ -96,12 +82,25 @@ class Job:
         return self._command([*self._flags, "--run-dir", str(directory), *more])
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=pytest.mark.slow if name == "search-unrolled" else ()) for name in COMMANDS],
-)
-def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return Job(request.param, tmp_path_factory.mktemp(request.param) / "whole")
+ALL = [name for name in COMMANDS if name != "search-unrolled"]
+SLOW = "search-unrolled"
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Job]:
+    """Each job once."""
+    return functools.cache(lambda name: Job(name, tmp_path_factory.mktemp(name) / "whole"))
+
+
+@pytest.fixture(params=[*ALL, pytest.param(SLOW, marks=pytest.mark.slow)])
+def job(request: pytest.FixtureRequest, jobs: Callable[[str], Job]) -> Job:
+    return jobs(request.param)
+
+
+def each(more: Iterable[tuple[str, Any]], value: Any) -> pytest.MarkDecorator:
+    """Marks a test to run for some jobs with values of their own, and for all with `value`."""
+    slow = pytest.param(SLOW, value, marks=pytest.mark.slow)
+    return pytest.mark.parametrize(("job", "value"), [*more, *((name, value) for name in ALL), slow], indirect=["job"])
 
 
 class Killed(Exception):
@@ -130,10 +129,11 @@ def lasting(result: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key not in ("run_dir", "seconds")}
 
 
-@pytest.mark.parametrize("step", [2, 4, 7])
-def test_killed_and_resumed(job: Job, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# In step 2 of an epoch of two: at first, where no checkpoint is there yet, and then.
+@each([("train", 2), ("train", 4)], 7)
+def test_killed_and_resumed(job: Job, value: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        interrupt_at(patch, step, kill)
+        interrupt_at(patch, value, kill)
         with pytest.raises(Killed):
             job(tmp_path / "parts")
     resumed = job(tmp_path / "parts", "--resume")
@@ -141,6 +141,7 @@ def test_killed_and_resumed(job: Job, step: int, tmp_path: Path, monkeypatch: py
     assert lasting(resumed) == lasting(job.result)
 
 
+@pytest.mark.parametrize("job", ["train", "search-agd-gumbel"], indirect=True)
 def test_signalled_in_the_first_evaluation_and_resumed(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,15 +160,15 @@ def test_signalled_in_the_first_evaluation_and_resumed(
     assert lasting(resumed) == lasting(job.result)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@each([("train", signal.SIGINT)], signal.SIGTERM)
 def test_signalled_in_the_middle_of_an_epoch_and_resumed(
-    job: Job, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, value: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 5, lambda: os.kill(os.getpid(), number))
+        interrupt_at(patch, 5, lambda: os.kill(os.getpid(), value))
         with pytest.raises(Stopped) as stopped:
             job(tmp_path / "parts")
-    assert stopped.value.signal == number
+    assert stopped.value.signal == value
     state = checkpoint.load(tmp_path / "parts")
     assert state is not None
     assert state["step"] > 0  # saved where it stood, not at the last epoch's end
@@ -196,7 +197,14 @@ def test_resuming_a_finished_run_changes_nothing(job: Job) -> None:
     assert_same(final_state(job.directory), job.state)
 
 
-@pytest.mark.parametrize("loss_of_the_epoch", [1, 2, -1])
+@pytest.mark.parametrize(
+    ("job", "loss_of_the_epoch"),
+    [
+        *(("train", loss) for loss in (1, 2, -1)),
+        *(("search-agd-gumbel", 2), ("search-agd-gumbel", -1), ("search-stages", 1), ("search-projection", -1)),
+    ],
+    indirect=["job"],
+)
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(
     job: Job, loss_of_the_epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,23 +26,23 @@ from nas.runs import checkpoint, mixing
 from nas.runs.mixing import CellMixing
 from nas.search import endless, search
 from spaces import KINDS, SpaceConfig
-from tests.tiny import OPERATIONS, OWN, REPEATABLE, SEARCH, nodes_of
+from tests.tiny import OPERATIONS, OWN, SEARCH, SPACES, nodes_of
 
 
 def run(directory: Path, *more: str) -> dict[str, object]:
     return train_search.command([*SEARCH, "--epochs", "2", "--run-dir", str(directory), *more])
 
 
-@pytest.mark.parametrize("space", spaces.names())
-@pytest.mark.parametrize("order", [(), ("--unrolled", "--hessian-product", "exact")], ids=["first", "second"])
+SECOND = ("--unrolled", "--hessian-product", "exact", "--epochs", "1")
+
+
+@pytest.mark.parametrize(
+    ("space", "order"),
+    [*((name, ("--epochs", "1")) for name in spaces.names()), *((name, SECOND) for name in SPACES)],
+    ids=[*(f"first-{name}" for name in spaces.names()), *(f"second-{name}" for name in SPACES)],
+)
 def test_every_space_searches(space: str, order: tuple[str, ...], tmp_path: Path) -> None:
-    flags = ("--space", space, "--nodes", str(nodes_of(space, 2)), *order)
-    if order and any(name not in REPEATABLE for name in spaces.get(space).operations_default):
-        with pytest.raises(ValueError, match="of --unrolled compares several"):
-            run(tmp_path / "run", *flags)
-        assert not (tmp_path / "run").exists()
-        return
-    result = run(tmp_path / "run", *flags)
+    result = run(tmp_path / "run", "--space", space, "--nodes", str(nodes_of(space, 2)), *order)
     assert result["space"] == space
     assert isinstance(result["genotype"], str)
     text = genotypes.from_text(result["genotype"])
@@ -52,7 +52,7 @@ def test_every_space_searches(space: str, order: tuple[str, ...], tmp_path: Path
 
 
 def test_bf16_search(tmp_path: Path) -> None:
-    assert math.isfinite(float(str(run(tmp_path / "run", "--precision", "bf16")["valid_accuracy"])))
+    assert math.isfinite(float(str(run(tmp_path / "run", *OPERATIONS, "--precision", "bf16")["valid_accuracy"])))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_rule_ends_a_search_once_its_architecture_is_trained(tmp_path: Path) -
 def test_what_is_only_reported_changes_nothing(tmp_path: Path) -> None:
     rows = {}
     for name, flags in (("plain", ()), ("measured", ("--eigenvalue-every", "1"))):
-        run(tmp_path / name, *OPERATIONS, *OWN, *flags)
+        run(tmp_path / name, *OPERATIONS, *OWN, "--nodes", "1", *flags)
         with (tmp_path / name / "metrics.csv").open() as file:
             rows[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
     eigenvalues = [float(row.pop("eigenvalue")) for row in rows["measured"]]
@@ -189,7 +189,7 @@ def test_the_test_images_are_never_looked_at(tmp_path: Path, monkeypatch: pytest
         raise AssertionError("the search asked for test images")
 
     monkeypatch.setattr(data.ImageData, "test_loader", forbidden)
-    run(tmp_path / "run")
+    run(tmp_path / "run", *OPERATIONS, "--nodes", "1")
 
 
 def test_the_halves_are_disjoint_and_stratified() -> None:
@@ -211,7 +211,7 @@ def test_one_stream_of_batches_wherever_it_is_resumed() -> None:
 
 
 def test_runs_are_reproducible_and_seeded(tmp_path: Path) -> None:
-    flags = ("--space", "hb", *OPERATIONS)
+    flags = ("--space", "hb", "--nodes", "1", *OPERATIONS)
     results = [run(tmp_path / name, "--seed", seed, *flags) for name, seed in (("a", "0"), ("b", "0"), ("c", "1"))]
     metrics = []
     for name in "abc":
@@ -233,7 +233,7 @@ def test_the_paper_preset_is_the_papers_protocol() -> None:
 
 
 def test_learning_rate_follows_the_cosine(tmp_path: Path) -> None:
-    train_search.command([*SEARCH, *OPERATIONS, "--epochs", "4", "--run-dir", str(tmp_path / "run")])
+    run(tmp_path / "run", *OPERATIONS, "--nodes", "1", "--epochs", "4")
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
     assert rates == pytest.approx([0.025 * (1 + math.cos(math.pi * e / 4)) / 2 for e in range(4)])

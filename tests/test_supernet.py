@@ -112,14 +112,13 @@ def gradients(logits: Tensor, mixing: dict[Any, Tensor], net: nn.Module, towards
 
 @pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("size", [(8, 8), (13, 11)])
-def test_equal_to_the_plain_supernet(name: str, training: bool, size: tuple[int, int]) -> None:
+def test_equal_to_the_plain_supernet(name: str) -> None:
     pair = Pair(spaces.build(SpaceConfig(space=name)))
-    pair.assert_equal(size)  # in training mode, so that the statistics are not those of the start
-    pair.plain.train(training)
-    pair.ours.train(training)
-    pair.assert_equal(size)
+    for size in ((8, 8), (13, 11)):
+        pair.assert_equal(size)
+    pair.plain.eval()
+    pair.ours.eval()
+    pair.assert_equal(size)  # with statistics that are not those of the start
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -177,11 +176,10 @@ def drawn_masks(space: spaces.SearchSpace, seed: int) -> dict[Any, Tensor]:
 @pytest.mark.parametrize("name", ["darts", "hb", "agd"])
 @pytest.mark.parametrize(("seed", "size"), [(0, (8, 8)), (1, (13, 11))])
 def test_excluded_operations_are_left_out(name: str, seed: int, size: tuple[int, int]) -> None:
-    space = spaces.build(SpaceConfig(space=name, operations=tuple(REPEATABLE), init="zero"))
+    space = spaces.build(SpaceConfig(space=name, nodes=3, operations=tuple(REPEATABLE), init="zero"))
     pair = Pair(space, drawn_masks(space, seed))
     assert sum(p.numel() for p in pair.ours.parameters()) < 0.5 * sum(p.numel() for p in pair.plain.parameters())
-    pair.assert_equal(size)
-    pair.ours.checkpoint_cells = True
+    pair.ours.checkpoint_cells = seed == 1
     pair.assert_equal(size)
 
 
@@ -481,14 +479,14 @@ def test_a_missing_tensor_is_named() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("fields", [{}, {"unrolled": True, "hessian_product": "exact"}], ids=["first", "exact"])
-def test_ten_steps_of_a_search(name: str, fields: dict[str, Any]) -> None:
+def test_steps_of_a_search(name: str, fields: dict[str, Any]) -> None:
     pair = Pair(spaces.build(SpaceConfig(space=name, nodes=2)), layers=3, init_channels=2)
     config = BilevelConfig(learning_rate=0.1, arch_learning_rate=0.03, **fields)
     searches = [
         Bilevel(net, spaces.build(SpaceConfig(space=name, nodes=2, init="random"), seed=3).double(), config, CRITERION)
         for net in (pair.ours, pair.plain)
     ]
-    for step in range(10 if not fields else 4):
+    for step in range(6 if not fields else 3):
         generator = torch.Generator().manual_seed(step)
         batches = [
             (
@@ -513,7 +511,7 @@ CRITERION = nn.CrossEntropyLoss()
 @pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("name", ALL)
 def test_bf16_is_as_near_to_the_exact_results_as_the_plain_form_in_bf16(name: str) -> None:
-    pair = Pair(spaces.build(SpaceConfig(space=name)), init_channels=8, layers=3)
+    pair = Pair(spaces.build(SpaceConfig(space=name, nodes=2)), init_channels=8, layers=3)
     x, towards = torch.randn(16, 3, 16, 16), torch.randn(16, 5)
 
     def all_gradients(net: nn.Module, dtype: torch.dtype, autocast: bool) -> tuple[Tensor, Tensor]:

@@ -180,6 +180,14 @@ def test_a_training_from_the_weights_of_another(tmp_path: Path, monkeypatch: pyt
     run(tmp_path / "second", *still, "./first/", "--resume")
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a training, for others to begin from."""
+    directory = tmp_path_factory.mktemp("trainings") / "first"
+    run(directory, "--epochs", "1")
+    return directory
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -189,10 +197,9 @@ def test_a_training_from_the_weights_of_another(tmp_path: Path, monkeypatch: pyt
         (("--init-from", "nowhere"), "nowhere/weights.safetensors does not exist"),
     ],
 )
-def test_weights_that_do_not_fit_start_nothing(flags: tuple[str, ...], told: str, tmp_path: Path) -> None:
-    run(tmp_path / "first")
+def test_weights_that_do_not_fit_start_nothing(flags: tuple[str, ...], told: str, first: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=told):
-        run(tmp_path / "second", "--init-from", str(tmp_path / "first"), *flags)
+        run(tmp_path / "second", "--init-from", str(first), *flags)
     assert not (tmp_path / "second").exists()
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from genotypes import CELL_NAMES, OPERATIONS, Genotype, to_text
-from genotypes.draw import draw, picture
+from genotypes.atomic import write_atomically
+from genotypes.draw import picture
 from nas.runs.directory import Directory
 from nas.runs.heat_map import heat_map
 from nas.runs.mixing import edge_names
@@ -70,7 +71,8 @@ def draw_cells(directory: Directory, genotype: Genotype, title: str) -> None:
     """Writes pictures of both cells to a run's directory, as normal.svg and reduce.svg."""
     for kind in KINDS:
         with directory.auxiliary(f"{kind}.svg"):
-            draw(getattr(genotype, kind), directory.path / f"{kind}.svg", f"{title}{CELL_NAMES[kind]} cell")
+            svg = picture(getattr(genotype, kind), "svg", f"{title}{CELL_NAMES[kind]} cell")
+            write_atomically(directory.path / f"{kind}.svg", svg)
 
 
 def add_mixing(board: Board, space: SearchSpace, mixing: Mapping[Kind, Tensor], epoch: int) -> None:
