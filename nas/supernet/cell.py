@@ -139,13 +139,15 @@ class SearchCell(nn.Module):
         states = {0: self.preprocess0.after_relu(relu0), 1: self.preprocess1.after_relu(relu1)}
         # Edges lead to nodes with higher numbers, so a node is complete once the edges of all nodes before it are done.
         # Until then, the sums of several nodes grow at the same time.
+        sums = Sums()  # by the node that edges lead to
         bypassed = None if self.bypass is None else self.bypass(weights_EO)
         for (source, edges), of_source in zip(self.edges_of.items(), weights, strict=True):
+            if source not in states:
+                states[source] = sums.take((source,))
             x = states[source] if bypassed is None else bypassed.part(source, states)
-            for positions, results in self.leaving[str(source)](x, of_source, skip_dropout).items():
-                for position, result in zip(positions, results.split(self.channels, dim=1), strict=True):
-                    target = self.topology.edges[edges[position]][1]
-                    states[target] = states[target] + result if target in states else result
+            for position, result, part in self.leaving[str(source)](x, of_source, skip_dropout).by_edge():
+                sums.add((self.topology.edges[edges[position]][1],), result, part=part)
+        states |= {2 + node: sums.take((2 + node,)) for node in range(self.topology.nodes) if 2 + node not in states}
         if bypassed is not None:
             bypassed.join_rest(states)
         return torch.cat([states[2 + node] for node in range(self.topology.nodes)], dim=1)

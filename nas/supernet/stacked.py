@@ -12,7 +12,7 @@ operation and an edge in a group (M * E if no edge excludes any), J results that
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
@@ -62,7 +62,7 @@ Edges = tuple[int, ...]
 class Sums:
     """Sums of results, (N, E' * C, H', W') for E' edges, under the numbers of these edges.
 
-    Where no edge excludes an operation there is a single sum, of all edges.
+    Where no edge excludes an operation there is a single sum, of all edges. A cell has one for each node, (N, C, H', W').
     """
 
     def __init__(self) -> None:
@@ -70,9 +70,18 @@ class Sums:
         # Those that are a part of a larger tensor, to which autograd lets nothing be added in place.
         self._parts: set[Edges] = set()
 
-    def items(self) -> Iterable[tuple[Edges, Tensor]]:
-        """The edges of each sum, and the sum."""
-        return self._sums.items()
+    def by_edge(self) -> Iterator[tuple[int, Tensor, bool]]:
+        """Of each sum and edge: the edge, its result (N, C, H', W'), and whether that is a part of a larger tensor."""
+        for edges, x in self._sums.items():
+            if len(edges) == 1:  # as it is: the gradient of a split would be copied
+                yield edges[0], x, edges in self._parts
+            else:
+                yield from ((edge, part, True) for edge, part in zip(edges, x.chunk(len(edges), dim=1), strict=True))
+
+    def take(self, edges: Edges) -> Tensor:
+        """Removes a sum, to which nothing is to be added any more."""
+        self._parts.discard(edges)
+        return self._sums.pop(edges)
 
     def add(self, edges: Edges, x: Tensor, *, part: bool = False) -> None:
         """Adds a result, which nothing else holds; `part` says that it is a part of a larger tensor."""
@@ -98,7 +107,7 @@ class Sums:
 
     def merge(self, others: Sums) -> None:
         """Adds all sums of `others`, which is not used any more."""
-        for edges, x in others.items():
+        for edges, x in others._sums.items():
             self.add(edges, x, part=edges in others._parts)
 
 

@@ -30,6 +30,10 @@ from torch.autograd import Function
 #: Numbers in an image below which the library is as fast at the gradients of a 3x3 filter.
 _SMALL = 2**20
 
+#: Filters of a channel up to which adding them up one by one is faster than a reduction, which takes as long for two of
+#: them as for five: (16, F * 16, 32, 32) in 0.04 ms for 2, 0.15 for 4, instead of 0.44 (AMD EPYC, one thread).
+_FEW = 4
+
 
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution of a square filter with odd side, padded so that stride 1 keeps the size."""
@@ -237,8 +241,7 @@ def _copies(x: Tensor, filters: int) -> Tensor:
 
 def _input_gradient(x: Tensor, weights: Sequence[Tensor], gradients: Sequence[Tensor], stride: int) -> Tensor:
     """The gradient of `_Depthwise` in its input (N, C, H, W), from those of its outputs, each (N, F * C, ...)."""
-    N, C, H, W = x.shape
-    filters = len(weights[0]) // C
+    filters = len(weights[0]) // x.shape[1]
     wide_x = x if stride == 1 else _repeated(x, filters)
     wide = None
     for weight, gradient in zip(weights, gradients, strict=True):
@@ -250,10 +253,21 @@ def _input_gradient(x: Tensor, weights: Sequence[Tensor], gradients: Sequence[Te
             of_one = _library_gradients(wide_x, weight, gradient, stride, (True, False))[0]
         wide = of_one if wide is None else wide.add_(of_one)  # a new tensor, which nothing else holds
     assert wide is not None
-    if filters == 1:
-        return wide
     # Every filter of a channel saw the same copy of it.
-    return wide.permute(0, 2, 3, 1).reshape(N, H, W, filters, C).sum(dim=3).permute(0, 3, 1, 2)
+    return wide if filters == 1 else _sum_over_filters(wide, filters)
+
+
+def _sum_over_filters(wide: Tensor, filters: int) -> Tensor:
+    """(N, F * C, H, W) of two or more filters to their sum (N, C, H, W)."""
+    N, channels, H, W = wide.shape
+    by_filter = wide.permute(0, 2, 3, 1).reshape(N, H, W, filters, channels // filters)
+    if filters > _FEW:
+        return by_filter.sum(dim=3).permute(0, 3, 1, 2)
+    first, second, *others = by_filter.unbind(3)
+    total = first + second
+    for other in others:
+        total += other
+    return total.permute(0, 3, 1, 2)
 
 
 def _to_column_parities(x: Tensor) -> Tensor:
