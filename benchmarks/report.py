@@ -44,7 +44,8 @@ class Result:
         """The device, for the first column of a table: the GPU's name, or the CPU with its threads."""
         if "cores" in self.environment:
             threads = self.environment["threads"]
-            return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+            limited = f", {self.environment['instructions']}" if self.environment.get("instruction limits") else ""
+            return f"CPU, {threads} thread{'s' if threads > 1 else ''}{limited}"
         return str(self.environment["device"])
 
     @property
@@ -58,6 +59,13 @@ class Result:
             "batch": str(config["batch_size"]),
         }
         return {"device": self.device, **what, **size, "precision": config["precision"]}
+
+    @property
+    def variant(self) -> bool:
+        """Whether it has a table of its own: partial channels, fewer operations, or fewer instructions."""
+        config = self.config
+        parts = config.get("partial_channels", 1) > 1 or config.get("operations_left") is not None
+        return parts or bool(self.environment.get("instruction limits"))
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -96,6 +104,7 @@ def _search_steps(results: Sequence[Result]) -> str:
             "limit / ours": _percent(row["fraction of limit"]),
         }
         for result in _of("search_step", results)
+        if not result.variant
         for row in result.rows
     )
 
@@ -114,6 +123,7 @@ def _passes(results: Sequence[Result]) -> str:
             "MiB / plain": _times(row["peak MiB / plain"]),
         }
         for result in _of("search_step", results)
+        if not result.variant
         for row in result.passes
     )
 
@@ -133,8 +143,41 @@ def _evaluation_steps(results: Sequence[Result]) -> str:
             "MiB / plain": _times(row["peak MiB / plain"]),
         }
         for result in _of("evaluation_step", results)
+        if not result.variant
         for row in result.rows
     )
+
+
+def _variants(results: Sequence[Result]) -> str:
+    return _markdown(
+        {
+            "device": result.device,
+            "network": network,
+            "batch": str(result.config["batch_size"]),
+            "n": str(result.config["rounds"]),
+            "step": step,
+            "ms (least to most)": _spread(row),
+            "**plain / ours**": _times(row.get("plain / ours", row.get("plain / this"))),
+            "all operations, ms": _number(row.get("whole ms")),
+            "**ours / all operations**": _times(row["median ms"] / row["whole ms"] if row.get("whole ms") else None),
+        }
+        for result in results
+        if result.variant
+        for network, step, row in _variant_rows(result)
+    )
+
+
+def _variant_rows(result: Result) -> Iterable[tuple[str, str, dict[str, Any]]]:
+    """What was measured, the step, and the row."""
+    config = result.config
+    if "arch" in config:
+        return [(config["arch"], "training", row) for row in result.rows if row["engine"] == "ours"]
+    network = config["space"]
+    if config["partial_channels"] > 1:
+        network += f", 1 of {config['partial_channels']} channels"
+    if config["operations_left"] is not None:
+        network += f", {config['operations_left']} operations left"
+    return [(network, row["step"], row) for row in result.rows]
 
 
 def _data_pipeline(results: Sequence[Result]) -> str:
@@ -218,6 +261,7 @@ TABLES: Mapping[str, Callable[[Sequence[Result]], str]] = {
     "search_steps": _search_steps,
     "passes": _passes,
     "evaluation_steps": _evaluation_steps,
+    "variants": _variants,
     "data_pipeline": _data_pipeline,
     "epochs": _epochs,
     "scaling": _scaling,

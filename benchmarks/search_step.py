@@ -4,6 +4,8 @@ Three engines take the same steps in turn: ours, on a GPU as CUDA graphs, as in 
 (reference/bilevel.py); and *lean*, the plain supernet without the gradients that nobody uses. Then it counts kernels,
 bytes and memory of one forward and backward pass, for ours with and without checkpointed cells and for the plain
 supernet. docs/PERFORMANCE.md has the definitions. Prints tables; --out also writes them as JSON.
+
+With --operations-left, ours is compared with itself before any operation is dropped, *whole*, and with nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,25 +24,32 @@ from benchmarks.command import StepConfig, run_benchmark
 from benchmarks.counting import measure_pass
 from benchmarks.roofline import ARCHITECTURE_PASS, WEIGHT_PASS, Machine, least_work, measure_machine
 from benchmarks.timing import Step, spread, time_rounds, write_result
-from genotypes.config import Count
+from genotypes.config import Count, NoneMeans
 from nas.data import Batch
 from nas.engine.device import Precision, algorithms, autocast, resolve_device
 from nas.engine.graphs import captured
 from nas.methods.bilevel import Bilevel, BilevelConfig
 from nas.methods.relaxation import Relaxation
+from nas.methods.stages import without_weakest
 from nas.screen import table
 from nas.supernet import Supernet, SupernetConfig
 from reference.bilevel import PlainBilevel
 from reference.supernet import PlainSupernet
 from spaces import SearchSpace, SpaceConfig
 
-Engine = Literal["ours", "plain", "lean"]
+Engine = Literal["ours", "plain", "lean", "whole"]
 Steps = dict[tuple[str, Engine], Step]
 Seconds = dict[tuple[str, Engine], list[float]]
 
 ENGINES: tuple[Engine, ...] = ("ours", "plain", "lean")
+STAGE: tuple[Engine, ...] = ("ours", "whole")
 OTHERS: tuple[Engine, ...] = ("plain", "lean")
-SUPERNETS: dict[Engine, Callable[..., nn.Module]] = {"ours": Supernet, "plain": PlainSupernet, "lean": PlainSupernet}
+SUPERNETS: dict[Engine, Callable[..., nn.Module]] = {
+    "ours": Supernet,
+    "plain": PlainSupernet,
+    "lean": PlainSupernet,
+    "whole": Supernet,
+}
 
 WEIGHTS = "weights"
 FIRST = "architecture, first order"
@@ -56,12 +65,18 @@ class Config(StepConfig):
 
     space: str = "darts"
     """Search space."""
+    operations: tuple[str, ...] = ()
+    """Candidate operations by name, or "all" (default: the space's own)."""
     nodes: Count = 4
     """Intermediate nodes of a cell."""
     layers: Count = 8
     """Number of cells."""
     init_channels: Count = 16
     """Channels of the first cells."""
+    partial_channels: Count = 1
+    """Show the operations one in this many channels."""
+    operations_left: Annotated[Count | None, NoneMeans("all of them")] = None
+    """Leave each edge this many operations, as a later stage of a search does; which, is drawn."""
     second_order: bool = False
     """Also time the second-order architecture steps."""
     precision: Precision = "fp32"
@@ -74,15 +89,16 @@ def main(config: Config) -> None:
     torch.manual_seed(0)
     machine = measure_machine(device, config.precision)
     with algorithms(device, deterministic=False):
-        steps = first_order_steps(config, device, ENGINES)
+        steps = first_order_steps(config, device, ENGINES if config.operations_left is None else STAGE)
         if config.second_order:
             steps |= _second_order_steps(config, device)
         seconds = with_sums(time_rounds(steps, config.rounds, device))
         del steps  # and with them the memory of what was captured
-        passes = measure_passes(config, device)
-    rows = rows_of(seconds, _limits(config, machine))
+        passes = measure_passes(config, device) if config.operations_left is None else []
+    rows = rows_of(seconds, _limits(config, machine) if config.operations_left is None else {})
     print(table(rows))
-    print(f"\n{table(passes)}")
+    if passes:
+        print(f"\n{table(passes)}")
     write_result(config.out, config, device, rows, machine=machine.described(), passes=passes)
 
 
@@ -119,7 +135,7 @@ def _second_order_steps(config: Config, device: torch.device) -> Steps:
 
 
 def _bilevel(engine: Engine, bilevel: BilevelConfig, config: Config, device: torch.device) -> Bilevel | PlainBilevel:
-    space = build_space(config).to(device)
+    space = build_space(replace(config, operations_left=None) if engine == "whole" else config).to(device)
     supernet: Any = build_supernet(SUPERNETS[engine], space, config).to(device)
     stepper = PlainBilevel if engine == "plain" else Bilevel
     return stepper(supernet, space, bilevel, nn.CrossEntropyLoss(), config.precision)
@@ -129,7 +145,7 @@ def with_sums(seconds: Seconds) -> Seconds:
     """The seconds, with the sum of both first-order steps in each round added."""
     sums = {
         (COMBINED, engine): [sum(pair) for pair in zip(seconds[WEIGHTS, engine], seconds[FIRST, engine], strict=True)]
-        for engine in ENGINES
+        for engine in SUPERNETS
         if (WEIGHTS, engine) in seconds
     }
     return {**seconds, **sums}
@@ -145,6 +161,9 @@ def rows_of(seconds: Seconds, limits: Mapping[str, float]) -> list[dict[str, Any
             theirs = statistics.median(seconds[step, engine]) if (step, engine) in seconds else None
             row[f"{engine} ms"] = None if theirs is None else 1e3 * theirs
             row[f"{engine} / ours"] = None if theirs is None else theirs / ours
+        if (step, "whole") in seconds:
+            row["whole ms"] = 1e3 * statistics.median(seconds[step, "whole"])
+            row["whole / ours"] = row["whole ms"] / row["median ms"]
         limit = limits.get(step)
         row["limit ms"] = None if limit is None else 1e3 * limit
         row["fraction of limit"] = None if limit is None else limit / ours
@@ -224,13 +243,31 @@ def random_batch(config: Config, device: torch.device) -> Batch:
 
 
 def build_space(config: Config) -> SearchSpace:
-    """The search space, with equal weights for all operations."""
-    return spaces.build(SpaceConfig(space=config.space, nodes=config.nodes, init="zero"))
+    """The search space, with equal weights for all operations that are left.
+
+    Raises ValueError for more operations left than there are.
+    """
+    space = spaces.build(SpaceConfig(space=config.space, operations=config.operations, nodes=config.nodes, init="zero"))
+    if config.operations_left is not None:
+        dropped = len(space.operations) - config.operations_left
+        if dropped < 0:
+            raise ValueError(
+                f"--operations-left {config.operations_left}: there are {len(space.operations)}; leave fewer"
+            )
+        generator = torch.Generator().manual_seed(0)
+        drawn = {kind: torch.rand(mask.shape, generator=generator) for kind, mask in space.mask.items()}
+        space.restrict(without_weakest(space, drawn, dropped))
+    return space
 
 
 def build_supernet(build: Callable[..., nn.Module], space: SearchSpace, config: Config) -> nn.Module:
     """A supernet of either engine."""
-    size = SupernetConfig(layers=config.layers, init_channels=config.init_channels, stem="cifar")
+    size = SupernetConfig(
+        layers=config.layers,
+        init_channels=config.init_channels,
+        stem="cifar",
+        partial_channels=config.partial_channels,
+    )
     return build(space, size, in_channels=3, image_size=(config.image_size, config.image_size), num_classes=10)
 
 

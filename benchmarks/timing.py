@@ -22,6 +22,9 @@ from nas.runs.environment import describe
 Step = Callable[[], object]
 K = TypeVar("K", bound=Hashable)
 
+#: Environment variables that keep oneDNN and PyTorch from instructions that the processor has.
+_INSTRUCTION_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+
 # Otherwise the profiler always reports on stderr that there is no GPU.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
@@ -40,14 +43,20 @@ def time_rounds(steps: Mapping[K, Step], rounds: int, device: torch.device) -> d
 
 
 def timed(step: Step, device: torch.device) -> float:
-    """Seconds until the device has finished what `step` asks of it."""
+    """Seconds until the device has finished what `step` asks of it; on one thread of a CPU, seconds of CPU time."""
+    clock = time.process_time if _counts_cpu_time(device) else time.perf_counter
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
+
+
+def _counts_cpu_time(device: torch.device) -> bool:
+    """Whether CPU time is measured: on one thread it is what time would be if nothing else ran on the machine."""
+    return device.type == "cpu" and torch.get_num_threads() == 1
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
@@ -106,4 +115,9 @@ def _hardware(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return {"cuda": torch.version.cuda, "memory GiB": round(properties.total_memory / 2**30, 1)}
-    return {"cores": os.cpu_count(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    return {
+        "cores": os.cpu_count(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instruction limits": {name: os.environ[name] for name in _INSTRUCTION_LIMITS if name in os.environ},
+        "clock": "CPU time" if _counts_cpu_time(device) else "wall",
+    }

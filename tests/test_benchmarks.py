@@ -250,6 +250,8 @@ def test_every_program_writes_what_its_tables_need(tmp_path: Path, monkeypatch: 
 
     search_step.main(search_step.Config(**tiny, nodes=1, layers=3, second_order=True, out=out("search_step_x")))
     search_step.main(search_step.Config(**tiny, nodes=1, layers=1, precision="bf16", out=out("search_step_y")))
+    stage = {"nodes": 1, "layers": 1, "init_channels": 4, "partial_channels": 2, "operations_left": 2}
+    search_step.main(search_step.Config(**(tiny | stage), out=out("search_step_z")))
     evaluation_step.main(evaluation_step.Config(**tiny, layers=3, out=out("evaluation_step_x")))
     data_pipeline.main(
         data_pipeline.Config(

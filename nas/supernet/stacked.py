@@ -62,7 +62,8 @@ Edges = tuple[int, ...]
 class Sums:
     """Sums of results, (N, E' * C, H', W') for E' edges, under the numbers of these edges.
 
-    Where no edge excludes an operation there is a single sum, of all edges. A cell has one for each node, (N, C, H', W').
+    Where no edge excludes an operation there is a single sum, of all edges. A cell has such sums too, one under the
+    number of each node.
     """
 
     def __init__(self) -> None:
