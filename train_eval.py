@@ -14,8 +14,9 @@ import nas.interrupts  # noqa: F401 - before all that takes long
 from typing import Any
 
 from nas import cli
-from nas.errors import UsageError
+from nas.errors import UsageError, users_mistakes
 from nas.evaluate import EvaluateConfig, as_trained, evaluate, report_table
+from nas.networks.architecture import check_given
 from nas.runs.record import EvaluationResult, as_json
 from nas.train import TrainConfig, presets_for, train
 
@@ -32,6 +33,8 @@ def command(argv: list[str]) -> dict[str, Any]:
 
 def _trained(arch: str, argv: list[str]) -> EvaluationResult:
     default = cli.preset(presets_for(arch), argv)
+    with users_mistakes():
+        check_given(arch, cli.fields_given(argv, of=TrainConfig))
     return train(cli.parse(TrainConfig, argv, description=__doc__ or "", default=default))
 
 

@@ -52,6 +52,13 @@ def foreign_flags(argv: Sequence[str], *, of: type, to: type) -> list[str]:
     return [flag for flag in given if {flag, flag.replace("--no-", "--", 1)} & foreign]
 
 
+def fields_given(argv: Sequence[str], *, of: type) -> list[str]:
+    """The fields of the dataclass `of`, however deep they lie, that a command line sets, even to their default."""
+    given = [argument.partition("=")[0].replace("_", "-") for argument in argv]
+    flags = [flag if flag in _flags(of) else flag.replace("--no-", "--", 1) for flag in given]
+    return [flag.removeprefix("--").replace("-", "_") for flag in flags if flag in _flags(of)]
+
+
 def _flags(config: type) -> set[str]:
     """The flags that `parse` makes of a dataclass; those of a bool also have a form with no-."""
     flags: set[str] = set()

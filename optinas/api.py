@@ -164,6 +164,8 @@ def train(
     with _call(run_dir, options, progress) as directory:
         given = arch.genotype if isinstance(arch, Found) else arch
         name = genotypes.to_text(given) if isinstance(given, Genotype) else os.fspath(given)
+        with users_mistakes():
+            architecture.check_given("a genotype" if isinstance(given, Genotype) else name, options)
         presets = nas.train.PRESETS if isinstance(given, Genotype) else nas.train.presets_for(name)
         config = _configured(
             _preset(presets, dataset, preset), dataset, {**options, "run_dir": directory, "arch": name}

@@ -137,6 +137,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "resume": (lambda: optinas.search(resume=True), ValueError, "resume=True needs run_dir"),
     "arch": (lambda: optinas.train("DARTS_V9"), ValueError, "did you mean DARTS_V2"),
     "kind": (lambda: optinas.train(optinas.genotype("DARTS_V2"), growth=3), ValueError, "^growth is for hand-made"),
+    "kind, with its default": (lambda: optinas.train("hbnet8", layers=20), ValueError, "^layers is for networks of c"),
     "weights": (lambda: optinas.load("nothing"), ValueError, "nothing does not exist"),
     "genotype": (lambda: optinas.genotype("DARTS_V9"), ValueError, "did you mean DARTS_V2"),
     "name of a derivation": (lambda: optinas.derive("run", out="g.json"), TypeError, "argument 'out'"),

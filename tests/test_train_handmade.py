@@ -133,6 +133,9 @@ def test_nesterov_and_no_clipping_are_obeyed(tmp_path: Path) -> None:
     [
         (("--arch", "hbnet8", "--layers", "5"), "--layers is for networks of cells, which hbnet8 is not"),
         (("--arch", "hbnet8", "--auxiliary"), "--auxiliary is for networks of cells"),
+        # With its default too.
+        (("--arch", "hbnet8", "--layers=20"), "--layers is for networks of cells, which hbnet8 is not; leave it out"),
+        (("--no-relu-after-sum", "--arch", "DARTS_V2"), "--relu-after-sum is for hand-made networks"),
         (("--arch", "DARTS_V2", "--growth", "5"), "--growth is for hand-made networks, which DARTS_V2 is not"),
         (("--arch", "hbnet9"), "hbnet9: a depth of 9 is not 6n"),
         (("--arch", "hbnet"), "no such file, and unknown architecture 'hbnet'.*hand-made networks: resnet, hbnet, "),

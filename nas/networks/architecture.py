@@ -6,6 +6,7 @@ An architecture is data: it builds its network, says what it is, and is kept in 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,9 +173,33 @@ def _search_behind(directory: Path) -> SearchRecord | None:
         raise UsageError(f"{error}; to train without it, pass --arch {directory / 'genotype.json'}") from error
 
 
+def check_given(arch: str, names: Iterable[str]) -> None:
+    """Raises ValueError for an option, whatever its value, that belongs to the other kind of network than `arch` is.
+
+    Args:
+        arch: what `--arch` names, perhaps nothing.
+        names: the options that the user has given; those that are of no network are of no interest here.
+    """
+    if not arch:
+        return
+    other, whose = (
+        (NetworkConfig, "for networks of cells")
+        if handmade.is_handmade(arch)
+        else (HandmadeConfig, "for hand-made networks")
+    )
+    foreign = {field.name for field in fields(other)}
+    for name in names:
+        if name in foreign:
+            raise ValueError(_foreign(name, whose, arch))
+
+
 def _refuse(config: NetworkConfig | HandmadeConfig, whose: str, arch: str) -> None:
     for name in _changed(config):
-        raise ValueError(f"--{name.replace('_', '-')} is {whose}, which {arch} is not; leave it out")
+        raise ValueError(_foreign(name, whose, arch))
+
+
+def _foreign(name: str, whose: str, arch: str) -> str:
+    return f"--{name.replace('_', '-')} is {whose}, which {arch} is not; leave it out"
 
 
 def _changed(config: NetworkConfig | HandmadeConfig) -> dict[str, Any]:
