@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 
 #: No address is ever loaded, whatever a page holds; style and script are those in it.
@@ -54,18 +55,25 @@ def data(identifier: str, value: object) -> Html:
     return Html(f'<script type="application/json" id="{html.escape(identifier)}">{text}</script>')
 
 
-def table(caption: object, columns: Sequence[str], rows: Iterable[Sequence[object]], *, foot: int = 0) -> Html:
-    """A table whose first column names its rows; numbers and what stands in their columns are to the right.
+def table(
+    caption: object,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Collection[int] = (),
+    foot: int = 0,
+) -> Html:
+    """A table whose first column names its rows.
 
     Args:
         caption: what it shows.
         columns: their names.
         rows: as many contents each; the name of the row first.
+        right: the columns of numbers, which stand to the right.
         foot: so many of the last rows are sums.
     """
     lines = list(rows)
-    right = [any(isinstance(line[c], int | float) for line in lines) for c in range(len(columns))]
-    classes = ["number" if is_number else None for is_number in right]
+    classes = ["number" if c in right else None for c in range(len(columns))]
     head = element("tr", *(element("th", n, scope="col", class_=c) for n, c in zip(columns, classes, strict=True)))
     shown = [
         element(
@@ -148,6 +156,8 @@ def page(title: str, kind: str, *contents: object, styles: str = "") -> str:
         contents: its sections.
         styles: rules besides those of every page.
     """
+    shown = join([element("header", element("p", kind), element("h1", title)), element("main", *contents)])
+    shown, drawn = _shared_styles(shown)
     own = files("nas.report")
     style, script = (own.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     head = element(
@@ -157,12 +167,19 @@ def page(title: str, kind: str, *contents: object, styles: str = "") -> str:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("title", f"{title} \N{EN DASH} {kind}"),
-        element("style", Html(style + styles)),
+        element("style", Html(style + styles + drawn)),
     )
-    body = element(
-        "body",
-        element("header", element("p", kind), element("h1", title)),
-        element("main", *contents),
-        element("script", Html(script)),
-    )
+    body = element("body", shown, element("script", Html(script)))
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _shared_styles(shown: Html) -> tuple[Html, str]:
+    """The same with classes for the styles of its elements, which pictures repeat a thousand times, and their rules."""
+    names: dict[str, str] = {}
+
+    def shared(style: re.Match[str]) -> str:
+        return f'class="{names.setdefault(html.unescape(style[1]), f"s{len(names)}")}"'
+
+    # In a tag alone: a text may read like one.
+    short = re.sub(r"<[^>]*>", lambda tag: re.sub(r'\bstyle="([^"]*)"', shared, tag[0]), shown)
+    return Html(short), "".join(f".{name}{{{style}}}" for style, name in names.items())

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, PAPER = "#222222", "#dddddd", "#ffffff"
+BAND = "#fdf0d5"
 #: Okabe and Ito's colours, which colour-blind readers can tell apart, in an order in which neighbours differ in
 #: lightness too.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _STYLES = ("-", "--", "-.", ":")
 #: Shades of a heat map.
 SHADES = 24
+_LONGEST = 44  # characters of a name in a chart
 
 #: Inches of a chart; it is scaled to the width of its place.
 _WIDE, _HIGH = 4.4, 2.5
@@ -94,6 +96,80 @@ def _ends(series: Sequence[Series]) -> str:
     """The first and the last value of each curve."""
     told = [f"{s.name}: {s.y[0]:.4g} in epoch {s.x[0]:g}, {s.y[-1]:.4g} in epoch {s.x[-1]:g}" for s in series]
     return "; ".join(told)
+
+
+class Strip(NamedTuple):
+    """The values of a row, and what they are compared with."""
+
+    name: str
+    values: Sequence[float]
+    mean: float
+    interval: tuple[float, float] | None
+    """Of the mean."""
+    baseline: tuple[float, float, float] | None
+    """Lower end, mean and upper end of the interval of what the row is compared with."""
+
+
+def strips(name: str, title: str, unit: str, rows: Sequence[Strip]) -> Html:
+    """A row of dots for each of `rows`, with its mean and interval, over the band of what it is compared with."""
+    with drawing(wide=10.0, high=0.75 + 0.36 * len(rows)) as (figure, axes):
+        for y, row in enumerate(rows):
+            if row.baseline is not None:
+                low, middle, high = row.baseline
+                axes.fill_betweenx((y - 0.4, y + 0.4), low, high, color=BAND, lw=0)
+                axes.plot((middle, middle), (y - 0.4, y + 0.4), color=SERIES[4], lw=1.2)
+            # Dots of equal values lie beside one another.
+            offsets = [0.09 * (i % 5 - 2) for i in range(len(row.values))]
+            axes.plot(row.values, [y + offset for offset in offsets], "o", color=SERIES[0], ms=4.4, alpha=0.8, mew=0)
+            if row.interval is not None:
+                axes.plot(row.interval, (y, y), color=INK, lw=1.4)
+            axes.plot((row.mean,), (y,), "D", color=INK, ms=4)
+        axes.set_yticks(range(len(rows)), [_short(row.name) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(unit)
+        told = "; ".join(f"{row.name}: mean {row.mean:.2f} of {len(row.values)}" for row in rows)
+        return inline(_rendered(figure), name, f"{title}. {told}")
+
+
+class Point(NamedTuple):
+    """A point of a scatter plot."""
+
+    number: int
+    """Written beside it."""
+    group: str
+    x: float
+    y: float
+    interval: tuple[float, float] | None
+    """Of y."""
+
+
+def scatter(name: str, title: str, units: tuple[str, str], points: Sequence[Point]) -> Html:
+    """Points with their numbers, in a colour and shape for each group; x is logarithmic if it spans much."""
+    groups = list(dict.fromkeys(point.group for point in points))
+    with drawing() as (figure, axes):
+        for g, group in enumerate(groups):
+            own = [point for point in points if point.group == group]
+            colour, shape = SERIES[g % len(SERIES)], "osD^vP"[g % 6]
+            for point in own:
+                if point.interval is not None:
+                    axes.plot((point.x, point.x), point.interval, color=colour, lw=1)
+                axes.annotate(str(point.number), (point.x, point.y), (4, 3), textcoords="offset points", size=7.5)
+            axes.plot([p.x for p in own], [p.y for p in own], shape, color=colour, ms=4.5, label=group)
+        xs = [point.x for point in points]
+        if min(xs) > 0 and max(xs) > 20 * min(xs):
+            axes.set_xscale("log")
+        axes.set_xlabel(units[0])
+        axes.set_ylabel(units[1])
+        axes.margins(0.08)
+        figure.legend(loc="outside upper left", ncols=4, borderaxespad=0.1, handletextpad=0.2)
+        told = "; ".join(f"{point.number}: {point.x:.4g} and {point.y:.4g}" for point in points)
+        return inline(_rendered(figure), name, f"{title}, {units[0]} and {units[1]}. {told}")
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the chart."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def over_time(name: str, title: str, rows: Sequence[str], epochs: Sequence[int], values: Sequence[list[float]]) -> Html:
@@ -194,6 +270,7 @@ def inline(svg: bytes, name: str, told: str) -> Html:
         return _LONG_NUMBER.sub(r"\1", _COLOUR.sub(_variable, tag))
 
     inner = re.sub(r"<[^>]*>", tag, inner)
+    inner = re.sub(r"<defs>\s*</defs>", "", inner)
     inner = re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", inner))
     inner = inner.removesuffix("</svg>").removesuffix("</svg> ")
     width = float(box[1].split()[2])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from genotypes import CELL_NAMES, CellGenotype, Genotype, to_text
-from genotypes.atomic import write_atomically
 from nas.networks.edge_costs import genotype_costs
 from nas.networks.forms import Form
 from nas.report import files, page, plots
@@ -59,16 +58,6 @@ _FIGURES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Slots that have left the start", "edges", _of_cells("left_start")),
     ("Dominant eigenvalue of the Hessian in the logits", "", {"eigenvalue": "eigenvalue"}),
 )
-
-
-def write(directory: Path, out: Path | None = None) -> Path:
-    """Writes the page of the run in a directory, to its report.html if no other file is named; returns that file.
-
-    Raises UsageError where there is no search and no training, OSError.
-    """
-    out = out or directory / NAME
-    write_atomically(out, of_run(directory).encode())
-    return out
 
 
 def of_run(directory: Path) -> str:
@@ -293,7 +282,7 @@ def _costs(genotype: Genotype, form: Form | None) -> Html:
     rows.append(("stem, preprocessing, classifier", "", costs.rest_params, costs.rest_macs))
     rows.append(("network", "", costs.params, costs.macs))
     caption = f"The evaluation network: {form}, without an auxiliary head; summed over the cells of each kind"
-    table = page.table(caption, ("edge", "operation", "parameters", "multiply-adds"), rows, foot=2)
+    table = page.table(caption, ("edge", "operation", "parameters", "multiply-adds"), rows, right=(2, 3), foot=2)
     return page.section("What the genotype costs", table)
 
 
@@ -301,27 +290,36 @@ def _costs(genotype: Genotype, form: Form | None) -> Html:
 
 
 def _repeat(run: RunFiles, genotype: Genotype | None) -> Html:
-    env = run.env
+    return page.section(
+        "How to repeat it",
+        environment(run.env),
+        settings("All settings", flat(run.config)),
+        page.folded("Genotype as text", element("pre", element("code", to_text(genotype)))) if genotype else None,
+    )
+
+
+def environment(env: Mapping[str, Any]) -> Html:
+    """The command, and what it ran on, from what `nas.runs.environment` describes."""
     packages = env.get("packages")
-    versions = {f"{name}": version for name, version in packages.items()} if isinstance(packages, dict) else {}
     changed = " with changes that are not committed" if env.get("dirty") is True else ""
     resumed = env.get("resumed")
     about = {
         "Commit": f"{env['commit']}{changed}" if env.get("commit") else None,
         "Python": env.get("python"),
-        **versions,
+        **({str(name): version for name, version in packages.items()} if isinstance(packages, dict) else {}),
         "Platform": env.get("platform"),
         "Threads": env.get("threads"),
         "Resumed": f"{len(resumed)} times" if isinstance(resumed, list) and resumed else None,
     }
-    settings = [(name, _shown(value)) for name, value in flat(run.config).items()]
-    return page.section(
-        "How to repeat it",
-        element("pre", element("code", command)) if (command := command_line(env)) else None,
-        page.facts(about) if env else None,
-        page.folded("Configuration", page.table("All settings", ("setting", "value"), settings)) if settings else None,
-        page.folded("Genotype as text", element("pre", element("code", to_text(genotype)))) if genotype else None,
-    )
+    command = command_line(env)
+    shown = element("pre", element("code", command)) if command else None
+    return page.join([shown, page.facts(about) if env else None])
+
+
+def settings(title: str, values: Mapping[str, object]) -> Html:
+    """A configuration, flag by flag, shown on a click; nothing for none."""
+    rows = [(name, _shown(value)) for name, value in values.items()]
+    return page.folded("Configuration", page.table(title, ("setting", "value"), rows)) if rows else Html("")
 
 
 def command_line(env: Mapping[str, Any]) -> str | None:

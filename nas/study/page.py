@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 import spaces
+from genotypes.atomic import write_atomically
 from genotypes.config import Config, IsPath, NoneMeans
 from nas import cli
 from nas.errors import UsageError, users_mistakes
@@ -34,10 +35,13 @@ def write_report(directory: str | os.PathLike[str], out: str | os.PathLike[str] 
     Raises UsageError where there is nothing to show, or the file cannot be written.
     """
     spaces.load_installed()  # whose operations a genotype may have
+    target = Path(directory) / run.NAME if out is None else Path(out)
+    text = run.of_run(Path(directory))
     try:
-        return run.write(Path(directory), None if out is None else Path(out))
+        write_atomically(target, text.encode())
     except OSError as error:
         raise UsageError(f"{error.filename} cannot be written ({error.strerror}); choose another --out") from error
+    return target
 
 
 def command(argv: list[str]) -> dict[str, Any]:
