@@ -31,7 +31,7 @@ from nas.methods import saved
 from nas.networks import architecture, weights
 from nas.networks.cells import NetworkConfig
 from nas.networks.handmade import HandmadeConfig
-from nas.runs import checkpoint, record
+from nas.runs import checkpoint, mixing, record
 from nas.runs.directory import read_config
 from nas.runs.run import Run, RunConfig, directory_of
 from nas.study import compare
@@ -116,6 +116,7 @@ def readers(references: list[Reference]) -> list[Reader]:
         _of_run("metrics-csv", resume, nothing, "metrics.csv"),
         _of_run("record-json", compare.read_training_run, train, record.NAME, of_folder=True),
         replace(_of_run("search-record-json", read_architecture, search, record.NAME), refusal=ValueError),
+        _of_run("mixing-json", read_mixing, search, f"{mixing.FOLDER}/epoch_001.json"),
         Reader(
             "checkpoint",
             lambda path: checkpoint.load(path.parent),
@@ -163,6 +164,13 @@ def read_configuration(path: Path) -> None:
     """Reads a configuration as that of any run, and as that of a training."""
     read_config(path.parent)
     read_run(str(path.parent))
+
+
+def read_mixing(path: Path) -> None:
+    """Reads the mixing weights of a run's epochs. Raises UsageError for those that are left out."""
+    _, faults = mixing.read(path.parent.parent)
+    if faults:
+        raise UsageError(faults[0])
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,10 @@ def curves(name: str, title: str, unit: str, series: Sequence[Series]) -> Html:
         axes.set_xlabel("epoch")
         axes.set_ylabel(unit)
         axes.locator_params("x", integer=True)
-        if all(value == round(value) for one in series for value in one.y):
+        counts = [value for one in series for value in one.y]
+        if all(value == round(value) for value in counts):
             axes.locator_params("y", integer=True)
+            axes.set_ylim(min(0, *counts), max(1, *counts) * 1.05)
         if len(series) > 1:
             figure.legend(loc="outside upper left", ncols=3, borderaxespad=0.1, handlelength=2.4)
         return inline(_rendered(figure), name, f"{title}. {_ends(series)}")

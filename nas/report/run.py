@@ -168,7 +168,8 @@ def _by_epoch(run: RunFiles) -> Html:
             heat_map, weights, largest = _heat_map(kind, every, run.mixing)
             contents.append(heat_map)
             moved["mixing"][kind], moved["largest"][kind] = weights, largest
-    return page.section("Cells and mixing weights", *contents, page.data("by-epoch", moved))
+    title = "Cells and mixing weights" if run.mixing else "Cells"
+    return page.section(title, *contents, page.data("by-epoch", moved))
 
 
 def _slider(first: int, last: int) -> Html:
