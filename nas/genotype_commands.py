@@ -6,6 +6,7 @@ All but `show --cost`, `derive` and `random` need no torch, and what needs it is
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -237,13 +238,13 @@ class Random(BudgetConfig):
     def run(self) -> dict[str, Any]:
         """Draws the genotypes, and returns them with what their networks cost. Raises UsageError, GenotypeError."""
         rows = []
-        for seed, found in self.drawn().items():
+        for seed, found in self.drawn(range(self.seed, self.seed + self.number)).items():
             written = _written(found.genotype, self._file(seed))
             rows.append({"seed": seed, **written, "params": found.params, "macs": found.macs})
         return {"genotypes": rows}
 
-    def drawn(self) -> dict[int, Sized]:
-        """Draws the genotypes, by their seeds. Raises UsageError."""
+    def drawn(self, seeds: Iterable[int]) -> dict[int, Sized]:
+        """Draws the genotype of each seed. Raises UsageError."""
         import spaces
         from nas.networks.edge_costs import costs_in
         from nas.networks.forms import FORMS, chosen
@@ -255,7 +256,6 @@ class Random(BudgetConfig):
             )
             costs = costs_in(space, chosen(self, FORMS["cifar"]))
             sampler = Sampler(space, costs.limits(self.max_params, self.max_macs))
-            seeds = range(self.seed, self.seed + self.number)
             genotypes_drawn = {seed: sampler.draw(random.Random(seed)) for seed in seeds}
         return {seed: Sized(found, *costs.total(space, found)) for seed, found in genotypes_drawn.items()}
 

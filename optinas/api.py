@@ -329,7 +329,7 @@ def random_genotype(**options: Any) -> Genotype:
     with errors_worded(_worded):
         with users_mistakes():
             command = configured(Random(), options)
-        (found,) = command.drawn().values()
+        (found,) = command.drawn([command.seed]).values()
     return found.genotype
 
 

@@ -125,7 +125,7 @@ def entry_points() -> dict[str, str]:
 
 def test_every_console_command_is_installed() -> None:
     assert entry_points().keys() == {
-        f"optinas-{name}" for name in ("search", "eval", "genotype", "results", "report", "handmade", "theory")
+        f"optinas-{name}" for name in ("search", "eval", "genotype", "results", "report", "study", "handmade", "theory")
     }
     for target in entry_points().values():
         module, function = target.split(":")
@@ -154,9 +154,9 @@ def test_a_package_of_another_in_the_place_of_ours_is_told_in_one_line(name: str
 def test_every_third_party_import_is_declared() -> None:
     declared = set()
     extras = setup()["options.extras_require"]
-    requirements = setup()["options"]["install_requires"] + extras["onnx"] + extras["heif"]
-    for line in requirements.split():
-        name = line.split(">=")[0].split("[")[0]
+    requirements = "\n".join([setup()["options"]["install_requires"], extras["onnx"], extras["heif"], extras["slurm"]])
+    for line in requirements.split("\n"):
+        name = re.split(r"[>=;\[]", line.strip())[0]
         declared.add({"scikit-learn": "sklearn", "pillow": "PIL", "pillow-heif": "pillow_heif"}.get(name, name))
     own = set(FLOORS) | set(sys.stdlib_module_names)
     for path in FILES:

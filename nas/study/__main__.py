@@ -1,0 +1,146 @@
+"""Search, train and test many architectures over several seeds: `optinas-study studies/digits.toml --out runs/digits`.
+
+The file names the rows of a table (docs/STUDIES.md). Each seed of a row is a run of the other commands, in a folder of
+its own. The same command resumes a study that was stopped, computes no cell twice, and tries those that failed again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from genotypes.atomic import write_atomically
+from genotypes.config import Common, Config, Count, IsPath, NoneMeans
+from nas import cli, data
+from nas.errors import users_mistakes
+from nas.runs import environment
+from nas.runs.directory import Directory
+from nas.study import cells, local, table
+from nas.study.local import Ended
+from nas.study.plan import Cell, Plan, read
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(Config):
+    """Which study, and where and how it is computed."""
+
+    file: Annotated[str, tyro.conf.Positional]
+    """The study, a file in TOML."""
+    out: Annotated[str, IsPath, Common]
+    """Folder of the study: its cells, and the table in several forms."""
+    jobs: Annotated[Count | None, Common, NoneMeans("one for each GPU, or one")] = None
+    """Cells computed at the same time; they share the cores of the CPU."""
+    device: Annotated[str, Common] = "auto"
+    """cpu, cuda (all GPUs), cuda:1 and so on, or auto: the GPUs if there are any."""
+    dataset: Annotated[str | None, Common, NoneMeans("that of the file")] = None
+    """Data set in place of the file's: digits, cifar10, cifar100, imagenet or folder."""
+    data: Annotated[str | None, IsPath, Common, NoneMeans("that of the file")] = None
+    """Folder that holds the data."""
+    executor: Annotated[Literal["local", "slurm"], Common] = "local"
+    """Compute on this machine, or as an array of jobs of Slurm."""
+    slurm_options: tuple[str, ...] = ()
+    """Options of Slurm by submitit's names, such as slurm_partition=gpu timeout_min=1440 gpus_per_node=1."""
+
+
+def command(argv: list[str]) -> dict[str, Any]:
+    """Parses, computes what is left of the study, writes and prints its table; returns what has been done.
+
+    Raises SystemExit, after the result, where cells have failed.
+    """
+    result = study(cli.parse(StudyConfig, argv, description=__doc__ or ""))
+    if result["failed"]:
+        print(json.dumps(result), flush=True)
+        raise SystemExit(1)
+    return result
+
+
+def study(config: StudyConfig) -> dict[str, Any]:
+    """Computes what is left of a study, and returns how much of it there is now.
+
+    Raises UsageError, before anything is computed, for what is not right in its file; Stopped; OSError.
+    """
+    named = {"dataset": config.dataset, "data": config.data}
+    plan = read(Path(config.file), {name: value for name, value in named.items() if value is not None})
+    with users_mistakes():
+        places = local.places(config.jobs, config.device)
+        data.load(plan.cells[0].train.data)  # what is wrong with the images is told before anything is written
+    directory = Directory(Path(config.out), flag="--out")
+    directory.path.mkdir(parents=True, exist_ok=True)
+    directory.lock()
+    try:
+        pending = _pending(plan, directory.path)
+        write_atomically(directory.path / "study.toml", Path(config.file).read_bytes())
+        directory.log(f"{plan.title}: {len(plan.cells)} cells, {len(pending)} of them to compute, in {directory.path}")
+        seen = environment.describe(torch.device("cpu"))
+        _write(plan, directory.path, seen)
+        _compute(plan, _ended(config, pending, directory.path, places), len(pending), directory, seen)
+        found = _write(plan, directory.path, seen)
+    finally:
+        directory.unlock()
+    print((directory.path / "table.md").read_text(encoding="utf-8"))
+    return {
+        "out": str(directory.path),
+        "planned": len(plan.cells),
+        "done": sum(row.n for row in found.rows),
+        "failed": sum(len(row.failed) for row in found.rows),
+    }
+
+
+def _pending(plan: Plan, root: Path) -> list[Cell]:
+    """The cells without a result. Raises UsageError for a folder that another study computed."""
+    return [cell for cell in plan.cells if cells.finished(cell, root) is None]
+
+
+def _compute(plan: Plan, ended: Iterator[Ended], pending: int, directory: Directory, seen: dict[str, Any]) -> None:
+    """Keeps the table up to date while cells end, of which `pending` will."""
+    began, total = time.monotonic(), len(plan.cells)
+    for number, (cell, failure) in enumerate(ended, start=1):
+        found = _write(plan, directory.path, seen)
+        outcome = f"failed: {failure}" if failure else f"{_test_error(found, cell):.2f} % test error"
+        left = pending - number
+        directory.log(
+            f"{total - left} of {total}  {cell.row}, seed {cell.seed}: {outcome}; "
+            f"{_time((time.monotonic() - began) / number * left)} to go"
+        )
+
+
+def _ended(config: StudyConfig, pending: Sequence[Cell], root: Path, places: Sequence[local.Place]) -> Iterator[Ended]:
+    for cell in pending:
+        cells.forget_failure(cell, root)
+    if config.executor == "local":
+        return local.run(pending, root, places)
+    from nas.study import slurm  # its library is an extra
+
+    with users_mistakes():
+        return slurm.run(pending, root, jobs=config.jobs, device=config.device, options=config.slurm_options)
+
+
+def _write(plan: Plan, root: Path, seen: dict[str, Any]) -> table.Table:
+    found = table.build(plan, root, seen)
+    table.write(found, root)
+    return found
+
+
+def _test_error(found: table.Table, cell: Cell) -> float:
+    row = next(row for row in found.rows if row.name == cell.row)
+    return next(done.test_error for done in row.cells if done.seed == cell.seed)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def main() -> None:
+    """The console command `optinas-study`."""
+    cli.run(command)
+
+
+if __name__ == "__main__":
+    main()

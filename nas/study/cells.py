@@ -1,0 +1,113 @@
+"""A cell of a study: a search and a training in ordinary run directories, resumed where they stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import genotypes
+from genotypes.atomic import write_atomically
+from genotypes.messages import one_line
+from nas import screen
+from nas.errors import UsageError
+from nas.runs import record
+from nas.runs.directory import changes, read_json
+from nas.runs.record import SearchRecord, TrainRecord
+from nas.runs.run import RunConfig
+from nas.search import search
+from nas.study.plan import Cell
+from nas.train import train
+
+#: Below the directory of a cell.
+SEARCH, TRAIN, GENOTYPE = "search", "train", "genotype.json"
+_SETTINGS, _FAILED = "cell.json", "failed.txt"
+
+
+def finished(cell: Cell, root: Path) -> TrainRecord | None:
+    """The record of a cell's training; None until that has ended.
+
+    Raises UsageError for a faulty record, and for a cell that another study, or an earlier form of this one, computed.
+    """
+    check_same(cell, root)
+    directory = root / cell.path / TRAIN
+    if not (directory / record.NAME).exists():
+        return None
+    found = record.read(directory)
+    if not isinstance(found, TrainRecord):
+        raise UsageError(f"{directory} is not a training run; delete it, or choose another --out")
+    return found
+
+
+def check_same(cell: Cell, root: Path) -> None:
+    """Raises UsageError where the directory of a cell was begun with other settings."""
+    try:
+        before = read_json(root / cell.path / _SETTINGS, dict[str, Any])
+    except FileNotFoundError:
+        return
+    if before != (now := _json(cell.settings)):
+        what = changes(before, now) or "flags of another version of this program"
+        raise UsageError(
+            f"{root / cell.path} was begun with other settings: {what}; choose another --out, or delete that folder"
+        )
+
+
+def compute(cell: Cell, root: Path, device: str) -> None:
+    """Searches, trains and tests what has not been, on `device`.
+
+    Raises UsageError, NonFiniteLossError and OSError as `search` and `train` do, and Stopped after a signal.
+    """
+    directory = root / cell.path
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_json(directory / _SETTINGS, cell.settings)
+    arch = cell.train.arch
+    with screen.shown_by(None):
+        if cell.search is not None:
+            if not (directory / SEARCH / record.NAME).exists():
+                search(replace(cell.search, run=_run(cell.search.run, directory / SEARCH, device)))
+            arch = str(directory / SEARCH)
+        if cell.genotype is not None:
+            genotypes.save(cell.genotype, directory / GENOTYPE)
+            arch = str(directory / GENOTYPE)
+        if not (directory / TRAIN / record.NAME).exists():
+            train(replace(cell.train, arch=arch, run=_run(cell.train.run, directory / TRAIN, device)))
+
+
+def _run(config: RunConfig, directory: Path, device: str) -> RunConfig:
+    begun = (directory / "config.json").exists()
+    return replace(config, run_dir=str(directory), resume=begun, device=device)
+
+
+def fail(cell: Cell, root: Path, why: str) -> None:
+    """Leaves why a cell failed in its directory."""
+    (root / cell.path).mkdir(parents=True, exist_ok=True)
+    write_atomically(root / cell.path / _FAILED, f"{one_line(why)}\n".encode())
+
+
+def failure(cell: Cell, root: Path) -> str | None:
+    """Why a cell failed when it was last tried; None if it did not."""
+    try:
+        return (root / cell.path / _FAILED).read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+
+
+def forget_failure(cell: Cell, root: Path) -> None:
+    """Lets a cell be tried once more."""
+    (root / cell.path / _FAILED).unlink(missing_ok=True)
+
+
+def search_of(cell: Cell, root: Path) -> SearchRecord | None:
+    """The record of a cell's search, if it has one."""
+    return record.search_behind(root / cell.path / SEARCH) if cell.search is not None else None
+
+
+def _json(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they are read back."""
+    return msgspec.json.decode(msgspec.json.encode(settings))
+
+
+def _write_json(path: Path, settings: dict[str, Any]) -> None:
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
