@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import genotypes
@@ -25,7 +26,9 @@ from nas.errors import UsageError
 from nas.report import page, plots
 from nas.runs import mixing
 from nas.runs.directory import flat
+from nas.study import statistics, table
 from nas.study.page import command, write_report
+from nas.study.table import CellResult, Failed, RowResult, Table
 from tests.tiny import DATA, OPERATIONS, SEARCH
 
 
@@ -283,6 +286,121 @@ def test_numbers_and_texts(value: object) -> None:
     shown = {3: "3", 12345: "12,345", 0.123456: "0.1235", 12345.6: "12,346", "a<b": "a&lt;b", None: ""}
     cell = page.element("td", page.number(value))
     assert cell == f"<td>{'True' if value is True else shown[value]}</td>"
+
+
+# --- of a study -----------------------------------------------------------------------------------------------
+
+
+def row_of(name: str, kind: str, errors: list[float], **more: Any) -> RowResult:
+    """A row whose seeds have these test errors; those of its baseline are `against`."""
+    against, own, failed = more.pop("against", []), more.pop("genotypes", ["resnet20"]), more.pop("failed", [])
+    done = [
+        CellResult(
+            seed=seed,
+            test_error=error,
+            params=1_234_567 + seed,
+            macs=98_765_432,
+            search_seconds=100.0 if kind == "search" else None,
+            train_seconds=2000.0,
+            genotype=own[seed % len(own)],
+            directory=f"cells/x/{seed}",
+        )
+        for seed, error in enumerate(errors)
+    ]
+    return RowResult(
+        name=name,
+        kind=kind,
+        baseline=more.pop("baseline", None),
+        published=more.pop("published", None),
+        planned=len(done) + len(failed) + more.pop("left", 0),
+        n=len(done),
+        test_error=statistics.mean(errors) if errors else None,
+        params=1_234_567.0 if errors else None,
+        macs=98_765_432.0 if errors else None,
+        search_seconds=100.0 if errors and kind == "search" else None,
+        train_seconds=2000.0 if errors else None,
+        device="cpu (x86_64)",
+        difference=statistics.difference(errors, against) if errors and against else None,
+        relative_improvement=statistics.relative_improvement(errors, against) if errors and against else None,
+        cells=done,
+        failed=failed,
+        **more,
+    )
+
+
+def study() -> Table:
+    hostile, darts = "<img src=x> </details>", genotypes.to_text(genotypes.resolve("DARTS_V2"))
+    chance = [5.0, 6.0, 5.5, 6.5]
+    against = {"baseline": "random", "against": chance}
+    rows = [
+        row_of("random", "random", chance, published=3.3, genotypes=[darts, "resnet20"]),
+        row_of(hostile, "search", [3.0, 3.2, 3.1], **against, published=2.5, genotypes=[darts]),
+        row_of("worse", "search", [9.0, 9.1], **against, published=2.4, left=3),
+        row_of("no different", "arch", [5.2, 6.3], **against, failed=[Failed(seed=2, why="<script>no</script>")]),
+        row_of("one seed", "search", [4.0], **against),
+        row_of("none yet", "search", [], baseline="random", left=4),
+        row_of("many", "every", [5 + i / 10 for i in range(14)], genotypes=[f"network-{i}" for i in range(14)]),
+    ]
+    settings: Any = {"data": {"dataset": "digits"}, "search": {}, "train": {"preset": "smoke"}}
+    command = ["/x/optinas-study", "a b.toml"]
+    return Table(title="A <study>", environment={"command": command}, settings=settings, agreement=1 / 3, rows=rows)
+
+
+def test_the_page_of_a_study(tmp_path: Path) -> None:
+    found = study()
+    table.write(found, tmp_path)
+    assert write_report(tmp_path) == tmp_path / "report.html"
+    shown = read(tmp_path)
+    check(shown)
+    assert len(shown.all("script")) == 1
+    assert not shown.all("img")
+    # The figures are those of table.json.
+    head, *rows = shown.table("Test error in percent")
+    assert head == [*table.COLUMNS]
+    values = [[column(row) for column in table.COLUMNS.values()] for row in table.read(tmp_path / "table.json").rows]
+    assert rows == [[f"{i}. {name}", *others] for i, (name, *others) in enumerate(values, start=1)]
+    told = [
+        "<img src=x> </details> : better than random architectures by",
+        "worse : worse than random architectures by",
+        "no different : not told apart from random architectures",
+        "one seed : undecided",
+        "at 95 % and n = 3, against random.",
+        "no different, seed 2 failed: <script>no</script>",
+        "worse: 3 of 5 cells have not been computed",
+        "These are the best 12 of 14 different genotypes.",
+        "network-0: seed 0 (5.00 %)",
+        "/x/optinas-study 'a b.toml'",
+    ]
+    assert [text for text in told if not shown.shows(text)] == []
+    _, *seeds = shown.table("Cells of random")
+    assert [line[:3] for line in seeds[:2]] == [["0", "5.00", "1,234,567"], ["1", "6.00", "1,234,568"]]
+    order = shown.table("Order by test error here")
+    assert [line[:2] + line[3:] for line in order[1:]] == [
+        ["<img src=x> </details>", "1", "2", "2.50"],
+        ["random", "2", "3", "3.30"],
+        ["worse", "3", "1", "2.40"],
+    ]
+    labels = [picture["aria-label"] for picture in shown.all("svg")]
+    assert [label.split(".")[0] for label in labels[:1]] == ["Test error of every seed"]
+    # Each of a row's genotypes once, here in two rows, and its cells.
+    assert sum("Normal cell, seed" in label for label in labels) == 2
+    assert {"Normal cell, seeds 0 (3.00 %), 2 (3.10 %), 1 (3.20 %)", "Normal cell, seeds 0 (5.00 %), 2 (5.50 %)"} <= {
+        label.split(":")[0] for label in labels
+    }
+    assert [details.get("open") for details in shown.all("details")] == [None] * (len(found.rows) + 2)
+
+
+def test_a_study_without_results_and_a_damaged_table(tmp_path: Path) -> None:
+    empty = study().rows[5]
+    nothing = msgspec.structs.replace(study(), rows=[empty], agreement=None, environment={})
+    table.write(nothing, tmp_path)
+    write_report(tmp_path)
+    shown = read(tmp_path)
+    assert not shown.all("svg")
+    assert shown.shows("none yet: 4 of 4 cells have not been computed")
+    (tmp_path / "table.json").write_text("{}")
+    with pytest.raises(UsageError, match="is not the table of a study"):
+        write_report(tmp_path)
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------

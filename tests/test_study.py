@@ -20,7 +20,7 @@ from nas import cli
 from nas.errors import UsageError
 from nas.genotype_commands import Random
 from nas.runs import record
-from nas.study import cells, local, slurm, table
+from nas.study import cells, local, page, slurm, table
 from nas.study.__main__ import command
 from nas.study.plan import Cell, read
 
@@ -79,8 +79,9 @@ def figures(found: table.Table) -> Any:
 
 
 def compute_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Cells are computed in this process; returns their paths as they begin."""
+    """Cells are computed in this process, and the page has a title alone; returns the cells' paths as they begin."""
     begun = []
+    monkeypatch.setattr(page, "of_study", lambda found: found.title)
 
     def one_after_another(pending: Sequence[Cell], root: Path, where: Sequence[local.Place]) -> Any:
         for cell in pending:
@@ -128,6 +129,7 @@ def test_a_study_is_runs_and_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert [line["row"] for line in csv.DictReader(file)] == [
             "Space-HB", "random, Space-HB", "random, Space-HB", "HB-Net",
         ]  # fmt: skip
+    assert (tmp_path / "out" / "report.html").read_text() == result(tmp_path).title
     assert "random, Space-HB & 2 &" in (tmp_path / "out" / "table.tex").read_text()
 
 

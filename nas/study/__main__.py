@@ -20,9 +20,10 @@ from genotypes.atomic import write_atomically
 from genotypes.config import Common, Config, Count, IsPath, NoneMeans
 from nas import cli, data
 from nas.errors import users_mistakes
+from nas.report.run import NAME as REPORT
 from nas.runs import environment
 from nas.runs.directory import Directory
-from nas.study import cells, local, table
+from nas.study import cells, local, page, table
 from nas.study.local import Ended
 from nas.study.plan import Cell, Plan, read
 
@@ -82,6 +83,8 @@ def study(config: StudyConfig) -> dict[str, Any]:
         _write(plan, directory.path, seen)
         _compute(plan, _ended(config, pending, directory.path, places), len(pending), directory, seen)
         found = _write(plan, directory.path, seen)
+        with directory.auxiliary(REPORT):
+            write_atomically(directory.path / REPORT, page.of_study(found).encode())
     finally:
         directory.unlock()
     print((directory.path / "table.md").read_text(encoding="utf-8"))
