@@ -141,6 +141,12 @@ def test_the_page_of_a_search(runs: Path) -> None:
         assert head[1:] == ["sep conv 3x3", "avg pool 3x3", "identity", "neg. identity", "zero"]
         assert [line[1:] for line in table] == [[f"{round(1000 * w) / 1000:.3f}" for w in row] for row in rows[1]]
         assert [line[0] for line in table] == ["c_k-2 → 0", "c_k-1 → 0", "c_k-2 → 1", "c_k-1 → 1", "0 → 1"]
+        # In a frame is what the genotype takes, edge by edge.
+        cell = getattr(found[1], kind)
+        taken = [divmod(i, 5) for i in data["chosen"][kind][1]]
+        assert [(weights[2].edges[e], weights[2].operations[o]) for e, o in taken] == [
+            ((edge.source, target), edge.operation) for target, node in enumerate(cell.nodes, 2) for edge in node
+        ]
         # One picture for each cell that differs.
         cells = [getattr(genotype, kind) for genotype in found]
         assert (data["cells"][kind][0] == data["cells"][kind][1]) == (cells[0] == cells[1])
@@ -454,5 +460,7 @@ def test_the_slider_moves_cells_and_weights_in_a_browser(runs: Path, tmp_path: P
         assert seen["drawn"]
         assert seen["pictures"] == [[kind, data["cells"][kind][i]] for kind in ("normal", "reduce")]
         assert [text for text, _ in seen["weights"]] == [f"{w / 1000:.3f}" for w in data["mixing"]["normal"][i]]
-        assert len({shade for _, shade in seen["weights"]}) > 1
+        framed = [i for i, (_, shade) in enumerate(seen["weights"]) if "chosen" in shade]
+        assert framed == sorted(data["chosen"]["normal"][i])
+        assert len({shade for _, shade in seen["weights"]}) > 2
     assert found["seen"][0]["weights"] != found["seen"][1]["weights"]

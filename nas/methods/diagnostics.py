@@ -6,7 +6,7 @@ Shape letters: E edges (mixed operations of one cell), O candidate operations.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 import torch
@@ -125,20 +125,43 @@ def one_hot(space: SearchSpace, mixing: Mapping[Kind, Tensor], genotype: Genotyp
     space has several edges between the same two nodes, those with the largest `mixing` weights are taken. None for a
     genotype that is not made of the edges and operations of the space.
     """
-    cells: dict[Kind, CellGenotype] = {"normal": genotype.normal, "reduce": genotype.reduce}
     result = {kind: torch.zeros_like(mixing[kind]) for kind in KINDS}
-    for kind, cell in cells.items():
-        rows: list[list[float]] = mixing[kind].tolist()
-        for target, node in enumerate(cell.nodes, start=CELL_INPUTS):
-            columns = [space.operations.index(e.operation) for e in node if e.operation in space.operations]
-            # The edges of a genotype are in the order of the topology.
-            choices = [
-                edges
-                for edges in combinations(space.topology.entering(target), len(node))
-                if [space.topology.edges[e][0] for e in edges] == [edge.source for edge in node]
-            ]
-            if not choices or len(columns) < len(node):
-                return None
-            best = max(choices, key=lambda edges: sum(rows[e][o] for e, o in zip(edges, columns, strict=True)))
-            result[kind][list(best), columns] = 1
+    for kind in KINDS:
+        cell: CellGenotype = getattr(genotype, kind)
+        entries = entries_of(cell, space.topology.edges, space.operations, mixing[kind].tolist())
+        if entries is None:
+            return None
+        for entry in entries:
+            result[kind][entry] = 1
     return result
+
+
+def entries_of(
+    cell: CellGenotype,
+    edges: Sequence[tuple[int, int]],
+    operations: Sequence[str],
+    weights: Sequence[Sequence[float]],
+) -> list[tuple[int, int]] | None:
+    """The entries (edge, operation) of a matrix of weights (E, O) that a cell takes; None if it is made of others.
+
+    Where there are several edges between the same two nodes, those with the largest weights.
+
+    Args:
+        cell: whose edges are in the order of `edges`.
+        edges: (source, target) of each row.
+        operations: of the columns.
+        weights: the rows.
+    """
+    found = []
+    for target, node in enumerate(cell.nodes, start=CELL_INPUTS):
+        columns = [operations.index(edge.operation) for edge in node if edge.operation in operations]
+        choices = [
+            rows
+            for rows in combinations([e for e, (_, t) in enumerate(edges) if t == target], len(node))
+            if [edges[e][0] for e in rows] == [edge.source for edge in node]
+        ]
+        if not choices or len(columns) < len(node):
+            return None
+        best = max(choices, key=lambda rows: sum(weights[e][o] for e, o in zip(rows, columns, strict=True)))
+        found += list(zip(best, columns, strict=True))
+    return found

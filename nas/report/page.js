@@ -12,12 +12,13 @@ if (slider) {
   };
 
   // Weights are whole numbers, in thousandths.
-  const showWeights = (kind, weights) => {
+  const showWeights = (kind, weights, chosen) => {
     const largest = byEpoch.largest[kind];
     document.querySelectorAll(`#mixing-${kind} td`).forEach((cell, i) => {
       const weight = weights === null ? null : weights[i];
       cell.textContent = weight === null ? "" : (weight / 1000).toFixed(3);
       cell.className = weight === null ? "" : `v${Math.round(((byEpoch.shades - 1) * Math.abs(weight)) / largest)}`;
+      cell.classList.toggle("chosen", weight !== null && chosen.includes(i));
     });
   };
 
@@ -25,7 +26,7 @@ if (slider) {
     const i = slider.value - slider.min;
     output.textContent = `${slider.value} of ${slider.max}`;
     for (const kind of Object.keys(byEpoch.cells)) showCells(kind, byEpoch.cells[kind][i]);
-    for (const kind of Object.keys(byEpoch.mixing)) showWeights(kind, byEpoch.mixing[kind][i]);
+    for (const kind of Object.keys(byEpoch.mixing)) showWeights(kind, byEpoch.mixing[kind][i], byEpoch.chosen[kind][i]);
   };
   slider.addEventListener("input", show);
   show();  // a browser may have kept the slider's place from before

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genotypes import CELL_NAMES, CellGenotype, Genotype, to_text
+from nas.methods.diagnostics import entries_of
 from nas.networks.edge_costs import genotype_costs
 from nas.networks.forms import Form
 from nas.report import files, page, plots
@@ -157,7 +158,7 @@ def _by_epoch(run: RunFiles) -> Html:
         return page.section("Cells", _cells(run.genotype)) if run.genotype else Html("")
     first, last = epochs[0], epochs[-1]
     every = range(first, last + 1)
-    moved: dict[str, Any] = {"shades": plots.SHADES, "cells": {}, "mixing": {}, "largest": {}}
+    moved: dict[str, Any] = {"shades": plots.SHADES, "cells": {}, "mixing": {}, "chosen": {}, "largest": {}}
     contents = [_slider(first, last)]
     for kind in KINDS:
         contents.append(element("h3", f"{CELL_NAMES[kind].capitalize()} cell"))
@@ -165,9 +166,10 @@ def _by_epoch(run: RunFiles) -> Html:
             pictures, moved["cells"][kind] = _pictures(kind, every, run.genotypes)
             contents += pictures
         if run.mixing:
-            heat_map, weights, largest = _heat_map(kind, every, run.mixing)
+            chosen = [_chosen(kind, run.genotypes.get(epoch), run.mixing.get(epoch)) for epoch in every]
+            heat_map, weights, largest = _heat_map(kind, every, run.mixing, chosen[-1])
             contents.append(heat_map)
-            moved["mixing"][kind], moved["largest"][kind] = weights, largest
+            moved["mixing"][kind], moved["chosen"][kind], moved["largest"][kind] = weights, chosen, largest
     title = "Cells and mixing weights" if run.mixing else "Cells"
     return page.section(title, *contents, page.data("by-epoch", moved))
 
@@ -207,7 +209,9 @@ def _pictures(kind: Kind, every: range, found: Mapping[int, Genotype]) -> tuple[
     return pictures, shown
 
 
-def _heat_map(kind: Kind, every: range, found: Mapping[int, EpochMixing]) -> tuple[Html, list[list[int] | None], int]:
+def _heat_map(
+    kind: Kind, every: range, found: Mapping[int, EpochMixing], chosen: Sequence[int]
+) -> tuple[Html, list[list[int] | None], int]:
     """The mixing weights of the last epoch as a table; those of all in thousandths, and the largest of them."""
     newest = found[max(found)]
     weights = [_thousandths(kind, found.get(epoch), newest) for epoch in every]
@@ -215,17 +219,28 @@ def _heat_map(kind: Kind, every: range, found: Mapping[int, EpochMixing]) -> tup
     columns, shown = len(newest.operations), weights[-1]
     rows = []
     for e, name in enumerate(edge_names(newest.edges)):
-        own = [] if shown is None else shown[e * columns : (e + 1) * columns]
-        cells = [
-            element("td", f"{weight / 1000:.3f}", class_=f"v{round((plots.SHADES - 1) * abs(weight) / largest)}")
-            for weight in own
-        ]
+        own = [] if shown is None else list(enumerate(shown))[e * columns : (e + 1) * columns]
+        cells = []
+        for i, weight in own:
+            shade = f"v{round((plots.SHADES - 1) * abs(weight) / largest)}"
+            cells.append(element("td", f"{weight / 1000:.3f}", class_=shade + " chosen" * (i in chosen)))
         rows.append(element("tr", element("th", name, scope="row"), *(cells or [element("td")] * columns)))
     head = [element("th", name, scope="col") for name in ("edge", *map(plots.label, newest.operations))]
-    caption = f"Mixing weights of the {CELL_NAMES[kind]} cell; shades from 0 to {largest / 1000:.3f}"
+    caption = (
+        f"Mixing weights of the {CELL_NAMES[kind]} cell, in a frame those that the genotype of the epoch takes; shades "
+        f"from 0 to {largest / 1000:.3f}"
+    )
     body = (element("thead", element("tr", *head)), element("tbody", *rows))
     table = element("table", page.named(caption), *body, id=f"mixing-{kind}", class_="heat")
     return page.scrolled(table), weights, largest
+
+
+def _chosen(kind: Kind, genotype: Genotype | None, found: EpochMixing | None) -> list[int]:
+    """The numbers of the weights that the genotype takes, edge after edge; none if one of the two is missing."""
+    if genotype is None or found is None:
+        return []
+    entries = entries_of(getattr(genotype, kind), found.edges, found.operations, getattr(found, kind).weights)
+    return [edge * len(found.operations) + operation for edge, operation in entries or ()]
 
 
 def _thousandths(kind: Kind, found: EpochMixing | None, newest: EpochMixing) -> list[int] | None:
