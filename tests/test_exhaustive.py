@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ import spaces
 from genotypes import CellGenotype, Edge, Genotype
 from nas.errors import UsageError
 from nas.networks.cells import Network, NetworkConfig
+from nas.study import cells, plan, regret
+from nas.study import table as study_table
 from nas.study.exhaustive import Benchmark, Protocol, Trained, canonical, choices, distinct
 from spaces import KINDS, Kind, SearchSpace
 from spaces.derivation import Sampler
@@ -225,7 +228,6 @@ PROTOCOL = Protocol(
     layers=2,
     settings={"epochs": 6},
     environment={},
-    command="optinas-study",
 )
 
 
@@ -295,3 +297,91 @@ def test_a_table_that_is_not_whole_is_refused(tmp_path: Path) -> None:
             Benchmark.load(tmp_path / name)
     with pytest.raises(ValueError, match="the best of 1 by one of 1 seeds"):
         Benchmark(PROTOCOL, [msgspec.structs.replace(c, test_errors=[10.0]) for c in cells]).random_search(1)
+
+
+# --- a study ------------------------------------------------------------------------------------------------------
+
+STUDY = """
+title = "A space known whole"
+[data]
+dataset = "fake"
+fake_train = 24
+fake_test = 10
+image_size = 8
+batch_size = 8
+[search]
+epochs = 1
+layers = 2
+init_channels = 2
+nodes = 1
+operations = ["max_pool_3x3", "skip_connect"]
+[train]
+preset = "smoke"
+layers = 2
+init_channels = 2
+auxiliary = false
+epochs = 1
+[[row]]
+name = "whole"
+every = { space = "darts", nodes = 1, operations = ["max_pool_3x3", "skip_connect"] }
+seeds = 2
+[[row]]
+name = "found"
+search = { space = "agd" }
+look_up = "whole"
+[[row]]
+name = "outside"
+search = { space = "agd", operations = ["avg_pool_3x3"] }
+look_up = "whole"
+"""
+
+
+def test_a_study_looks_up_what_its_searches_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("nas.networks.architecture.draw_cells", "nas.runs.tensorboard.draw_cells"):
+        monkeypatch.setattr(name, lambda *arguments: None)
+    (tmp_path / "study.toml").write_text(STUDY)
+    planned = plan.read(tmp_path / "study.toml", {})
+    assert [len(row.cells) for row in planned.rows] == [4 * 2, 1, 1]
+    assert [str(cell.path) for cell in planned.rows[0].cells[3:5]] == ["cells/whole/3-0", "cells/whole/0-1"]
+    for cell in planned.cells:
+        cells.compute(cell, tmp_path, "cpu")
+        assert (tmp_path / cell.path / "train").exists() == cell.trained
+    results = study_table.build(planned, tmp_path, {"commit": "abc"})
+    study_table.write(results, tmp_path)
+
+    whole, searched, outside = results.rows
+    (result,) = searched.cells
+    benchmark = regret.benchmark_of(planned.rows[0], whole, {}, {})
+    entry = benchmark.look_up(genotypes.from_text(result.genotype))
+    assert (result.test_error, result.params, result.train_seconds) == (entry.test_error, entry.params, None)
+    assert outside.failed[0].why.endswith("is not in the row 'whole'")
+    assert outside.test_error is None
+
+    rows = regret.command([str(tmp_path), "--save", str(tmp_path)])["rows"]
+    assert [(row["row"], row["mean rank"], row["regret"]) for row in rows] == [("found", entry.rank, entry.regret)]
+    assert Benchmark.load(tmp_path / "whole.json").entries == benchmark.entries
+    assert Benchmark.load(tmp_path / "whole.json").protocol.settings["train.epochs"] == 1
+    assert re.search(rf"whole +4 +{benchmark.entries[0].test_error:.2f} ", capsys.readouterr().out)
+
+    (tmp_path / "cells" / "whole" / "3-1" / "train" / "record.json").unlink()
+    study_table.write(study_table.build(planned, tmp_path, {}), tmp_path)
+    with pytest.raises(UsageError, match="has all networks of a space, each trained"):
+        regret.command([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('look_up = "whole"', 'look_up = "none"', "'none', which is not a row with every"),
+        ('look_up = "whole"', 'look_up = "whole"\ntrain = { epochs = 2 }', "leave out train, or look_up"),
+        ("seeds = 2", 'look_up = "whole"', "look_up is for rows that search"),
+        ("nodes = 1, op", "nodes = 1, init = 3, op", "every sets init, which the study itself decides"),
+        ("nodes = 1, op", "nodes = 5, op", "at most 20,000 are enumerated"),
+    ],
+)
+def test_what_cannot_be_looked_up_is_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
+    (tmp_path / "study.toml").write_text(STUDY.replace(before, after, 1))
+    with pytest.raises(UsageError, match=message):
+        plan.read(tmp_path / "study.toml", {})

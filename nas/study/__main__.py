@@ -106,7 +106,9 @@ def _compute(plan: Plan, ended: Iterator[Ended], pending: int, directory: Direct
     began, total = time.monotonic(), len(plan.cells)
     for number, (cell, failure) in enumerate(ended, start=1):
         found = _write(plan, directory.path, seen)
-        outcome = f"failed: {failure}" if failure else f"{_test_error(found, cell):.2f} % test error"
+        error = _test_error(found, cell)
+        known = "error not known yet" if error is None else f"{error:.2f} % test error"
+        outcome = f"failed: {failure}" if failure else known
         left = pending - number
         directory.log(
             f"{total - left} of {total}  {cell.row}, seed {cell.seed}: {outcome}; "
@@ -131,9 +133,10 @@ def _write(plan: Plan, root: Path, seen: dict[str, Any]) -> table.Table:
     return found
 
 
-def _test_error(found: table.Table, cell: Cell) -> float:
+def _test_error(found: table.Table, cell: Cell) -> float | None:
+    """None where it is looked up, and not known yet."""
     row = next(row for row in found.rows if row.name == cell.row)
-    return next(done.test_error for done in row.cells if done.seed == cell.seed)
+    return next((done.test_error for done in row.cells if done.directory == str(cell.path)), None)
 
 
 def _time(seconds: float) -> str:

@@ -26,18 +26,21 @@ SEARCH, TRAIN, GENOTYPE = "search", "train", "genotype.json"
 _SETTINGS, _FAILED = "cell.json", "failed.txt"
 
 
-def finished(cell: Cell, root: Path) -> TrainRecord | None:
-    """The record of a cell's training; None until that has ended.
+def finished(cell: Cell, root: Path) -> SearchRecord | TrainRecord | None:
+    """The record of a cell's training, or of its search if it trains nothing; None until that has ended.
 
     Raises UsageError for a faulty record, and for a cell that another study, or an earlier form of this one, computed.
     """
     check_same(cell, root)
-    directory = root / cell.path / TRAIN
+    directory, kind = (
+        root / cell.path / (TRAIN if cell.trained else SEARCH),
+        TrainRecord if cell.trained else SearchRecord,
+    )
     if not (directory / record.NAME).exists():
         return None
     found = record.read(directory)
-    if not isinstance(found, TrainRecord):
-        raise UsageError(f"{directory} is not a training run; delete it, or choose another --out")
+    if not isinstance(found, kind):
+        raise UsageError(f"{directory} is another kind of run; delete it, or choose another --out")
     return found
 
 
@@ -71,13 +74,21 @@ def compute(cell: Cell, root: Path, device: str) -> None:
         if cell.genotype is not None:
             genotypes.save(cell.genotype, directory / GENOTYPE)
             arch = str(directory / GENOTYPE)
-        if not (directory / TRAIN / record.NAME).exists():
+        if cell.trained and not (directory / TRAIN / record.NAME).exists():
             train(replace(cell.train, arch=arch, run=_run(cell.train.run, directory / TRAIN, device)))
 
 
 def _run(config: RunConfig, directory: Path, device: str) -> RunConfig:
     begun = (directory / "config.json").exists()
     return replace(config, run_dir=str(directory), resume=begun, device=device)
+
+
+def settings_of(cell: Cell, root: Path) -> dict[str, Any]:
+    """The settings that a cell was begun with. Raises UsageError where there are none to be read."""
+    try:
+        return read_json(root / cell.path / _SETTINGS, dict[str, Any])
+    except FileNotFoundError as error:
+        raise UsageError(f"{root / cell.path} has no {_SETTINGS}; it is no cell of a study that was begun") from error
 
 
 def fail(cell: Cell, root: Path, why: str) -> None:

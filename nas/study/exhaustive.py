@@ -189,7 +189,7 @@ class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     settings: dict[str, Any]
     """All settings of a training, but for the genotype and the seed."""
     environment: dict[str, Any]
-    command: str
+    """Of the study: command, commit, versions, hardware."""
 
     def build(self) -> SearchSpace:
         """The space."""
@@ -233,6 +233,7 @@ class Benchmark:
 
     Attributes:
         entries: from the best to the worst.
+        train_seconds: of a training, the mean.
 
     Raises ValueError for a genotype that is missing, no canonical form, or there twice, and for different seeds.
     """
@@ -253,6 +254,8 @@ class Benchmark:
             entry = Entry(genotype, cell.choices, mean, errors, cell.params, cell.macs, rank, mean - best)
             self.entries += (entry,)
         self._found = {entry.genotype: entry for entry in self.entries}
+        seconds = [second for cell in cells for second in cell.train_seconds]
+        self.train_seconds = sum(seconds) / len(seconds)
 
     @classmethod
     def load(cls, path: Path) -> Benchmark:

@@ -29,7 +29,7 @@ from spaces import KINDS
 TABLE = "table.json"
 #: So many different genotypes of a row are drawn, the best of them: a picture takes 10 kB and a tenth of a second.
 _DRAWN = 12
-_KINDS = {"search": "searched", "random": "random", "arch": "given"}
+_KINDS = {"search": "searched", "random": "random", "arch": "given", "every": "all"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,8 +210,8 @@ def _row(number: int, row: RowResult) -> Html:
     rows = [
         (
             *(str(cell.seed), f"{cell.test_error:.2f}", cell.params, cell.macs),
-            "" if cell.search_seconds is None else f"{cell.search_seconds:,.0f}",
-            *(f"{cell.train_seconds:,.0f}", cell.directory),
+            *("" if seconds is None else f"{seconds:,.0f}" for seconds in (cell.search_seconds, cell.train_seconds)),
+            cell.directory,
         )
         for cell in row.cells
     ]

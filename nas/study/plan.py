@@ -53,7 +53,9 @@ from nas.networks.cells import NetworkConfig
 from nas.networks.handmade import HandmadeConfig, is_handmade
 from nas.options import configured, leaves
 from nas.runs.directory import described, flat
+from nas.study.exhaustive import distinct
 from nas.train import TrainConfig
+from spaces import SpaceConfig
 
 C = TypeVar("C")
 _Value = bool | int | float | str
@@ -73,6 +75,8 @@ class RowOfFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     search: Flags | None = None
     random: Flags | None = None
     arch: str | None = None
+    every: Flags | None = None
+    look_up: str | None = None
     train: Flags = {}
     seeds: _Seeds | None = None
     baseline: str | None = None
@@ -101,6 +105,7 @@ class Cell:
         search: which finds its genotype; None if it has one.
         genotype: which is trained; None for what a search finds, and for hand-made networks.
         train: how; the architecture is named in `arch`, or is that of `search` or `genotype`.
+        trained: whether it is; not where its errors are looked up.
     """
 
     row: str
@@ -109,6 +114,7 @@ class Cell:
     search: SearchConfig | None
     genotype: Genotype | None
     train: TrainConfig
+    trained: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -130,10 +136,12 @@ class Row:
     """A row of the table, with its cells.
 
     Attributes:
-        kind: search, random or arch.
+        kind: search, random, arch or every.
         space: which its architectures are from; None for what is named.
         baseline: the row of random architectures that it is compared with, if there is one.
         published: test error in percent, for the published order.
+        every: of which space it has every distinct genotype, if it does.
+        look_up: the row that has every genotype which a search of this one may find, if it trains none itself.
     """
 
     name: str
@@ -141,6 +149,8 @@ class Row:
     space: str | None
     baseline: str | None
     published: float | None
+    every: SpaceConfig | None
+    look_up: str | None
     cells: tuple[Cell, ...]
 
 
@@ -173,7 +183,7 @@ def read(path: Path, data: Mapping[str, _Value]) -> Plan:
     if "dataset" in data:
         own.pop("data", None)  # the folder of another one
     file = msgspec.structs.replace(file, data={**own, **data})
-    names = Counter(_slug(row.name) for row in file.row)
+    names = Counter(slug(row.name) for row in file.row)
     if repeated := [name for name, count in names.items() if count > 1]:
         raise UsageError(f"{path}: two rows are called {repeated[0]!r}, but for capitals and signs; rename one")
     rows = []
@@ -200,23 +210,26 @@ def _decoded(path: Path) -> File:
 
 
 def _row(row: RowOfFile, file: File, folder: Path) -> Row:
-    kinds = [name for name in ("search", "random", "arch") if getattr(row, name) is not None]
+    kinds = [name for name in ("search", "random", "arch", "every") if getattr(row, name) is not None]
     if len(kinds) != 1:
         raise ValueError(
-            f"it has {' and '.join(kinds) or 'neither search nor random nor arch'}; give one of the three, which says "
-            "where its architectures are from"
+            f"it has {' and '.join(kinds) or 'neither search nor random nor arch nor every'}; give one of the four, "
+            "which says where its architectures are from"
         )
     seeds = file.seeds if row.seeds is None else row.seeds
     seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
     if len(set(seeds)) < len(seeds):
         raise ValueError("its seeds repeat; name each once")
-    make = {"search": _searched, "random": _drawn, "arch": _given}[kinds[0]]
+    _check_look_up(row, file)
+    make = {"search": _searched, "random": _drawn, "arch": _given, "every": _every}[kinds[0]]
     return Row(
         name=row.name,
         kind=kinds[0],
         space=_space(row, file),
         baseline=_baseline(row, file),
         published=row.published,
+        every=None if row.every is None else _space_of_every(row.every),
+        look_up=row.look_up,
         cells=tuple(make(row, file, folder, seeds)),
     )
 
@@ -246,13 +259,40 @@ def _searched(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) ->
     config = _search_config({**_named(file.data), **_named(file.search), **_named(row.search or {})})
     _check(config)
     for seed in seeds:
-        yield _cell(row, seed, search=replace(config, seed=seed), train=_train_config(row, file, arch="", seed=seed))
+        train = _train_config(row, file, arch="", seed=seed)
+        yield _cell(row, seed, search=replace(config, seed=seed), train=train, trained=row.look_up is None)
 
 
 def _drawn(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) -> Iterator[Cell]:
     config = _configured("random", Random(), _named(row.random or {}), without=("seed", "number", "out"))
     for seed, drawn in config.drawn(seeds).items():
         yield _cell(row, seed, genotype=drawn.genotype, train=_train_config(row, file, arch="", seed=seed))
+
+
+def _space_of_every(flags: Flags) -> SpaceConfig:
+    return _configured("every", SpaceConfig(init="zero"), _named(flags), without=("init", "init_gap"))
+
+
+def _every(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) -> Iterator[Cell]:
+    """All distinct genotypes of a space with the first seed, then with the second; they are numbered from 0 on."""
+    train = _train_config(row, file, arch="", seed=0)
+    found = distinct(spaces.build(_space_of_every(row.every or {})), layers=train.network.layers)
+    for seed in seeds:
+        for number, genotype in enumerate(found):
+            cell = _cell(row, seed, genotype=genotype, train=replace(train, seed=seed))
+            yield replace(cell, path=cell.path.with_name(f"{number}-{seed}"))
+
+
+def _check_look_up(row: RowOfFile, file: File) -> None:
+    """Raises ValueError where a row cannot look up the errors of what it finds."""
+    if row.look_up is None:
+        return
+    if row.search is None:
+        raise ValueError("look_up is for rows that search; leave it out")
+    if row.train:
+        raise ValueError("it looks up errors instead of training; leave out train, or look_up")
+    if row.look_up not in [other.name for other in file.row if other.every is not None]:
+        raise ValueError(f"it looks up in {row.look_up!r}, which is not a row with every = ...; name one that is")
 
 
 def _given(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) -> Iterator[Cell]:
@@ -267,7 +307,7 @@ def _given(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) -> It
 
 
 def _cell(row: RowOfFile, seed: int, **parts: Any) -> Cell:
-    path = Path("cells") / _slug(row.name) / str(seed)
+    path = Path("cells") / slug(row.name) / str(seed)
     return Cell(row=row.name, seed=seed, path=path, **{"search": None, "genotype": None, **parts})
 
 
@@ -319,6 +359,6 @@ def _named(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("-", "_"): value for name, value in flags.items()}
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A name for a folder."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "row"

@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+import genotypes
+from genotypes import Genotype
 from genotypes.atomic import write_atomically
 from nas.errors import UsageError
 from nas.runs.directory import Directory
+from nas.runs.record import SearchRecord, TrainRecord
 from nas.study import cells, statistics
-from nas.study.plan import Flags, Plan, Row
+from nas.study.exhaustive import canonical
+from nas.study.plan import Cell, Flags, Plan, Row
 from nas.study.statistics import Interval
 
 
@@ -28,7 +32,8 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     params: int
     macs: int
     search_seconds: float | None
-    train_seconds: float
+    train_seconds: float | None
+    """None where the errors are looked up."""
     genotype: str
     """In the notation of the literature, or the name of a hand-made network."""
     directory: str
@@ -47,7 +52,7 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     name: str
     kind: str
-    """search, random or arch."""
+    """search, random, arch or every."""
     baseline: str | None
     """The row of random architectures that it is compared with."""
     published: float | None
@@ -97,7 +102,11 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def build(plan: Plan, root: Path, environment: Mapping[str, Any]) -> Table:
     """The table of the cells that have ended. Raises UsageError for cells that learned from different images."""
-    found = {row.name: _Found.of(row, root) for row in plan.rows}
+    found = {row.name: _Found.of(row, root) for row in plan.rows if row.look_up is None}
+    every = {row.name: row for row in plan.rows if row.every is not None}
+    for row in plan.rows:
+        if row.look_up is not None:
+            found[row.name] = _Found.looked_up(row, root, every[row.look_up], found[row.look_up])
     _check_images(found)
     rows = [_row(row, found) for row in plan.rows]
     ours = {row.name: row.test_error.mean for row in rows if row.test_error is not None}
@@ -128,6 +137,7 @@ class _Found(NamedTuple):
                 if (why := cells.failure(cell, root)) is not None:
                     found.failed.append(Failed(seed=cell.seed, why=why))
                 continue
+            assert isinstance(trained, TrainRecord)
             searched, result = trained.search, trained.result
             found.cells.append(
                 CellResult(
@@ -144,6 +154,43 @@ class _Found(NamedTuple):
             found.devices.append(_device(root / cell.path / cells.TRAIN))
             found.images[str(cell.path)] = msgspec.json.encode(trained.data)
         return found
+
+    @classmethod
+    def looked_up(cls, row: Row, root: Path, every: Row, known: _Found) -> _Found:
+        """The cells of a row that trains none: its genotypes have the mean errors of the same ones in `known`."""
+        layers = every.cells[0].train.network.layers
+        trained: dict[Genotype, list[CellResult]] = {}
+        for done in known.cells:
+            trained.setdefault(genotypes.from_text(done.genotype), []).append(done)
+        found = cls([], [], [], {})
+        for cell in row.cells:
+            searched, why = cells.finished(cell, root), cells.failure(cell, root)
+            if isinstance(searched, SearchRecord):
+                same = trained.get(canonical(genotypes.from_text(searched.result.genotype), layers=layers))
+                if same is not None:
+                    found.cells.append(_as_trained(cell, searched, same))
+                    found.devices.append(_device(root / cell.path / cells.SEARCH))
+                    found.images[str(cell.path)] = msgspec.json.encode(searched.data)
+                elif len(known.cells) == len(every.cells):
+                    why = f"{searched.result.genotype} is not in the row {every.name!r}"
+                    found.failed.append(Failed(seed=cell.seed, why=why))
+            elif why is not None:
+                found.failed.append(Failed(seed=cell.seed, why=why))
+        return found
+
+
+def _as_trained(cell: Cell, searched: SearchRecord, same: Sequence[CellResult]) -> CellResult:
+    """The result of a search, with the mean error of its genotype's trainings."""
+    return CellResult(
+        seed=cell.seed,
+        test_error=means.mean(done.test_error for done in same),
+        params=same[0].params,
+        macs=same[0].macs,
+        search_seconds=searched.result.seconds,
+        train_seconds=None,
+        genotype=searched.result.genotype,
+        directory=str(cell.path),
+    )
 
 
 def _device(directory: Path) -> str:
@@ -181,7 +228,7 @@ def _row(row: Row, found: Mapping[str, _Found]) -> RowResult:
         params=_mean([cell.params for cell in done]),
         macs=_mean([cell.macs for cell in done]),
         search_seconds=_mean([cell.search_seconds for cell in done if cell.search_seconds is not None]),
-        train_seconds=_mean([cell.train_seconds for cell in done]),
+        train_seconds=_mean([cell.train_seconds for cell in done if cell.train_seconds is not None]),
         device=", ".join(dict.fromkeys(found[row.name].devices)) or None,
         difference=statistics.difference(errors, baseline) if compared else None,
         relative_improvement=statistics.relative_improvement(errors, baseline) if compared else None,
