@@ -287,6 +287,12 @@ def test_colours_have_another_value_where_the_page_is_dark() -> None:
     assert {html.unescape(a) for a in re.findall(r"(?:fill|stroke): (#\w+)", drawn)} == set()
 
 
+def test_many_faults_do_not_fill_a_page() -> None:
+    assert page.notes([]) == ""
+    shown = page.notes([f"<{i}>" for i in range(50)])
+    assert (shown.count("<li>"), "<li>&lt;11&gt;</li><li>and 38 more</li>" in shown) == (13, True)
+
+
 @pytest.mark.parametrize("value", [3, 12345, 0.123456, 12345.6, "a<b", None, True])
 def test_numbers_and_texts(value: object) -> None:
     shown = {3: "3", 12345: "12,345", 0.123456: "0.1235", 12345.6: "12,346", "a<b": "a&lt;b", None: ""}

@@ -13,6 +13,7 @@ from importlib.resources import files
 
 #: No address is ever loaded, whatever a page holds; style and script are those in it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+_NOTES = 12
 _VOID = frozenset({"meta", "input", "br"})
 
 
@@ -141,10 +142,12 @@ def figure(picture: Html, caption: object, *, class_: str | None = None) -> Html
 
 
 def notes(texts: Sequence[str]) -> Html:
-    """What is missing or wrong; nothing if nothing is."""
+    """What is missing or wrong; nothing if nothing is, and a number for what would fill the page."""
     if not texts:
         return Html("")
-    return element("ul", *(element("li", text) for text in texts), class_="notes")
+    more = len(texts) - _NOTES
+    shown = [*texts[:_NOTES], *([f"and {more} more"] if more > 0 else [])]
+    return element("ul", *(element("li", text) for text in shown), class_="notes")
 
 
 def page(title: str, kind: str, *contents: object, styles: str = "") -> str:

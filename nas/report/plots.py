@@ -18,6 +18,7 @@ from nas.report.page import Html, element
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 INK, FAINT, PAPER = "#222222", "#dddddd", "#ffffff"
@@ -179,7 +180,7 @@ def over_time(name: str, title: str, rows: Sequence[str], epochs: Sequence[int],
     with drawing(high=0.8 + 0.17 * len(rows)) as (figure, axes):
         edges = [epoch - 0.5 for epoch in epochs] + [epochs[-1] + 0.5]
         columns = list(map(list, zip(*values, strict=True)))
-        mesh = axes.pcolormesh(edges, range(len(rows) + 1), columns, cmap="viridis", vmin=0)
+        mesh = axes.pcolormesh(edges, range(len(rows) + 1), columns, cmap=_viridis(), vmin=0)
         axes.set_yticks([r + 0.5 for r in range(len(rows))], rows)
         axes.invert_yaxis()
         axes.grid(visible=False)
@@ -194,14 +195,20 @@ def over_time(name: str, title: str, rows: Sequence[str], epochs: Sequence[int],
         return inline(_rendered(figure), name, told)
 
 
+def _viridis() -> Colormap:
+    """The shades of all heat maps, which differ in lightness for every eye."""
+    from matplotlib import colormaps
+
+    return colormaps["viridis"].resampled(SHADES)
+
+
 def shades() -> list[tuple[str, str]]:
     """Background and text colour of each shade of a heat map, from the smallest value to the largest."""
-    from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    found = []
+    found, viridis = [], _viridis()
     for shade in range(SHADES):
-        colour = colormaps["viridis"](shade / (SHADES - 1))[:3]
+        colour = viridis(shade)[:3]
         red, green, blue = (((part + 0.055) / 1.055) ** 2.4 for part in colour)
         # Above this luminance black has the larger contrast (WCAG 2.2, relative luminance).
         light = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179
