@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -60,6 +61,17 @@ def finish(run: Run, step: Callable[[int], object] = lambda step: None) -> None:
             for number in run.steps(range(run.step, 10), Meter()):
                 step(number)
             run.add_metrics({"loss": 1.0})
+
+
+def test_the_environment_names_the_commit(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        pytest.skip("the tests are not in a checkout")
+    finish(run_of(tmp_path / "run"))
+    head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    env = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert env["commit"] == head.stdout.strip()
+    assert env["dirty"] in (True, False)
 
 
 def test_the_progress_bar_shows_the_running_loss_and_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ _PACKAGES = ("optinas", "torch", "torchvision", "numpy", "scikit-learn")
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Versions, the commit of the toolkit if it is a checkout, the device and the command, for `env.json`."""
-    commit, dirty = _commit(Path(__file__).resolve().parent.parent)
+    commit, dirty = _commit(Path(__file__).resolve().parents[2])
     return {
         "commit": commit,
         "dirty": dirty,
