@@ -162,8 +162,11 @@ def _costs(numbered: Sequence[tuple[int, RowResult]]) -> Html | None:
         title = f"Test error against {unit}"
         if points:
             chart = plots.scatter(f"cost-{len(charts)}", title, (unit, "test error %"), points)
-            charts.append(page.figure(chart, f"{title}; numbers as in the table of results"))
-    return element("div", *charts, class_="charts") if charts else None
+            charts.append(page.figure(chart, title))
+    if not charts:
+        return None
+    told = element("p", "Means and 95 % intervals; the numbers are those of the table of results.")
+    return page.join([told, element("div", *charts, class_="charts")])
 
 
 def _parameters(row: RowResult) -> float:
