@@ -85,6 +85,8 @@ class Config:
     """quick: minutes on a CPU; cpu, cuda: the sizes of docs/PERFORMANCE.md."""
     out: str = "runs/bench"
     """Folder for the JSON files; replaces files of the same name."""
+    resume: bool = False
+    """Leave out what has a file in that folder already."""
 
 
 def main(config: Config) -> None:
@@ -95,6 +97,8 @@ def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             for name, command in SUITES[config.suite].items():
+                if config.resume and (folder / f"{name}.json").exists():
+                    continue
                 print(f"\n== {name}: python -m benchmarks.{command}", flush=True)
                 start = time.monotonic()
                 program, *flags = command.split()
