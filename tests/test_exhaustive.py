@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import random
 import re
 from collections import Counter
@@ -28,6 +29,7 @@ from nas.study.exhaustive import Benchmark, Protocol, Trained, canonical, choice
 from spaces import KINDS, Kind, SearchSpace
 from spaces.derivation import Sampler
 
+ROOT = Path(__file__).resolve().parent.parent
 OPERATIONS = ("sep_conv_3x3", "skip_connect", "neg_skip_connect")
 #: The smallest space with parallel edges, and the smallest in which edges are dropped and nodes can change places.
 MICRO = {"hb": OPERATIONS[::2], "darts": ("max_pool_3x3", "skip_connect"), "agd": ("max_pool_3x3", "skip_connect")}
@@ -297,6 +299,31 @@ def test_a_table_that_is_not_whole_is_refused(tmp_path: Path) -> None:
             Benchmark.load(tmp_path / name)
     with pytest.raises(ValueError, match="the best of 1 by one of 1 seeds"):
         Benchmark(PROTOCOL, [msgspec.structs.replace(c, test_errors=[10.0]) for c in cells]).random_search(1)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "results" / "exhaustive").glob("*.json")), ids=lambda path: path.stem
+)
+def test_every_table_that_ships_is_whole_and_of_the_study_that_ships(path: Path) -> None:
+    assert path.stat().st_size < 1_000_000
+    benchmark = Benchmark.load(path)  # which refuses a genotype that is missing, there twice, or not canonical
+    planned = {row.name: row for row in plan.read(ROOT / "studies" / "exhaustive.toml", {}).rows}[path.stem]
+    assert {genotypes.to_text(entry.genotype) for entry in benchmark.entries} == {
+        genotypes.to_text(cell.genotype) for cell in planned.cells if cell.genotype
+    }
+    assert len(benchmark.entries[0].test_errors) == len({cell.seed for cell in planned.cells})
+    settings = json.loads(json.dumps(planned.cells[0].settings))
+    then = benchmark.protocol.settings  # without flags that came later
+    differing = {name for name in settings.keys() & then.keys() if settings[name] != then[name]}
+    assert differing <= {"train.data.dataset"}
+    errors = [entry.test_error for entry in benchmark.entries]
+    assert [entry.rank for entry in benchmark.entries] == [1 + sum(e < own for e in errors) for own in errors]
+    sampler = Sampler(benchmark.protocol.build())
+    found = [benchmark.look_up(sampler.draw(random.Random(seed))) for seed in range(20)]
+    assert min(entry.regret for entry in found) >= 0
+    assert benchmark.random_search(1) == pytest.approx(
+        sum(e.choices * e.regret for e in benchmark.entries) / sum(e.choices for e in benchmark.entries)
+    )
 
 
 # --- a study ------------------------------------------------------------------------------------------------------
