@@ -299,3 +299,23 @@ def test_every_study_that_ships_is_right(path: Path) -> None:
     assert plan.cells
     assert len({cell.path for cell in plan.cells}) == len(plan.cells)
     assert all(row.baseline or row.look_up for row in plan.rows if row.kind == "search")
+
+
+@pytest.mark.slow
+def test_two_cells_of_the_digits(tmp_path: Path) -> None:
+    """A search and a random architecture of the study that ships, for fewer epochs."""
+    text = (ROOT / "studies" / "digits.toml").read_text()
+    head, *rows = text.replace("seeds = 2\n", "seeds = 1\n").replace("seeds = 4\n", "").split("[[row]]")
+    for part, epochs in (("search", 1), ("train", 4)):
+        head = head.replace(f'[{part}]\npreset = "smoke"', f'[{part}]\npreset = "smoke"\nepochs = {epochs}')
+    chosen = [row for row in rows if "Space-HB" in row]
+    assert len(chosen) == 2
+    (tmp_path / "study.toml").write_text("[[row]]".join([head, *chosen]))
+    done = run(tmp_path, "--jobs", "2")
+    assert (done["done"], done["failed"]) == (2, 0)
+    searched, drawn = result(tmp_path).rows
+    assert searched.baseline == drawn.name
+    assert searched.search_seconds is not None
+    for row in (searched, drawn):
+        assert row.test_error is not None
+        assert row.test_error.mean < 80  # ten classes
