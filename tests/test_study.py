@@ -282,6 +282,16 @@ def test_files_are_named_from_the_folder_of_the_study(tmp_path: Path) -> None:
     assert genotypes.to_text(cell.genotype) == genotypes.to_text(genotype)
 
 
+def test_a_random_architecture_with_a_seed_is_the_same_in_each_cell(tmp_path: Path) -> None:
+    one = '[[row]]\nname = "one"\nrandom = { space = "hb", nodes = 2, seed = 1 }\nseeds = [1, 5]\n'
+    plan = read(write(tmp_path, SEARCHED, RANDOM, one), {})
+    searched, several, same = plan.rows
+    assert [cell.genotype for cell in same.cells] == [several.cells[1].genotype] * 2
+    assert [cell.train.seed for cell in same.cells] == [1, 5]
+    assert several.cells[0].genotype != several.cells[1].genotype
+    assert searched.baseline == several.name  # one architecture is no sample of the space
+
+
 def test_another_data_set_brings_its_own_images(tmp_path: Path) -> None:
     path = write(tmp_path, SEARCHED)
     assert read(path, {}).cells[0].train.data.fake_train == 24

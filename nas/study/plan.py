@@ -244,7 +244,7 @@ def _space(row: RowOfFile, file: File) -> str | None:
 
 def _baseline(row: RowOfFile, file: File) -> str | None:
     """The row of random architectures that a search is compared with. Raises ValueError for one that is none."""
-    rivals = {other.name: other for other in file.row if other.random is not None}
+    rivals = {other.name: other for other in file.row if other.random is not None and "seed" not in other.random}
     if row.baseline is not None:
         if row.baseline not in rivals:
             raise ValueError(f"its baseline {row.baseline!r} is no row of random architectures; name one")
@@ -264,9 +264,12 @@ def _searched(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) ->
 
 
 def _drawn(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) -> Iterator[Cell]:
-    config = _configured("random", Random(), _named(row.random or {}), without=("seed", "number", "out"))
-    for seed, drawn in config.drawn(seeds).items():
-        yield _cell(row, seed, genotype=drawn.genotype, train=_train_config(row, file, arch="", seed=seed))
+    flags = _named(row.random or {})
+    config = _configured("random", Random(), flags, without=("number", "out"))
+    drawn = config.drawn([config.seed] if "seed" in flags else seeds)
+    for seed in seeds:
+        genotype = drawn[config.seed if "seed" in flags else seed].genotype
+        yield _cell(row, seed, genotype=genotype, train=_train_config(row, file, arch="", seed=seed))
 
 
 def _space_of_every(flags: Flags) -> SpaceConfig:
