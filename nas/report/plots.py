@@ -149,6 +149,8 @@ class Point(NamedTuple):
 
 def scatter(name: str, title: str, units: tuple[str, str], points: Sequence[Point]) -> Html:
     """Points with their numbers, in a colour and shape for each group; x is logarithmic if it spans much."""
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
     groups = list(dict.fromkeys(point.group for point in points))
     with drawing() as (figure, axes):
         for g, group in enumerate(groups):
@@ -162,6 +164,8 @@ def scatter(name: str, title: str, units: tuple[str, str], points: Sequence[Poin
         xs = [point.x for point in points]
         if min(xs) > 0 and max(xs) > 20 * min(xs):
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # without powers of ten, which come as TeX
         axes.set_xlabel(units[0])
         axes.set_ylabel(units[1])
         axes.margins(0.08)

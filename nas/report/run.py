@@ -335,7 +335,7 @@ def environment(env: Mapping[str, Any]) -> Html:
 def settings(title: str, values: Mapping[str, object]) -> Html:
     """A configuration, flag by flag, shown on a click; nothing for none."""
     rows = [(name, _shown(value)) for name, value in values.items()]
-    return page.folded("Configuration", page.table(title, ("setting", "value"), rows)) if rows else Html("")
+    return page.folded(title, page.table(title, ("setting", "value"), rows)) if rows else Html("")
 
 
 def command_line(env: Mapping[str, Any]) -> str | None:

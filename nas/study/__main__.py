@@ -7,6 +7,7 @@ its own. The same command resumes a study that was stopped, computes no cell twi
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
         pending = _pending(plan, directory.path)
         write_atomically(directory.path / "study.toml", Path(config.file).read_bytes())
         directory.log(f"{plan.title}: {len(plan.cells)} cells, {len(pending)} of them to compute, in {directory.path}")
-        seen = environment.describe(torch.device("cpu"))
+        seen = {**environment.describe(torch.device("cpu")), "command": ["optinas-study", *sys.argv[1:]]}
         _write(plan, directory.path, seen)
         _compute(plan, _ended(config, pending, directory.path, places), len(pending), directory, seen)
         found = _write(plan, directory.path, seen)
