@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Train and test a network: `python train_eval.py --arch DARTS_V2 --dataset cifar10 --data data --download`.
 
-To measure a trained one, or to write it as ONNX: `python train_eval.py --evaluate RUN [--onnx FILE]`; `--evaluate RUN
---help` shows the flags of that.
+To measure a trained one, or to write it for other programs: `python train_eval.py --evaluate RUN [--onnx FILE] [--pt2
+FILE]`; `--evaluate RUN --help` shows the flags of that.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from nas.train import TrainConfig, presets_for, train
 
 def command(argv: list[str]) -> dict[str, Any]:
     """Parses, trains (or with --evaluate only measures), prints the table, returns the result."""
-    given = cli.peek(argv, evaluate="", onnx="", arch="")
-    if given["onnx"] and not given["evaluate"]:
-        raise UsageError("--onnx goes with --evaluate RUN, the run whose network is to be written")
+    given = cli.peek(argv, evaluate="", onnx="", pt2="", arch="")
+    for flag in ("onnx", "pt2"):
+        if given[flag] and not given["evaluate"]:
+            raise UsageError(f"--{flag} goes with --evaluate RUN, the run whose network is to be written")
     result = _evaluated(given["evaluate"], argv) if given["evaluate"] else _trained(given["arch"], argv)
     print(report_table(result))
     return as_json(result)

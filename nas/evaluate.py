@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import torch
 from msgspec import UNSET
 from torch import nn
 
@@ -22,12 +23,15 @@ from nas.engine.meter import Meter, evaluation_step, measure
 from nas.errors import UsageError, users_mistakes
 from nas.networks import weights
 from nas.networks.cost import count_macs, count_parameters
-from nas.networks.export import to_onnx
+from nas.networks.export import to_onnx, to_pt2
 from nas.networks.weights import TrainedNetwork
 from nas.runs.directory import read_config
 from nas.runs.record import EvaluationResult, TrainResult
 from nas.runs.same_data import report_test_images
 from nas.screen import table
+
+#: Test images that an exported network is checked on.
+_CHECKED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,8 @@ class EvaluateConfig(Config):
     """Directory of the training run whose saved weights are measured on the test images; nothing is trained."""
     onnx: Annotated[str | None, IsPath, Common] = None
     """Also write the network, with its normalization, to this ONNX file."""
+    pt2: Annotated[str | None, IsPath, Common] = None
+    """Also write it to this file of torch.export (.pt2)."""
     operations_from: tuple[str, ...] = ()
     """Modules of your own to import first, because they declare operations that the genotype has."""
     device: Annotated[str, Common] = "auto"
@@ -80,8 +86,8 @@ def as_trained(directory: str) -> EvaluateConfig:
 def evaluate(config: EvaluateConfig) -> EvaluationResult:
     """Measures the saved weights of the run `config.evaluate` on the test images of `config.data`.
 
-    Raises UsageError for a directory without weights, for other classes or images than it was trained on, or an ONNX
-    file that cannot be written.
+    Raises UsageError for a directory without weights, for other classes or images than it was trained on, or where the
+    network cannot be exported.
     """
     run = read_run(config.evaluate)
     check_split(config.data, run.data)
@@ -89,8 +95,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
         spaces.import_modules(config.operations_from)
         trained = weights.load(Path(config.evaluate) / weights.NAME)
         images = trained.normalized(data.load(config.data, trained.view))
-        if config.onnx:
-            to_onnx(trained, config.onnx)
+        export(trained, images, config)
     report_test_images(images, Path(config.evaluate))
     return EvaluationResult(
         run_dir=config.evaluate,
@@ -99,6 +104,21 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
         **measured(trained, images, config),
         epochs=run.epochs,
     )
+
+
+def export(trained: TrainedNetwork, images: ImageData, config: EvaluateConfig) -> None:
+    """Writes the files that `config.onnx` and `config.pt2` name, each checked on the first test images.
+
+    `images` must be normalized for the network. Raises ValueError where a file cannot be written, or computes something
+    else.
+    """
+    wanted = [(path, write) for path, write in ((config.onnx, to_onnx), (config.pt2, to_pt2)) if path]
+    if not wanted:
+        return
+    normalized, _ = next(images.test_loader(batch_size=_CHECKED).epoch(0))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (trained.mean, trained.std))
+    for path, write in wanted:
+        write(trained, path, normalized * std + mean)
 
 
 def check_split(now: DataConfig, trained: DataConfig) -> None:

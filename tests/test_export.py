@@ -1,18 +1,31 @@
-"""A network written as ONNX computes what it computes here."""
+"""A network written for other programs computes what it computes here."""
 
 from __future__ import annotations
 
+import json
+import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from PIL import Image
 
+import nas
+import spaces
 import train_eval
-from nas.networks import weights
-from nas.networks.export import Classifier, to_onnx
+from nas.networks import export, weights
+from nas.networks.architecture import HandmadeArchitecture
+from nas.networks.export import METADATA, Classifier, to_onnx, to_pt2
+from nas.networks.handmade import HandmadeConfig
+from nas.networks.weights import TrainedNetwork
 from tests.tiny import TRAIN
+
+SERVE = Path(__file__).parent.parent / "examples" / "serve.py"
 
 
 @pytest.fixture
@@ -21,36 +34,87 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.mark.slow
-def test_onnx_gives_the_same_logits_for_any_batch(run: Path, tmp_path: Path) -> None:
-    import onnx
-    from onnx.reference import ReferenceEvaluator
+def trained_network(**others: Any) -> TrainedNetwork:
+    """A hand-made network of random weights for images (3, 12, 10)."""
+    architecture = HandmadeArchitecture(name="hbnet8", config=HandmadeConfig())
+    network = architecture.build(in_channels=3, image_size=(12, 10), num_classes=2).eval()
+    found = TrainedNetwork(network, architecture, 3, (12, 10), ("cat", "dog"), (0.5, 0.4, 0.3), (0.2,) * 3, "fit", 16)
+    return replace(found, **others)
 
-    path = tmp_path / "network.onnx"
-    train_eval.command(["--evaluate", str(run), "--device", "cpu", "--onnx", str(path)])
-    model = onnx.load(path)
-    onnx.checker.check_model(model)
+
+@pytest.mark.slow
+def test_exported_networks_give_the_same_logits_for_any_batch(run: Path, tmp_path: Path) -> None:
+    file, pt2 = tmp_path / "network.onnx", tmp_path / "network.pt2"
+    train_eval.command(["--evaluate", str(run), "--device", "cpu", "--onnx", str(file), "--pt2", str(pt2)])
+    extra = {METADATA: ""}
+    loaded = torch.export.load(pt2, extra_files=extra).module()
     trained = weights.load(run / weights.NAME)
     for batch in (1, 5):
         images = torch.rand(batch, 3, 8, 8)
-        (logits,) = ReferenceEvaluator(model).run(None, {"images": images.numpy()})
         with torch.no_grad():
-            np.testing.assert_allclose(logits, Classifier(trained)(images), rtol=1e-4, atol=1e-4)
+            expected = Classifier(trained)(images)
+            torch.testing.assert_close(loaded(images), expected, rtol=0, atol=1e-4)
+            torch.testing.assert_close(export.onnx_runner(file.read_bytes())(images), expected, rtol=0, atol=1e-4)
+    told = json.loads(extra[METADATA])
+    assert told == export.metadata(trained)
+    assert told["optinas"] == nas.__version__
+    assert (told["classes"], told["channels"], told["image_size"]) == (list(trained.classes), 3, [8, 8])
+    assert (tuple(told["mean"]), tuple(told["std"])) == (trained.mean, trained.std)
 
 
-def test_the_classifier_normalizes(run: Path) -> None:
-    trained = weights.load(run / weights.NAME)
-    images = torch.rand(2, 3, 8, 8)
+@pytest.mark.slow
+def test_the_example_serves_what_predict_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, file = trained_network(), tmp_path / "network.onnx"
+    pixels = np.random.default_rng(0).integers(256, size=(2, 40, 37, 3), dtype=np.uint8)
+    paths = [str(tmp_path / f"{number}.png") for number in range(2)]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    to_onnx(trained, file)
+    monkeypatch.setattr(sys, "argv", ["serve.py", str(file), *paths])
+    for view in (trained, replace(trained, resize="crop")):
+        model = onnx.load(file)
+        (rule,) = [entry for entry in model.metadata_props if entry.key == "resize"]
+        rule.value = view.resize
+        onnx.save(model, file)
+        runpy.run_path(str(SERVE))
+        lines = [line.rsplit(" ", 2) for line in capsys.readouterr().out.splitlines()]
+        for path, (told, name, probability), predicted in zip(paths, lines, view.predict(paths), strict=True):
+            assert (told, name) == (f"{path}:", predicted.name)
+            assert float(probability) == pytest.approx(predicted.probability, abs=1e-4)
+
+
+def test_what_computes_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, path = trained_network(), tmp_path / "network.onnx"
+    monkeypatch.setattr(export, "onnx_bytes", lambda *_: b"")
+    for wrong, told in ((0.5, "5.0e-01 in a logit and 0.0e"), (float("nan"), "nan in a logit")):
+        monkeypatch.setattr(export, "onnx_runner", lambda _, wrong=wrong: lambda x: Classifier(trained)(x) + wrong)
+        with pytest.raises(ValueError, match=f"8 images ONNX Runtime and PyTorch differ by up to {told}"):
+            to_onnx(trained, path)
+    assert not path.exists()
+
+
+def test_random_operations_are_refused(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(spaces.build_operation("noise", 3, 1))
+    with pytest.raises(ValueError, match="draws random numbers"):
+        to_pt2(trained_network(network=network), tmp_path / "network.pt2")
+
+
+def test_the_classifier_normalizes() -> None:
+    trained = trained_network()
+    images = torch.rand(2, 3, 12, 10)
     mean, std = (torch.tensor(v)[None, :, None, None] for v in (trained.mean, trained.std))
     assert torch.equal(Classifier(trained)(images), trained.network((images - mean) / std))
 
 
-def test_missing_packages_are_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ValueError, match=r"ONNX needs the package 'onnxscript'; install optinas\[onnx\]"):
-        to_onnx(weights.load(run / weights.NAME), tmp_path / "network.onnx")
+        to_onnx(trained_network(), tmp_path / "network.onnx")
 
 
-def test_onnx_without_a_run_is_refused() -> None:
-    with pytest.raises(ValueError, match="--onnx goes with --evaluate"):
-        train_eval.command([*TRAIN, "--onnx", "network.onnx"])
+@pytest.mark.parametrize("flag", ["--onnx", "--pt2"])
+def test_an_export_without_a_run_is_refused(flag: str) -> None:
+    with pytest.raises(ValueError, match=f"{flag} goes with --evaluate"):
+        train_eval.command([*TRAIN, flag, "network"])
