@@ -7,9 +7,14 @@ _LONGEST_REASON = 300
 def one_line(text: str) -> str:
     """`text` as one line of at most 2,000 characters, without control characters that a terminal would obey."""
     line = " ".join(text.split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    shown = escaped(line)
     # The end of a message says how to fix it.
     return shown if len(shown) <= _LONGEST else f"{shown[:1400]} ... {shown[-590:]}"
+
+
+def escaped(text: str) -> str:
+    """`text` with an escape in the place of each line break and of what a terminal would obey or cannot show."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason_of(error: Exception) -> str:

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-_PROGRAMS = ("train_search", "train_eval", "genotype_tool", "optinas-search", "optinas-eval", "optinas-genotype")
+_PROGRAMS = (
+    *("train_search", "train_eval", "genotype_tool"),
+    *("optinas-search", "optinas-eval", "optinas-genotype", "optinas-predict"),
+)
 
 
 def leave(number: int, frame: FrameType | None) -> None:

@@ -256,7 +256,7 @@ def load(path: PathLike) -> TrainedNetwork:
         >>> network = optinas.load("runs/hb-eval")
         >>> network.predict("photo.png")
     """
-    return weights.load(Path(path) / weights.NAME if os.path.isdir(path) else Path(path))
+    return weights.load(path)
 
 
 def genotype(name: PathLike) -> Genotype:

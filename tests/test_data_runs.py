@@ -19,6 +19,7 @@ from nas.data import DataConfig, DataError, load, manifest
 from nas.data import datasets as registry
 from nas.errors import UsageError
 from nas.networks import weights
+from nas.predict import predict
 from nas.runs.same_data import report_test_images
 
 TINY = ("--layers", "1", "--init-channels", "2", "--epochs", "1", "--batch-size", "4", "--device", "cpu")
@@ -265,6 +266,8 @@ def test_a_prediction_sees_what_the_evaluation_sees(
     predicted = trained.predict(paths, batch_size=7)
     seen = torch.cat(network.batches)
     assert torch.equal(seen, expected)
+    files = [str(path) for path in paths]
+    assert list(predict(trained, files, batch_size=7)) == list(zip(files, predicted, strict=True))
     assert [p.probabilities[0] for p in predicted] == pytest.approx(
         torch.sigmoid(2 * expected.mean(dim=(1, 2, 3))).tolist(), abs=1e-6
     )

@@ -75,7 +75,7 @@ SHORTER = {
 #: What is short as it stands there.
 SHORT = re.compile(
     r"python (genotype_tool\.py|train_eval\.py --evaluate) |"
-    r"optinas-(genotype|results|report|handmade|theory (check|rates))"
+    r"optinas-(genotype|predict|results|report|handmade|theory (check|rates))"
 )
 #: As SHORTER, for Python.
 SHORTER_PYTHON = ('preset="smoke"', 'preset="smoke", epochs=1, layers=2, init_channels=2, batch_size=359')
@@ -286,6 +286,8 @@ def documented_keys(command: str) -> set[str]:
     if program == "genotype_tool.py":
         named = [f"{program} {flags[0]} {flag}" for flag in flags]
         return next((keys[name] for name in named if name in keys), set())
+    if program == "optinas-predict":
+        return keys[f"{program} --json"] if "--json" in flags else set()
     for name in (f"{program} --evaluate" if "--evaluate" in flags else program, f"{program} {flags[0]}"):
         if name in keys:
             return keys[name]

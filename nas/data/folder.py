@@ -95,6 +95,19 @@ def read_parts(train: Path, test: Path, left_out: Sequence[str] = ()) -> Folder:
     return Folder(classes, training, lister.images(test, classes, "test"), [*left_out, *lister.report()])
 
 
+def find_images(folder: str) -> tuple[list[str], list[str]]:
+    """List the image files of a folder and of the folders in it, whatever they are called.
+
+    Returns:
+        Their paths, sorted, and a line for each reason for which others were left out.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    lister = Lister(Path(folder), advice="name a folder that can be read")
+    return sorted(lister.files_below(folder)), lister.report()
+
+
 def _parts(root: Path, top: "Lister") -> tuple[Path, Path] | None:
     """Return the training and the test folder; None for one tree of class folders."""
     top.subfolders(root)
@@ -131,9 +144,15 @@ def _plain(name: str) -> str:
 
 
 class Lister:
-    """Lists folders, and counts what it leaves out. `roots` are the folders that are read completely."""
+    """Lists folders, and counts what it leaves out.
 
-    def __init__(self, *roots: Path) -> None:
+    Args:
+        roots: the folders that are read completely.
+        advice: what to do where a folder cannot be read.
+    """
+
+    def __init__(self, *roots: Path, advice: str = f"--data must name {LAYOUT}") -> None:
+        self._advice = advice
         self.names: list[str] = []
         self._reading = [os.path.realpath(root) for root in roots]
         self._files: set[str] = set()
@@ -191,7 +210,7 @@ class Lister:
             )
         paths, labels, names = [], [], []
         for name, path in present.items():
-            found = list(self._files_below(path))
+            found = list(self.files_below(path))
             if not found:
                 kinds = "" if not (left_out := self.report()) else f" ({'; '.join(left_out)})"
                 raise DataError(f"{folder / name} has no readable images{kinds}; add some (.jpg .png ...) or remove it")
@@ -199,6 +218,22 @@ class Lister:
             labels += [classes.index(name)] * len(found)
             names += [_name(part, name, os.path.relpath(file, path)) for file in found]
         return ImageFiles(paths, torch.tensor(labels), names)
+
+    def files_below(self, folder: str) -> Iterator[str]:
+        """Yield the image files of a folder, then those of the folders in it.
+
+        Raises:
+            DataError: one of the folders cannot be read.
+        """
+        folders = [folder]
+        while folders:
+            inner = []
+            for entry in self._entries(folders.pop()):
+                if entry.is_dir():
+                    inner += [entry.path] if self._is_folder(entry) else []
+                elif self._is_image(entry):
+                    yield entry.path
+            folders += reversed(inner)
 
     def report(self) -> list[str]:
         """Return a line for each reason, with a count and an example."""
@@ -223,24 +258,12 @@ class Lister:
                 entries = sorted(scanned, key=lambda entry: entry.name)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise DataError(f"cannot read the folder {folder} ({reason}); --data must name {LAYOUT}") from error
+            raise DataError(f"cannot read the folder {folder} ({reason}); {self._advice}") from error
         for entry in entries:
             if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
                 self._leave_out(entry, "hidden or system entries")
             else:
                 yield entry
-
-    def _files_below(self, folder: str) -> Iterator[str]:
-        """Yield the image files of a folder, then those of the folders in it."""
-        folders = [folder]
-        while folders:
-            inner = []
-            for entry in self._entries(folders.pop()):
-                if entry.is_dir():
-                    inner += [entry.path] if self._is_folder(entry) else []
-                elif self._is_image(entry):
-                    yield entry.path
-            folders += reversed(inner)
 
     def _is_folder(self, entry: os.DirEntry[str]) -> bool:
         if not entry.is_dir():

@@ -63,6 +63,11 @@ class Prediction:
         """That of the most probable class."""
         return max(self.probabilities)
 
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The `count` most probable classes with their probabilities, the most probable first."""
+        ranked = sorted(zip(self.classes, self.probabilities, strict=True), key=lambda pair: -pair[1])
+        return ranked[:count]
+
 
 @dataclass(frozen=True)
 class TrainedNetwork:
@@ -98,15 +103,18 @@ class TrainedNetwork:
         what is not an image.
         """
         items = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
-        device = next(self.network.parameters()).device
-        mean, std = (values.to(device) for values in self._statistics())
         predictions = []
         for first in range(0, len(items), batch_size):
-            pixels = np.stack([self._pixels(item) for item in items[first : first + batch_size]])
-            with torch.no_grad():
-                logits = self.network(normalize(torch.from_numpy(pixels).to(device), mean, std))
-            predictions += [Prediction(self.classes, tuple(row)) for row in logits.float().softmax(dim=1).tolist()]
+            predictions += self.classify([self._pixels(item) for item in items[first : first + batch_size]])
         return predictions
+
+    def classify(self, pixels: Sequence[np.ndarray]) -> list[Prediction]:
+        """The classes of one batch of images as `view` gives them, each (C, H, W) uint8."""
+        device = next(self.network.parameters()).device
+        mean, std = (values.to(device) for values in self._statistics())
+        with torch.no_grad():
+            logits = self.network(normalize(torch.from_numpy(np.stack(pixels)).to(device), mean, std))
+        return [Prediction(self.classes, tuple(row)) for row in logits.float().softmax(dim=1).tolist()]
 
     def _pixels(self, image: ImageLike) -> np.ndarray:
         """(C, H, W) uint8."""
@@ -230,8 +238,8 @@ def save(path: Path, network: nn.Module, architecture: Architecture, images: Ima
     write_atomically(path, content[:end].replace(_NO_DIGEST.encode(), digest.encode()) + content[end:])
 
 
-def load(path: str | Path) -> TrainedNetwork:
-    """The network of a weights file, on the CPU and in evaluation mode.
+def load(path: str | os.PathLike[str]) -> TrainedNetwork:
+    """The network of a weights file, or of the directory of a training run, on the CPU and in evaluation mode.
 
     The file may come from a stranger: nothing in it is executed or imported, and only a file that is whole, and holds
     exactly the tensors of the network that its header describes, is read to its end. A network with operations of a
@@ -239,10 +247,11 @@ def load(path: str | Path) -> TrainedNetwork:
 
     Raises ValueError, in one line, for a file that is not there, damaged, or not written by `save`.
     """
-    if not Path(path).is_file():
+    path = Path(path) / NAME if os.path.isdir(path) else Path(path)
+    if not path.is_file():
         raise ValueError(f"{path} does not exist; a training run writes it when it ends")
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return _read(file)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
