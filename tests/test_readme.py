@@ -75,7 +75,7 @@ SHORTER = {
 #: What is short as it stands there.
 SHORT = re.compile(
     r"python (genotype_tool\.py|train_eval\.py --evaluate) |"
-    r"optinas-(genotype|predict|results|report|handmade|theory (check|rates))"
+    r"optinas-(genotype|predict|results|report|latency|handmade|theory (check|rates))"
 )
 #: As SHORTER, for Python.
 SHORTER_PYTHON = ('preset="smoke"', 'preset="smoke", epochs=1, layers=2, init_channels=2, batch_size=359')

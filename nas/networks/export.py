@@ -72,6 +72,16 @@ def metadata(trained: TrainedNetwork) -> dict[str, Any]:
     }
 
 
+def check_packages() -> None:
+    """Raises ValueError where a package that ONNX needs is missing, and says which."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"ONNX needs the package {error.name!r}; install optinas[onnx]") from error
+
+
 def to_onnx(trained: TrainedNetwork, path: str | Path, images: Tensor | None = None) -> None:
     """Writes the network and its normalization as ONNX, for any batch size.
 
@@ -86,7 +96,7 @@ def to_onnx(trained: TrainedNetwork, path: str | Path, images: Tensor | None = N
     Raises ValueError if a package is missing, the network draws random numbers, ONNX Runtime gives something else, or
     the file cannot be written.
     """
-    _check_packages()
+    check_packages()
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata(trained).items()}
     content = onnx_bytes(_classifier(trained), _example(trained), texts)
     _check(trained, onnx_runner(content), images, "ONNX Runtime")
@@ -156,15 +166,6 @@ def onnx_runner(content: bytes, *, threads: int = 0) -> Runner:
         return torch.from_numpy(logits)
 
     return run
-
-
-def _check_packages() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f"ONNX needs the package {error.name!r}; install optinas[onnx]") from error
 
 
 def _classifier(trained: TrainedNetwork) -> Classifier:
