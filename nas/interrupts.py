@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+#: By the names of their files; that of `python -m nas.study` is its folder's.
 _PROGRAMS = (
-    *("train_search", "train_eval", "genotype_tool"),
-    *("optinas-search", "optinas-eval", "optinas-genotype", "optinas-predict"),
+    *("train_search", "train_eval", "genotype_tool", "study"),
+    *("optinas-search", "optinas-eval", "optinas-genotype", "optinas-predict", "optinas-study"),
 )
 
 
@@ -27,5 +28,10 @@ def raise_again() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-if Path(sys.argv[0]).stem in _PROGRAMS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+def _program() -> str:
+    path = Path(sys.argv[0])
+    return path.parent.name if path.stem == "__main__" else path.stem
+
+
+if _program() in _PROGRAMS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, leave)

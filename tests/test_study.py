@@ -20,7 +20,7 @@ from nas import cli
 from nas.errors import UsageError
 from nas.genotype_commands import Random
 from nas.runs import record
-from nas.study import cells, local, page, slurm, table
+from nas.study import cells, local, page, slurm, statistics, table
 from nas.study.__main__ import command
 from nas.study.plan import Cell, read
 
@@ -216,8 +216,23 @@ def test_jobs_of_a_cluster_compute_the_same(tmp_path: Path, monkeypatch: pytest.
         ('[[row]]\nname = "a"\narch = "nowhere"\n', HEAD, "row 'a': .*nowhere"),
         ('[[row]]\nname = "a"\narch = "hbnet8"\nseeds = [1, 1]\n', HEAD, "its seeds repeat"),
         ('[[row]]\nname = "a"\narch = "hbnet8"\nseeds = 0\n', HEAD, "not the file of a study: .*>= 1"),
-        ('[[row]]\nname = "a"\narch = "hbnet8"\nbaseline = "b"\n', HEAD, "its baseline 'b' is no row of random"),
-        ('[[row]]\nname = "a!"\narch = "hbnet8"\n[[row]]\nname = "A"\narch = "hbnet8"\n', HEAD, "two rows are called"),
+        ('[[row]]\nname = "a"\narch = "hbnet8"\nbaseline = "b"\n', HEAD, "its baseline 'b' is not a row"),
+        ('[[row]]\nname = "a"\nrandom = {}\nbaseline = "a"\n', HEAD, "its own baseline"),
+        (
+            '[[row]]\nname = "随机"\nrandom = {}\n[[row]]\nname = "搜索"\nrandom = {}\n',
+            HEAD,
+            "of row '随机', 'row'; rename",
+        ),
+        ('[[row]]\nname = "a\\nb"\narch = "hbnet8"\n', HEAD, "not the file of a study: .*row.0..name"),
+        ('[[row]]\nname = "a"\nsearch = { preset = ["smoke"] }\n', HEAD, "unknown preset"),
+        ('[[row]]\nname = "a"\nrandom = { nodes = ' + "[" * 3000 + "]" * 3000 + " }\n", HEAD, "nested too deeply"),
+        ('[[row]]\nname = "a"\narch = "' + "x" * 5000 + '"\n', HEAD, "row 'a': .*no such file"),
+        ('[[row]]\nname = "a"\nsearch = { "init-gap" = 1.0, init_gap = 2.0 }\n', HEAD, "init-gap is set twice"),
+        (
+            '[[row]]\nname = "a!"\narch = "hbnet8"\n[[row]]\nname = "A"\narch = "hbnet8"\n',
+            HEAD,
+            "row 'A': its folder would be",
+        ),
         ('[[row]]\nname = "a"\narc = "hbnet8"\n', HEAD, "unknown field `arc`"),
         ('[[row]]\nname = "a"\nsearch = { preset = "papre" }\n', HEAD, "unknown preset 'papre'"),
         ('[[row]]\nname = "a"\nsearch = { method = "ista", init = "hb", space = "hb" }\n', HEAD, "--method ista"),
@@ -251,6 +266,79 @@ def test_commands_refuse_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_the_folder_of_a_study_holds_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, HANDMADE)
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for out, message in (("study.toml", "cannot be written"), (".", "is not empty and holds no study")):
+        with pytest.raises(SystemExit) as end:
+            cli.run(command, [str(tmp_path / "study.toml"), "--out", str(tmp_path / out), "--device", "cpu"])
+        assert end.value.code == 2
+        told = capsys.readouterr().err
+        assert message in told
+        assert told.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
+
+
+def test_all_rows_have_the_same_images(tmp_path: Path) -> None:
+    write(tmp_path, HANDMADE, '[[row]]\nname = "fewer"\narch = "hbnet8"\ntrain = { test_images = 5 }\n')
+    with pytest.raises(UsageError, match="row 'fewer' trains or tests with other images than row 'HB-Net'"):
+        run(tmp_path)
+    write(tmp_path, HANDMADE, '[[row]]\nname = "b"\nsearch = { train_images = 999 }\n')
+    with pytest.raises(UsageError, match="--train-images is 999"):
+        run(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_process_that_fails_without_a_word_has_failed(tmp_path: Path) -> None:
+    """As after an error that no command expects, with which Python ends with exit code 1."""
+
+    class Process:
+        exitcode = 1
+
+    cell = read(write(tmp_path, HANDMADE), {}).cells[0]
+    process: Any = Process()
+    assert "output.txt" in (local._why(process, cell, tmp_path) or "")
+    assert "output.txt" in (cells.failure(cell, tmp_path) or "")
+
+
+def test_a_study_may_gain_and_lose_rows_and_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = compute_here(monkeypatch)
+    write(tmp_path, HANDMADE)
+    run(tmp_path)
+    write(tmp_path, RANDOM.replace("seeds = 2", "seeds = [4]"), HANDMADE + "seeds = 2\n")
+    run(tmp_path)
+    write(tmp_path, HANDMADE + "seeds = [1]\n")
+    run(tmp_path)
+    assert begun == ["cells/hb-net/0", "cells/random-space-hb/4", "cells/hb-net/1"]
+    assert [(row.name, [cell.seed for cell in row.cells]) for row in result(tmp_path).rows] == [("HB-Net", [1])]
+
+
+def test_names_stand_in_every_table_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute_here(monkeypatch)
+    write(tmp_path, "[[row]]\nname = 'a|b\\c <i> *d* e_f _g_ & 5% $x$'\narch = 'hbnet8'\n")
+    (tmp_path / "out" / "cells" / "a-b-c-i-d-e-f-g-5-x" / "0" / "train").mkdir(parents=True)
+    run(tmp_path)
+    out = tmp_path / "out"
+    assert "| a\\|b\\\\c \\<i> \\*d\\* e_f \\_g\\_ & 5% $x$ | 1 |" in (out / "table.md").read_text()
+    assert "a|b\\textbackslash{}c <i> *d* e\\_f \\_g\\_ \\& 5\\% \\$x\\$ & 1 &" in (out / "table.tex").read_text()
+
+
+def test_a_baseline_is_of_the_same_space(tmp_path: Path) -> None:
+    """Not of the same name alone: a genotype of one can be derived from the other."""
+    convolutions = [f"{kind}_conv_{size}x{size}" for kind in ("sep", "dil") for size in (3, 5)]
+    darts = ["max_pool_3x3", "avg_pool_3x3", "skip_connect", *convolutions]
+    larger = '[[row]]\nname = "four nodes"\nrandom = { space = "hb" }\n'
+    renamed = f'[[row]]\nname = "PC"\nsearch = {{ space = "agd", operations = {["none", *darts]} }}\n'
+    same = '[[row]]\nname = "random, DARTS"\nrandom = { space = "darts", nodes = 2 }\n'
+    rows = {row.name: row for row in read(write(tmp_path, SEARCHED, larger, renamed, same), {}).rows}
+    assert rows["Space-HB"].baseline is None
+    assert rows["PC"].baseline == "random, DARTS"
+
+
+def test_no_relative_improvement_over_nothing() -> None:
+    assert statistics.relative_improvement([50.0, 60.0], [100.0, 100.0]) is None
+
+
 def test_a_cell_of_other_settings_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compute_here(monkeypatch)
     write(tmp_path, HANDMADE)
@@ -276,10 +364,14 @@ def test_cells_that_learned_from_other_images_share_no_table(tmp_path: Path, mon
 
 def test_files_are_named_from_the_folder_of_the_study(tmp_path: Path) -> None:
     genotype = Random(space="hb").drawn([0])[0].genotype
-    genotypes.save(genotype, tmp_path / "mine.json")
-    (cell,) = read(write(tmp_path, '[[row]]\nname = "a"\narch = "mine.json"\n'), {}).cells
-    assert cell.genotype is not None
-    assert genotypes.to_text(cell.genotype) == genotypes.to_text(genotype)
+    genotypes.save(genotype, tmp_path / "my own.json")
+    (tmp_path / "genotypes.py").write_text(f"mine = {genotypes.to_text(genotype)}\n")
+    for name in ("my own.json", "genotypes.py:mine"):
+        (cell,) = read(write(tmp_path, f'[[row]]\nname = "a"\narch = "{name}"\n'), {}).cells
+        assert cell.genotype is not None
+        assert (cell.genotype.normal, cell.genotype.reduce) == (genotype.normal, genotype.reduce)
+    (tmp_path / "hbnet8").mkdir()  # the names of architectures come first
+    assert read(write(tmp_path, HANDMADE), {}).cells[0].train.arch == "hbnet8"
 
 
 def test_a_random_architecture_with_a_seed_is_the_same_in_each_cell(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ An architecture is data: it builds its network, says what it is, and is kept in 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -160,7 +161,7 @@ def resolve(arch: str | Genotype, network: NetworkConfig, hand_made: HandmadeCon
     try:
         genotype = genotypes.resolve(arch)
     except GenotypeError as error:
-        if Path(arch).exists():
+        if os.path.exists(arch):
             raise
         raise ValueError(f"{error}; hand-made networks: {handmade.describe()}") from error
     return Resolved(CellArchitecture(genotype=genotype, config=network), search)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,7 +122,7 @@ def search_behind(directory: Path) -> SearchRecord | None:
 
     Raises UsageError for a faulty record.
     """
-    if not (directory / NAME).is_file():
+    if not os.path.isfile(directory / NAME):  # which is false where the name is too long
         return None
     record = read(directory)
     return record if isinstance(record, SearchRecord) else record.search

@@ -6,24 +6,32 @@ its own. The same command resumes a study that was stopped, computes no cell twi
 
 from __future__ import annotations
 
+# isort: off
+import nas.interrupts  # noqa: F401 - before all that takes long
+
+# isort: on
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from errno import EDQUOT, EIO, ENOSPC
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
-from genotypes.atomic import write_atomically
+from genotypes.atomic import is_leftover, write_atomically
 from genotypes.config import Common, Config, Count, IsPath, NoneMeans
 from nas import cli, data
-from nas.errors import users_mistakes
+from nas.data import DataConfig
+from nas.data.manifest import Manifest
+from nas.errors import UsageError, users_mistakes
 from nas.report.run import NAME as REPORT
 from nas.runs import environment
-from nas.runs.directory import Directory
+from nas.runs.directory import LOCK, Directory
 from nas.study import cells, local, page, table
 from nas.study.local import Ended
 from nas.study.plan import Cell, Plan, read
@@ -71,10 +79,9 @@ def study(config: StudyConfig) -> dict[str, Any]:
     named = {"dataset": config.dataset, "data": config.data}
     plan = read(Path(config.file), {name: value for name, value in named.items() if value is not None})
     with users_mistakes():
-        places = local.places(config.jobs, config.device)
-        data.load(plan.cells[0].train.data)  # what is wrong with the images is told before anything is written
-    directory = Directory(Path(config.out), flag="--out")
-    directory.path.mkdir(parents=True, exist_ok=True)
+        places = local.places(config.jobs, config.device, most=len(plan.cells))
+        _check_images(plan)  # what is wrong with them is told before anything is written
+    directory = _made(Path(config.out))
     directory.lock()
     try:
         pending = _pending(plan, directory.path)
@@ -82,7 +89,9 @@ def study(config: StudyConfig) -> dict[str, Any]:
         directory.log(f"{plan.title}: {len(plan.cells)} cells, {len(pending)} of them to compute, in {directory.path}")
         seen = {**environment.describe(torch.device("cpu")), "command": ["optinas-study", *sys.argv[1:]]}
         _write(plan, directory.path, seen)
-        _compute(plan, _ended(config, pending, directory.path, places), len(pending), directory, seen)
+        # Closed before the lock is given up: whatever ends the study ends its cells first.
+        with closing(_ended(config, pending, directory.path, places)) as ended:
+            _compute(plan, ended, len(pending), directory, seen)
         found = _write(plan, directory.path, seen)
         with directory.auxiliary(REPORT):
             write_atomically(directory.path / REPORT, page.of_study(found).encode())
@@ -95,6 +104,38 @@ def study(config: StudyConfig) -> dict[str, Any]:
         "done": sum(row.n for row in found.rows),
         "failed": sum(len(row.failed) for row in found.rows),
     }
+
+
+def _check_images(plan: Plan) -> None:
+    """Raises ValueError for images that cannot be loaded, and where not all cells train and test with the same ones."""
+    loaded: dict[DataConfig, Manifest] = {}
+    first = plan.cells[0]
+    for cell in plan.cells:
+        own = [cell.train.data, *([] if cell.search is None else [cell.search.data])]
+        for config in own:
+            if config not in loaded:
+                loaded[config] = data.load(config).manifest()
+        if loaded[cell.train.data] != loaded[first.train.data]:
+            raise ValueError(
+                f"row {cell.row!r} trains or tests with other images than row {first.row!r}, which one table cannot "
+                "compare; give all rows the same ones in [data], or write two studies"
+            )
+
+
+def _made(path: Path) -> Directory:
+    """The folder of the study. Raises UsageError for one that cannot be made, or that holds something else."""
+    folder = path / "cells"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        others = [] if folder.is_dir() else [own for own in path.iterdir() if own.name != LOCK]
+        if not all(is_leftover(own.name) for own in others):
+            raise UsageError(f"{path} is not empty and holds no study (no folder cells); choose another --out")
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        if error.errno in (ENOSPC, EDQUOT, EIO):
+            raise
+        raise UsageError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
+    return Directory(path, flag="--out")
 
 
 def _pending(plan: Plan, root: Path) -> list[Cell]:
@@ -117,7 +158,9 @@ def _compute(plan: Plan, ended: Iterator[Ended], pending: int, directory: Direct
         )
 
 
-def _ended(config: StudyConfig, pending: Sequence[Cell], root: Path, places: Sequence[local.Place]) -> Iterator[Ended]:
+def _ended(
+    config: StudyConfig, pending: Sequence[Cell], root: Path, places: Sequence[local.Place]
+) -> Generator[Ended, None, None]:
     for cell in pending:
         cells.forget_failure(cell, root)
     if config.executor == "local":

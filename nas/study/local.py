@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -45,8 +46,8 @@ class Ended(NamedTuple):
     failure: str | None
 
 
-def places(jobs: int | None, device: str) -> list[Place]:
-    """So many places as there are jobs, by default one for each GPU; the cores of the CPU are shared among them.
+def places(jobs: int | None, device: str, *, most: int) -> list[Place]:
+    """As many places as there are jobs, by default one for each GPU, but at most `most`; they share the CPU's cores.
 
     Raises ValueError for a device that is not there.
     """
@@ -55,12 +56,12 @@ def places(jobs: int | None, device: str) -> list[Place]:
         names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if first.index is None else [str(first)]
     else:
         names = [str(first)]
-    number = len(names) if jobs is None else jobs
+    number = min(most, len(names) if jobs is None else jobs)
     threads = max(1, torch.get_num_threads() // number)
     return [Place(names[i % len(names)], threads) for i in range(number)]
 
 
-def run(pending: Sequence[Cell], root: Path, where: Sequence[Place]) -> Iterator[Ended]:
+def run(pending: Sequence[Cell], root: Path, where: Sequence[Place]) -> Generator[Ended, None, None]:
     """Computes cells, as many at a time as there are places, and yields each when its process has ended.
 
     A signal lets every process save itself and end; then Stopped is raised. A second one ends them at once.
@@ -93,6 +94,12 @@ def _context() -> SpawnContext | ForkServerContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["nas.study.local"])
+    # Ctrl-C in a terminal reaches it while it imports, too; the study ends it.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
     return context
 
 
@@ -129,8 +136,8 @@ def _why(process: BaseProcess, cell: Cell, root: Path) -> str | None:
     code = process.exitcode
     if code == 0:
         return None
-    if code == _TOLD:
-        return cells.failure(cell, root)
+    if code == _TOLD and (why := cells.failure(cell, root)) is not None:
+        return why  # Python ends with the same code after an error that nobody expected
     if code is not None and code < 0:
         why = f"its process was ended by {signal.Signals(-code).name}"
         why += ", as the system does when memory runs out" if -code == getattr(signal, "SIGKILL", 9) else ""

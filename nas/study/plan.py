@@ -25,8 +25,8 @@ with underscores or hyphens. Everything is checked before a cell begins.
 from __future__ import annotations
 
 import difflib
+import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
@@ -43,6 +43,7 @@ import spaces
 from genotypes import Genotype
 from genotypes.config import KeptInCheckpoint, MayDiffer, marked
 from genotypes.messages import reason_of
+from genotypes.zoo import ZOO
 from nas.errors import UsageError
 from nas.genotype_commands import Random
 from nas.methods import combinations
@@ -60,6 +61,8 @@ from spaces import SpaceConfig
 C = TypeVar("C")
 _Value = bool | int | float | str
 Flags = dict[str, _Value | list[_Value]]
+#: Text in one line of a table: without line breaks and without what a terminal would obey.
+_Line = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z")]
 _Seeds = Annotated[int, Meta(ge=1, le=10_000)] | Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)]
 
 #: Bytes of a study's file; the longest that make sense have a few thousand.
@@ -71,7 +74,7 @@ _OWN = ("seed", "run_dir", "resume", "device", "arch", "test_at_end", "report_be
 class RowOfFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A row of the file: what is searched, drawn or named, and what is otherwise about it."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=100)]
+    name: _Line
     search: Flags | None = None
     random: Flags | None = None
     arch: str | None = None
@@ -86,7 +89,7 @@ class RowOfFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The file as it is written."""
 
-    title: str
+    title: _Line
     row: Annotated[list[RowOfFile], Meta(min_length=1)]
     seeds: _Seeds = 1
     data: Flags = {}
@@ -173,22 +176,25 @@ def read(path: Path, data: Mapping[str, _Value]) -> Plan:
     """The study in a file.
 
     Args:
-        path: of the file. Names of files in it are relative to its folder.
+        path: of the file. Where `arch` names a file, it may be relative to the folder of this one.
         data: flags of the data that take the place of those in the file.
 
     Raises UsageError for a file that cannot be read, and for whatever in it is not right.
     """
     file = _decoded(path)
-    own = _named(file.data)
+    try:
+        own = _named(file.data)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
     if "dataset" in data:
         own.pop("data", None)  # the folder of another one
     file = msgspec.structs.replace(file, data={**own, **data})
-    names = Counter(slug(row.name) for row in file.row)
-    if repeated := [name for name, count in names.items() if count > 1]:
-        raise UsageError(f"{path}: two rows are called {repeated[0]!r}, but for capitals and signs; rename one")
-    rows = []
+    rows, folders = [], dict[str, str]()
     for row in file.row:
         try:
+            if (other := folders.get(slug(row.name))) is not None:
+                raise ValueError(f"its folder would be that of row {other!r}, {slug(other)!r}; rename one of them")
+            folders[slug(row.name)] = row.name
             rows.append(_row(row, file, path.parent))
         except ValueError as error:
             raise UsageError(f"{path}, row {row.name!r}: {error}") from error
@@ -205,6 +211,8 @@ def _decoded(path: Path) -> File:
         raise UsageError(f"{path} has {len(content):,} bytes, which is no study; name the file of one")
     try:
         return msgspec.toml.decode(content, type=File)
+    except RecursionError:
+        raise UsageError(f"{path} is not the file of a study: it is nested too deeply; see docs/STUDIES.md") from None
     except (msgspec.DecodeError, ValueError) as error:  # a ValidationError is a DecodeError
         raise UsageError(f"{path} is not the file of a study: {reason_of(error)}; see docs/STUDIES.md") from error
 
@@ -239,7 +247,7 @@ def _space(row: RowOfFile, file: File) -> str | None:
         return str(row.random.get("space", Random().space))
     if row.search is None:
         return None
-    return _search_config({**_named(file.data), **_named(file.search), **_named(row.search)}).space.space
+    return _searched_space(row, file).space
 
 
 def _baseline(row: RowOfFile, file: File) -> str | None:
@@ -247,12 +255,38 @@ def _baseline(row: RowOfFile, file: File) -> str | None:
     rivals = {other.name: other for other in file.row if other.random is not None and "seed" not in other.random}
     if row.baseline is not None:
         if row.baseline not in rivals:
-            raise ValueError(f"its baseline {row.baseline!r} is no row of random architectures; name one")
+            raise ValueError(
+                f"its baseline {row.baseline!r} is not a row that draws a random architecture with each seed; name one "
+                "that does"
+            )
+        if row.baseline == row.name:
+            raise ValueError("it is its own baseline; name another row, or leave baseline out")
         return row.baseline
     if row.search is None:
         return None
-    same = [name for name, other in rivals.items() if _space(other, file) == _space(row, file)]
+    own = _derivable(_searched_space(row, file))
+    same = [name for name, other in rivals.items() if _derivable(_drawn_space(other)) == own]
     return same[0] if len(same) == 1 else None
+
+
+def _searched_space(row: RowOfFile, file: File) -> SpaceConfig:
+    return _search_config({**_named(file.data), **_named(file.search), **_named(row.search or {})}).space
+
+
+def _drawn_space(row: RowOfFile) -> SpaceConfig:
+    drawn = _random_config(row)
+    return SpaceConfig(space=drawn.space, nodes=drawn.nodes, operations=drawn.operations, init="zero")
+
+
+def _derivable(config: SpaceConfig) -> Any:
+    """What decides which genotypes can be derived: two spaces have the same ones if this is the same of both."""
+    space = spaces.build(config)
+    candidates = [
+        {space.operations[column] for column in space.candidates(kind, edge)}
+        for kind in spaces.KINDS
+        for edge in range(len(space.topology.edges))
+    ]
+    return space.topology, space.edges_kept, candidates
 
 
 def _searched(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) -> Iterator[Cell]:
@@ -264,12 +298,15 @@ def _searched(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) ->
 
 
 def _drawn(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) -> Iterator[Cell]:
-    flags = _named(row.random or {})
-    config = _configured("random", Random(), flags, without=("number", "out"))
+    flags, config = _named(row.random or {}), _random_config(row)
     drawn = config.drawn([config.seed] if "seed" in flags else seeds)
     for seed in seeds:
         genotype = drawn[config.seed if "seed" in flags else seed].genotype
         yield _cell(row, seed, genotype=genotype, train=_train_config(row, file, arch="", seed=seed))
+
+
+def _random_config(row: RowOfFile) -> Random:
+    return _configured("random", Random(), _named(row.random or {}), without=("number", "out"))
 
 
 def _space_of_every(flags: Flags) -> SpaceConfig:
@@ -299,14 +336,26 @@ def _check_look_up(row: RowOfFile, file: File) -> None:
 
 
 def _given(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) -> Iterator[Cell]:
-    name = row.arch or ""
-    beside = folder / name
-    arch = str(beside.resolve()) if name and beside.exists() else name
+    arch = _beside(folder, row.arch or "")
     config = _train_config(row, file, arch=arch, seed=0)
+    spaces.import_modules(config.operations_from)
     found = architecture.resolve(arch, config.network, config.handmade).architecture
     genotype = found.genotype if isinstance(found, architecture.CellArchitecture) else None
     for seed in seeds:
         yield _cell(row, seed, genotype=genotype, train=replace(config, seed=seed, arch="" if genotype else arch))
+
+
+def _beside(folder: Path, name: str) -> str:
+    """The path of a file of that name in a folder, if it is there and the name is not an architecture's; else the name.
+
+    FILE:NAME is one of several genotypes in a file.
+    """
+    if not name or is_handmade(name) or name in ZOO:
+        return name
+    file, colon, chosen = name.rpartition(":")
+    if os.path.exists(folder / name):
+        return str((folder / name).resolve())
+    return f"{(folder / file).resolve()}:{chosen}" if colon and os.path.isfile(folder / file) else name
 
 
 def _cell(row: RowOfFile, seed: int, **parts: Any) -> Cell:
@@ -333,7 +382,7 @@ def _train_config(row: RowOfFile, file: File, *, arch: str, seed: int) -> TrainC
 
 def _preset(presets: Mapping[str, Any], flags: Mapping[str, Any]) -> Any:
     name = flags.get("preset", "paper")
-    if name not in presets:
+    if not isinstance(name, str) or name not in presets:
         raise ValueError(f"unknown preset {name!r}; preset is one of {', '.join(presets)}")
     return presets[name](str(flags.get("dataset", "digits")))
 
@@ -359,7 +408,12 @@ def _check(config: SearchConfig) -> None:
 
 
 def _named(flags: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.replace("-", "_"): value for name, value in flags.items()}
+    """Flags with underscores. Raises ValueError for one that is there with hyphens too."""
+    named = {name.replace("-", "_"): value for name, value in flags.items()}
+    if len(named) < len(flags):
+        both = next(name for name in flags if "-" in name and name.replace("-", "_") in flags)
+        raise ValueError(f"{both} is set twice, once with underscores; leave one out")
+    return named
 
 
 def slug(name: str) -> str:

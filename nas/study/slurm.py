@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Task:
 
     def __call__(self, cell: Cell) -> str | None:
         """Computes a cell in a process of its own; returns why that failed, if it did."""
-        return next(local.run([cell], self.root, local.places(1, self.device))).failure
+        return next(local.run([cell], self.root, local.places(1, self.device, most=1))).failure
 
     def checkpoint(self, cell: Cell) -> Any:
         """What submitit queues again."""
@@ -46,7 +46,7 @@ def run(
     device: str,
     options: Sequence[str] = (),
     cluster: str = "slurm",
-) -> Iterator[Ended]:
+) -> Generator[Ended, None, None]:
     """Submits a job for each cell, and yields it when it has ended; to stop waiting leaves the jobs in the queue.
 
     Raises ValueError where submitit or Slurm is missing, and for options that it does not take.
@@ -77,7 +77,7 @@ def _parsed(options: Sequence[str]) -> dict[str, int | str]:
     return parsed
 
 
-def _ended(submitted: dict[Any, Cell], root: Path) -> Iterator[Ended]:
+def _ended(submitted: dict[Any, Cell], root: Path) -> Generator[Ended, None, None]:
     import submitit
 
     for job in submitit.helpers.as_completed(list(submitted)):

@@ -55,7 +55,7 @@ def difference(values: Sequence[float], baseline: Sequence[float]) -> Interval:
     return Interval(mean=center, std=None, low=center - half, high=center + half)
 
 
-def relative_improvement(errors: Sequence[float], baseline: Sequence[float]) -> Interval:
+def relative_improvement(errors: Sequence[float], baseline: Sequence[float]) -> Interval | None:
     """How much more accurate than random architectures, in percent of their mean accuracy.
 
     RI = 100 (accuracy - accuracy of random) / accuracy of random (Yang et al., ICLR 2020, sec. 3), with the interval of
@@ -64,8 +64,13 @@ def relative_improvement(errors: Sequence[float], baseline: Sequence[float]) -> 
     Args:
         errors: test errors in percent.
         baseline: those of random architectures of the same space, in percent.
+
+    Returns:
+        None where random architectures classify no image correctly.
     """
     gained, accuracy = difference(baseline, errors), 100 - float(np.mean(baseline))
+    if accuracy <= 0:
+        return None
     low, high = (None if bound is None else 100 * bound / accuracy for bound in (gained.low, gained.high))
     return Interval(mean=100 * gained.mean / accuracy, std=None, low=low, high=high)
 

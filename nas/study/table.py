@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import statistics as means
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -304,14 +305,20 @@ def bounds(interval: Interval | None, *, sign: bool = False) -> str:
 
 
 def _as_markdown(table: Table) -> bytes:
-    lines = [f"# {table.title}", "", _line(COLUMNS), _line("---" for _ in COLUMNS)]
-    lines += [_line(column(row).replace("|", "\\|") for column in COLUMNS.values()) for row in table.rows]
-    lines += ["", *(f"- {row.name}: {row.verdict} (against {row.baseline})." for row in table.rows if row.verdict)]
-    lines += [f"- {row.name}, seed {cell.seed}, failed: {cell.why}" for row in table.rows for cell in row.failed]
+    lines = [f"# {_plain(table.title)}", "", _line(COLUMNS), _line("---" for _ in COLUMNS)]
+    lines += [_line(_plain(column(row)) for column in COLUMNS.values()) for row in table.rows]
+    told = [f"{row.name}: {row.verdict} (against {row.baseline})." for row in table.rows if row.verdict]
+    told += [f"{row.name}, seed {cell.seed}, failed: {cell.why}" for row in table.rows for cell in row.failed]
     if table.agreement is not None:
-        lines += [f"- Order of the rows against the published one: Kendall's tau {table.agreement:+.2f}."]
-    lines += ["", "Standard deviations and t-intervals are over the seeds; RI by Welch's interval."]
+        told += [f"Order of the rows against the published one: Kendall's tau {table.agreement:+.2f}."]
+    lines += ["", *(f"- {_plain(text)}" for text in told), *([""] if told else [])]
+    lines += ["Standard deviations and t-intervals are over the seeds; RI by Welch's interval."]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is; underscores within words are no markup."""
+    return re.sub(r"[\\|<*`\[]|\b_|_\b|(?<!\w)_", r"\\\g<0>", text)
 
 
 def _line(parts: Any) -> str:
