@@ -71,6 +71,7 @@ def test_relative_improvement_is_of_accuracies(errors: list[float], baseline: li
     errors, baseline = ([min(e, 99.0) for e in sample] for sample in (errors, baseline))
     accuracy, random = 100 - np.mean(errors), 100 - np.mean(baseline)
     found = statistics.relative_improvement(errors, baseline)
+    assert found is not None
     assert found.mean == pytest.approx(100 * (accuracy - random) / random, abs=1e-6)
     assert found.low is not None
     assert found.high is not None
@@ -80,6 +81,11 @@ def test_relative_improvement_is_of_accuracies(errors: list[float], baseline: li
     compared = statistics.difference(errors, baseline)
     assert compared.high is not None
     assert (found.low > 0) == (compared.high < 0)
+
+
+def test_samples_at_the_ends_have_statistics_too() -> None:
+    assert statistics.relative_improvement([50.0, 60.0], [100.0, 100.0]) is None  # not even one image by chance
+    assert statistics.difference([0.0, 0.0], [0.0, 9e-157]).mean == pytest.approx(0)  # a variance whose square is zero
 
 
 def test_agreement_of_two_orders() -> None:

@@ -20,7 +20,7 @@ from nas import cli
 from nas.errors import UsageError
 from nas.genotype_commands import Random
 from nas.runs import record
-from nas.study import cells, local, page, slurm, statistics, table
+from nas.study import cells, local, page, slurm, table
 from nas.study.__main__ import command
 from nas.study.plan import Cell, read
 
@@ -333,10 +333,6 @@ def test_a_baseline_is_of_the_same_space(tmp_path: Path) -> None:
     rows = {row.name: row for row in read(write(tmp_path, SEARCHED, larger, renamed, same), {}).rows}
     assert rows["Space-HB"].baseline is None
     assert rows["PC"].baseline == "random, DARTS"
-
-
-def test_no_relative_improvement_over_nothing() -> None:
-    assert statistics.relative_improvement([50.0, 60.0], [100.0, 100.0]) is None
 
 
 def test_a_cell_of_other_settings_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

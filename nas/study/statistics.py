@@ -46,7 +46,7 @@ def difference(values: Sequence[float], baseline: Sequence[float]) -> Interval:
     if min(len(values), len(baseline)) < 2:
         return Interval(mean=center, std=None, low=None, high=None)
     errors = [float(np.var(sample, ddof=1)) / len(sample) for sample in (values, baseline)]
-    if not any(errors):  # no spread, and no degrees of freedom to speak of
+    if max(errors) < 1e-100:  # no spread, and no degrees of freedom to speak of: its square may be zero
         return Interval(mean=center, std=None, low=center, high=center)
     freedom = sum(errors) ** 2 / sum(
         error**2 / (len(sample) - 1) for error, sample in zip(errors, (values, baseline), strict=True)
