@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,14 +17,14 @@ import tyro
 from torch import Tensor, nn
 
 import spaces
-from genotypes.config import AtLeast, Common, Config, Count, IsPath, NoneMeans, flag
+from genotypes.config import AtLeast, AtMost, Common, Config, Count, IsPath, NoneMeans, flag
 from nas import cli
 from nas.engine.device import algorithms, resolve_device
 from nas.errors import UsageError, users_mistakes
 from nas.networks import handmade, weights
 from nas.networks.architecture import check_given, resolve
 from nas.networks.cells import NetworkConfig
-from nas.networks.export import check_packages, onnx_bytes, onnx_runner
+from nas.networks.export import check_packages, onnx_bytes, onnx_runner, onnx_version
 from nas.networks.handmade import HandmadeConfig
 from nas.runs.directory import read_config
 from nas.runs.environment import describe
@@ -44,7 +43,7 @@ class LatencyConfig(Config):
     name of a published genotype, or that of a hand-made network, such as hbnet56."""
     operations_from: tuple[str, ...] = ()
     """Modules of your own to import first, because they declare operations that the genotype has."""
-    batch: Annotated[tuple[Count, ...], Common] = (1, 8, 64)
+    batch: Annotated[tuple[Annotated[Count, AtMost(10**6)], ...], Common] = (1, 8, 64)
     """Images in a batch; a row for each."""
     rounds: Annotated[int, AtLeast(2), Common] = 50
     """Timed passes of each batch."""
@@ -52,7 +51,9 @@ class LatencyConfig(Config):
     """cpu, cuda, cuda:1 and so on, or auto: a GPU if there is one."""
     threads: Annotated[Count | None, NoneMeans("as PyTorch decides"), Common] = None
     """Threads of the CPU that compute an operation together."""
-    image_size: Annotated[Count | None, NoneMeans("32, or 224 for the hand-made networks of ImageNet"), Common] = None
+    image_size: Annotated[
+        Count | None, AtMost(8192), NoneMeans("32, or 224 for the hand-made networks of ImageNet"), Common
+    ] = None
     """Side of the images in pixels."""
     channels: Annotated[Count | None, NoneMeans("3")] = None
     """Channels of the images."""
@@ -89,7 +90,7 @@ def latency(config: LatencyConfig) -> dict[str, Any]:
         onnx = _onnx(network, image, device)
         network.to(device)
         with torch.no_grad(), algorithms(device, deterministic=False):
-            rows = [_row(network, onnx, torch.rand(batch, *image), device, config.rounds) for batch in config.batch]
+            rows = [_row(network, onnx, (batch, *image), device, config.rounds) for batch in config.batch]
         return {
             "arch": config.arch,
             "image": list(image),
@@ -97,7 +98,7 @@ def latency(config: LatencyConfig) -> dict[str, Any]:
             "rows": rows,
             "processor": _processor(),
             "cores": os.cpu_count(),
-            "onnxruntime": version("onnxruntime") if onnx else None,
+            "onnxruntime": onnx and onnx_version(),
             **describe(device),
         }
 
@@ -144,19 +145,26 @@ def _onnx(network: nn.Module, image: tuple[int, int, int], device: torch.device)
 
 
 def _row(
-    network: nn.Module, onnx: Callable[[Tensor], Tensor] | None, images: Tensor, device: torch.device, rounds: int
+    network: nn.Module,
+    onnx: Callable[[Tensor], Tensor] | None,
+    shape: tuple[int, ...],
+    device: torch.device,
+    rounds: int,
 ) -> dict[str, Any]:
-    """The times of a batch, (N, C, H, W) on the CPU."""
-    there = images.to(device)
+    """The times of a batch of the shape (N, C, H, W)."""
     try:
+        images = torch.rand(shape)
+        there = images.to(device)
         # One after the other: idle threads of ONNX Runtime go on for a while, and would slow PyTorch down.
         torch_ms = spread(timed(lambda: network(there), rounds, device))
         onnx_ms = spread(timed(lambda: onnx(images), rounds, device)) if onnx else None
     except RuntimeError as error:  # on a GPU torch.OutOfMemoryError, a subclass
-        if "memory" not in str(error):
+        if not any(told in str(error) for told in ("out of memory", "allocate memory")):
             raise
-        raise UsageError(f"--batch {len(images)} is too large for the memory of this {device.type}") from error
-    return {"batch": len(images), "torch_ms": torch_ms, "onnx_ms": onnx_ms}
+        raise UsageError(
+            f"--batch {shape[0]} does not fit into the memory of the device {device}; give fewer"
+        ) from error
+    return {"batch": shape[0], "torch_ms": torch_ms, "onnx_ms": onnx_ms}
 
 
 def timed(run: Callable[[], object], rounds: int, device: torch.device) -> list[float]:

@@ -97,7 +97,8 @@ def test_onnx_runtime_beside_pytorch(monkeypatch: pytest.MonkeyPatch, capsys: py
         (["DARTS_V2", "--beta", "0.1"], "--beta is for hand-made networks"),
         (["hbnet8", "--device", "nowhere"], "unknown device 'nowhere'"),
         (["hbnet8", "--batch"], "--batch is empty"),
-        (["hbnet8", "--batch", "0"], "--batch"),
+        (["hbnet8", "--batch", "0"], "--batch has 0; each must be at least 1"),
+        (["hbnet8", "--image-size", "9000"], "--image-size is 9000; it must be at most 8192"),
         (["hbnet8", "--rounds", "1"], "--rounds is 1; it must be at least 2"),
     ],
 )
@@ -119,10 +120,11 @@ def test_what_a_run_decided_is_refused(run: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_onnx")
-def test_a_batch_without_memory_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_a_batch_without_memory_is_told_in_one_line(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> list[float]:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(latency, "timed", full)
-    with pytest.raises(ValueError, match="--batch 7 is too large for the memory of this cpu"):
+    with pytest.raises(ValueError, match="--batch 7 does not fit into the memory of the device cpu; give fewer"):
         latency.command([*CELLS, *SMALL, "--batch", "7"])

@@ -168,6 +168,13 @@ def onnx_runner(content: bytes, *, threads: int = 0) -> Runner:
     return run
 
 
+def onnx_version() -> str:
+    """The version of ONNX Runtime, whichever of its packages is installed."""
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
 def _classifier(trained: TrainedNetwork) -> Classifier:
     if any(traits(module).random for module in trained.network.modules()):
         raise ValueError("the network has an operation that draws random numbers (noise); it cannot be exported")
