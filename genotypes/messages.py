@@ -1,5 +1,7 @@
 """Safe messages: names in files, and library messages that quote them, may contain anything."""
 
+import unicodedata
+
 _LONGEST = 2000  # characters
 _LONGEST_REASON = 300
 
@@ -15,6 +17,11 @@ def one_line(text: str) -> str:
 def escaped(text: str) -> str:
     """`text` with an escape in the place of each line break and of what a terminal would obey or cannot show."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_row(name: str) -> str:
+    """`name` as a row of a table in a file has it: as `escaped`, but for line breaks and control characters alone."""
+    return "".join(escaped(c) if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in name)
 
 
 def reason_of(error: Exception) -> str:

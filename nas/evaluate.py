@@ -15,16 +15,17 @@ from torch import nn
 
 import spaces
 from genotypes.config import Common, Config, IsPath
-from genotypes.messages import reason_of
+from genotypes.messages import one_line, reason_of
 from nas import data
 from nas.data import DataConfig, ImageData
 from nas.engine.device import PrecisionChoice, algorithms, resolve_device, resolve_precision
-from nas.engine.meter import Meter, evaluation_step, measure
+from nas.engine.meter import Meter, Predictions, evaluation_step, measure
 from nas.errors import UsageError, users_mistakes
 from nas.networks import weights
 from nas.networks.cost import count_macs, count_parameters
 from nas.networks.export import to_onnx, to_pt2
 from nas.networks.weights import TrainedNetwork
+from nas.runs import predictions
 from nas.runs.directory import read_config
 from nas.runs.record import EvaluationResult, TrainResult
 from nas.runs.same_data import report_test_images
@@ -97,13 +98,19 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
         images = trained.normalized(data.load(config.data, trained.view))
         export(trained, images, config)
     report_test_images(images, Path(config.evaluate))
-    return EvaluationResult(
+    tested = Predictions()
+    result = EvaluationResult(
         run_dir=config.evaluate,
         arch=run.arch,
         dataset=config.data.dataset,
-        **measured(trained, images, config),
+        **measured(trained, images, config, tested),
         epochs=run.epochs,
     )
+    try:
+        predictions.write(Path(config.evaluate), tested, images)
+    except OSError as error:
+        print(one_line(f"note: {error.filename} cannot be written ({error.strerror})"))
+    return result
 
 
 def export(trained: TrainedNetwork, images: ImageData, config: EvaluateConfig) -> None:
@@ -127,11 +134,14 @@ def check_split(now: DataConfig, trained: DataConfig) -> None:
         raise UsageError("--split-seed must be that of the training: with another, its images would be tested on")
 
 
-def measured(trained: TrainedNetwork, images: ImageData, config: EvaluateConfig) -> dict[str, Any]:
+def measured(
+    trained: TrainedNetwork, images: ImageData, config: EvaluateConfig, tested: Predictions | None = None
+) -> dict[str, Any]:
     """What a trained network costs, how well it does on the test images, and the seconds that took.
 
     `images` must be normalized for it; of `config`, the device, its algorithms and the precision are taken. The network
-    is left on that device. Raises UsageError where these are not to be had.
+    is left on that device, and what it predicts in `tested`, if that is given. Raises UsageError where these are not to
+    be had.
     """
     with users_mistakes():
         device = resolve_device(config.device)
@@ -141,7 +151,7 @@ def measured(trained: TrainedNetwork, images: ImageData, config: EvaluateConfig)
     with algorithms(device, deterministic=config.deterministic):
         # Not captured: one pass is over before that would pay.
         step = partial(evaluation_step, network, precision=precision)
-        measure(step, images.test_loader(device=device).epoch(0), meter)
+        measure(step, images.test_loader(device=device).epoch(0), meter, tested)
     return {**figures(network, meter, images), "seconds": round(time.monotonic() - started, 3)}
 
 

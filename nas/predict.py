@@ -12,7 +12,6 @@ import json
 import math
 import os
 import sys
-import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from tqdm import tqdm
 import spaces
 from genotypes.atomic import write_atomically
 from genotypes.config import Config, Count, IsPath, NoneMeans
-from genotypes.messages import escaped, one_line
+from genotypes.messages import escaped, one_line, one_row
 from nas import cli, screen
 from nas.data import DataError, View
 from nas.data.folder import find_images, shown
@@ -161,13 +160,8 @@ def as_csv(predictions: Sequence[Predicted]) -> bytes:
     writer.writerow(["path", "rank", "class", "probability"])
     for path, top in predictions:
         for rank, (name, probability) in enumerate(top, start=1):
-            writer.writerow([_on_one_line(shown(path)), rank, _on_one_line(name), probability])
+            writer.writerow([one_row(shown(path)), rank, one_row(name), probability])
     return text.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _on_one_line(name: str) -> str:
-    """As `escaped`, but for line breaks and control characters alone: other names can be opened as they stand there."""
-    return "".join(escaped(c) if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in name)
 
 
 def as_json(predictions: Sequence[Predicted], unreadable: Sequence[str]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from nas import data
 from nas.data import DataConfig, ImageData
 from nas.engine.device import Precision, PrecisionChoice, resolve_device, resolve_precision
 from nas.engine.graphs import captured
-from nas.engine.meter import Meter, evaluation_step, measure
+from nas.engine.meter import Meter, Predictions, evaluation_step, measure
 from nas.engine.optimizers import OptimizerState, ScheduleState, advance, learning_rate
 from nas.engine.training import Training, TrainingConfig
 from nas.errors import UsageError, users_mistakes
@@ -43,7 +43,7 @@ from nas.networks.cells import Network, NetworkConfig
 from nas.networks.cost import count_parameters
 from nas.networks.forms import FORMS
 from nas.networks.handmade import HandmadeConfig
-from nas.runs import record
+from nas.runs import predictions, record
 from nas.runs.directory import RunDirectory
 from nas.runs.record import TrainRecord, TrainResult
 from nas.runs.run import Run, RunConfig, Stateful, directory_of
@@ -185,7 +185,7 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
     plain = (training.training_step, partial(evaluation_step, training.measured, precision=precision))
     train_on, test_on = captured(*plain, device=device, enabled=config.run.cuda_graph)
     schedule = training.schedule(config.epochs)
-    same_data, meters = SameData(images), Meters(Meter(), Meter(), Best())
+    same_data, meters, tested = SameData(images), Meters(Meter(), Meter(), Best()), Predictions()
     run = Run(
         _directory(config, device),
         _tracked(same_data, resolved.architecture, training, schedule, meters),
@@ -206,11 +206,18 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
                 meters.train.update(loss, logits, batch[1])
             if config.tests_after(epoch):
                 training.measured.eval()
-                measure(test_on, run.interruptible(test_loader.epoch(epoch)), meters.test)
+                last = tested if epoch + 1 == config.epochs else None
+                measure(test_on, run.interruptible(test_loader.epoch(epoch)), meters.test, last)
             run.check_finite()
             _report_epoch(run, meters, learning_rate(training.optimizer))
             advance(schedule)
             meters.train.reset()
+        if not (tested or predictions.complete(run.directory.path)):  # killed after the last epoch
+            training.measured.eval()
+            measure(test_on, run.interruptible(test_loader.epoch(config.epochs - 1)), Meter(), tested)
+        if tested:
+            with run.directory.auxiliary(predictions.IMAGES):
+                predictions.write(run.directory.path, tested, images)
         return _finish(run, config, resolved, training, meters, images, same_data)
 
 

@@ -109,6 +109,8 @@ def test_no_run_is_resumed_on_other_images(case: str, place: Path) -> None:
 
 def test_a_folder_that_has_only_moved_is_the_same(place: Path) -> None:
     train(place / "images", place / "run", "--resume")
+    rows = (place / "run" / "predictions.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1::3]] == [["test/ant/0.png", "ant"], ["test/bee/0.png", "bee"]]
 
 
 def test_a_search_is_not_resumed_on_other_images(place: Path) -> None:

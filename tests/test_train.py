@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ import train_search
 from genotypes import ZOO
 from nas import data
 from nas.data import DataConfig
-from nas.engine.meter import Meter
+from nas.engine.meter import Meter, Predictions
 from nas.engine.training import TrainingConfig
 from nas.errors import UsageError
 from nas.networks import weights
 from nas.networks.cells import Network, NetworkConfig
 from nas.networks.cost import network_cost
 from nas.runs import record
+from nas.runs.predictions import NAMES
 from nas.runs.record import TrainRecord
 from nas.train import PRESETS, TrainConfig
 from tests.tiny import OPERATIONS, SEARCH, TRAIN
@@ -35,18 +37,53 @@ def run(directory: Path, *more: str) -> dict[str, Any]:
     return train_eval.command([*TRAIN, "--epochs", "2", "--run-dir", str(directory), *more])
 
 
-def test_the_run_directory_holds_everything(tmp_path: Path) -> None:
+def test_the_run_directory_holds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = tmp_path / "run"
     result = run(directory, "--auxiliary")
     assert {path.name for path in directory.iterdir()} == {
         *(".lock", "config.json", "data.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt"),
         "checkpoint.previous.pt",
         *("genotype.json", "normal.svg", "reduce.svg", "record.json", "result.json", "weights.safetensors"),
+        *("predictions.csv", "classes.csv", "confusion.csv"),
     }
     assert json.loads((directory / "result.json").read_text()) == result
     assert result["test_accuracy"] + result["test_error"] == 100
     assert result["epochs"] == 2
     assert "best_test_accuracy_chosen_on_test" not in result
+    check_predictions(directory, result)
+    written = [(directory / name).read_bytes() for name in NAMES]
+    for again in (
+        lambda: run(directory, "--auxiliary", "--resume"),
+        lambda: train_eval.command(["--evaluate", str(directory), "--device", "cpu"]),
+    ):
+        (directory / NAMES[2]).unlink()
+        assert again()["test_accuracy"] == result["test_accuracy"]
+        assert [(directory / name).read_bytes() for name in NAMES] == written
+    (directory / NAMES[0]).unlink()
+    (directory / NAMES[0]).mkdir()
+    capsys.readouterr()
+    train_eval.command(["--evaluate", str(directory), "--device", "cpu"])
+    assert f"note: {directory / NAMES[0]} cannot be written (Is a directory)\n" in capsys.readouterr().out
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def check_predictions(directory: Path, result: dict[str, Any]) -> None:
+    """The tables of the predictions say what the result says."""
+    images, classes, confusion = (rows_of(directory / name) for name in NAMES)
+    assert [row["image"] for row in images] == [str(number) for number in range(10)]
+    right = [row for row in images if row["class"] == row["predicted"]]
+    assert 100 * len(right) / len(images) == pytest.approx(result["test_accuracy"])
+    assert all(1 / 3 <= float(row["probability"]) <= 1 for row in images)
+    for row in classes:
+        own = [image for image in images if image["class"] == row["class"]]
+        assert (len(own), sum(image in right for image in own)) == (int(row["images"]), int(row["correct"]))
+        assert float(row["accuracy"]) == 100 * int(row["correct"]) / int(row["images"])
+    pairs = Counter((row["class"], row["predicted"]) for row in images)
+    assert {(row["class"], row["predicted"]): int(row["images"]) for row in confusion} == pairs
 
 
 @pytest.mark.parametrize("flag", ["--deterministic", "--no-deterministic"])
@@ -78,17 +115,20 @@ def test_the_figure_is_the_last_epochs_and_the_best_only_if_asked(
 ) -> None:
     right = iter([5, 9, 2])  # of 10 test images, by epoch
 
-    def measure(step: object, batches: object, meter: Meter) -> None:
+    def measure(step: object, batches: object, meter: Meter, predictions: Predictions | None) -> None:
         meter.reset()
         labels = torch.zeros(10, dtype=torch.int64)
         logits = torch.eye(3)[(torch.arange(10) >= next(right)).long()]
         meter.update(torch.tensor(1.0), logits, labels)
+        if predictions is not None:
+            predictions.update(logits)
 
     monkeypatch.setattr("nas.train.measure", measure)
     result = run(tmp_path / "run", "--report-best", "--epochs", "3")
     assert result["test_accuracy"] == 20
     assert result["test_error"] == 80
     assert result["best_test_accuracy_chosen_on_test"] == 90
+    assert [row["predicted"] for row in rows_of(tmp_path / "run" / NAMES[0])] == ["0"] * 2 + ["1"] * 8
 
 
 def test_the_test_images_may_be_measured_at_the_end_only(tmp_path: Path) -> None:

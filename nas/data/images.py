@@ -232,6 +232,11 @@ class ImageData(ABC):
             *self.left_out,
         ]
 
+    @property
+    @abstractmethod
+    def test_names(self) -> Sequence[str] | None:
+        """Names of the test images, if they are files, that do not depend on where their folder is."""
+
     def normalized_by(self, mean: Tensor, std: Tensor) -> "ImageData":
         """Give the same images, normalized by other statistics, (C,) float32 in units of 0..255."""
         other = copy.copy(self)

@@ -141,6 +141,11 @@ class MemoryData(ImageData):
         self._contents = contents
         self._resident: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
 
+    @property
+    def test_names(self) -> Sequence[str] | None:
+        """Names of the test images, if they are files."""
+        return None if self._contents is None else self._contents["test"].names
+
     def _loader(self, part: str, indices: Tensor, *, batch_size: int, key: Key | None, device: torch.device) -> Loader:
         images, labels = self._on(device, part)
         return MemoryLoader(

@@ -173,6 +173,11 @@ class StreamedData(ImageData):
             image_size=view.image_size, crop_padding=0, flip=False, cutout_length=self._cutout_length()
         )
 
+    @property
+    def test_names(self) -> Sequence[str]:
+        """Names of the test images."""
+        return self._parts["test"].names
+
     def _loader(self, part: str, indices: Tensor, *, batch_size: int, key: Key | None, device: torch.device) -> Loader:
         files = self._parts[part]
         augmented = key is not None and self._config.augment

@@ -30,7 +30,7 @@ class Meter:
     @torch.no_grad()
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch: its mean loss (a scalar), logits (N, classes), labels (N,)."""
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        best = _best(logits)
         hits = best == labels[:, None]
         # One addition for all three sums, in float64: an epoch adds up thousands of batches.
         sums = torch.stack([loss.detach() * len(labels), hits[:, 0].sum(), hits.sum()])
@@ -61,17 +61,59 @@ class Meter:
         self.images, self._sums = state["images"], state["sums"]
 
 
-def measure(step: Callable[[Batch], tuple[Tensor, ...]], batches: Iterable[Batch], meter: Meter) -> None:
+class Predictions:
+    """The class that is predicted for each image, with its probability, kept on the device until they are read."""
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[Tensor, Tensor]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self._batches.clear()
+
+    @torch.no_grad()
+    def update(self, logits: Tensor) -> None:
+        """Adds the images of a batch by their logits, (N, classes)."""
+        # That of the accuracy, where several classes are equally probable.
+        classes = _best(logits)[:, :1]
+        self._batches.append((classes, logits.float().softmax(dim=1).gather(1, classes)))
+
+    def read(self) -> tuple[list[int], list[float]]:
+        """The class and the probability of each image, in their order; waits for the device."""
+        classes, probabilities = (torch.cat(parts)[:, 0] for parts in zip(*self._batches, strict=True))
+        return classes.tolist(), probabilities.tolist()
+
+
+def _best(logits: Tensor) -> Tensor:
+    """The classes of the largest logits, (N, 5) or fewer, the largest first."""
+    return logits.topk(min(5, logits.shape[1]), dim=1).indices
+
+
+def measure(
+    step: Callable[[Batch], tuple[Tensor, ...]],
+    batches: Iterable[Batch],
+    meter: Meter,
+    predictions: Predictions | None = None,
+) -> None:
     """Resets `meter` and fills it from the batches; `step` returns the loss and the logits (N, classes) of each.
+
+    So it does with `predictions`, if they are wanted.
 
     Where a step draws random numbers, they are the same in each call, and torch's generators are left as they are.
     """
     meter.reset()
+    if predictions is not None:
+        predictions.reset()
     for number, batch in enumerate(batches):
         # Only around the step: between two batches a run may be saved, with its own random state.
         with repeatable(batch[0].device, number):
             loss, logits = step(batch)
         meter.update(loss, logits, batch[1])
+        if predictions is not None:
+            predictions.update(logits)
 
 
 @torch.no_grad()
