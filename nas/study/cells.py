@@ -14,7 +14,7 @@ from genotypes.messages import one_line
 from nas import screen
 from nas.errors import UsageError
 from nas.runs import record
-from nas.runs.directory import changes, read_json
+from nas.runs.directory import changes, described, read_json
 from nas.runs.record import SearchRecord, TrainRecord
 from nas.runs.run import RunConfig
 from nas.search import search
@@ -50,7 +50,7 @@ def check_same(cell: Cell, root: Path) -> None:
         before = read_json(root / cell.path / _SETTINGS, dict[str, Any])
     except FileNotFoundError:
         return
-    if before != (now := _json(cell.settings)):
+    if before != (now := described(cell.settings)):
         what = changes(before, now) or "flags of another version of this program"
         raise UsageError(
             f"{root / cell.path} was begun with other settings: {what}; choose another --out, or delete that folder"
@@ -108,16 +108,6 @@ def failure(cell: Cell, root: Path) -> str | None:
 def forget_failure(cell: Cell, root: Path) -> None:
     """Lets a cell be tried once more."""
     (root / cell.path / _FAILED).unlink(missing_ok=True)
-
-
-def search_of(cell: Cell, root: Path) -> SearchRecord | None:
-    """The record of a cell's search, if it has one."""
-    return record.search_behind(root / cell.path / SEARCH) if cell.search is not None else None
-
-
-def _json(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they are read back."""
-    return msgspec.json.decode(msgspec.json.encode(settings))
 
 
 def _write_json(path: Path, settings: dict[str, Any]) -> None:
