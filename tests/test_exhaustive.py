@@ -375,7 +375,7 @@ def test_a_study_looks_up_what_its_searches_find(
     for cell in planned.cells:
         cells.compute(cell, tmp_path, "cpu")
         assert (tmp_path / cell.path / "train").exists() == cell.trained
-    results = study_table.build(planned, tmp_path, {"commit": "abc"})
+    results = study_table.build(planned, cells.Reader(tmp_path), {"commit": "abc"})
     study_table.write(results, tmp_path)
 
     whole, searched, outside = results.rows
@@ -393,7 +393,7 @@ def test_a_study_looks_up_what_its_searches_find(
     assert re.search(rf"whole +4 +{benchmark.entries[0].test_error:.2f} ", capsys.readouterr().out)
 
     (tmp_path / "cells" / "whole" / "3-1" / "train" / "record.json").unlink()
-    study_table.write(study_table.build(planned, tmp_path, {}), tmp_path)
+    study_table.write(study_table.build(planned, cells.Reader(tmp_path), {}), tmp_path)
     with pytest.raises(UsageError, match="has all networks of a space, each trained"):
         regret.command([str(tmp_path)])
 

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 import genotypes
-from nas import cli
+from nas import cli, data
 from nas.errors import UsageError
 from nas.genotype_commands import Random
 from nas.runs import record
@@ -168,13 +168,16 @@ def test_a_study_that_was_killed_goes_on(number: str, tmp_path: Path, monkeypatc
             if line.startswith("1 of 4"):
                 break
         os.kill(begun.pid, getattr(signal, number))
-        begun.stdout.read()  # until the last process that may write to it has ended
+        told = begun.stdout.read()  # until the last process that may write to it has ended
+        assert ("stopped by SIGTERM; the same command goes on from here" in told) == (number == "SIGTERM")
         assert begun.wait() == (-9 if number == "SIGKILL" else 143)
     for path in (tmp_path / "killed" / "out" / "cells").rglob(".lock"):  # a cell that saves itself is waited for
         wait_until_free(path)
     compute_here(monkeypatch)
-    run(tmp_path / "killed")
     run(tmp_path / "whole")
+    run(tmp_path / "killed")
+    monkeypatch.setattr(data, "load", None)  # nothing is left for which images would be loaded
+    run(tmp_path / "killed")
     assert figures(result(tmp_path / "killed")) == figures(result(tmp_path / "whole"))
 
 

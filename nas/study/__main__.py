@@ -18,6 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from errno import EDQUOT, EIO, ENOSPC
 from pathlib import Path
+from signal import Signals
 from typing import Annotated, Any, Literal
 
 import torch
@@ -28,11 +29,12 @@ from genotypes.config import Common, Config, Count, IsPath, NoneMeans
 from nas import cli, data
 from nas.data import DataConfig
 from nas.data.manifest import Manifest
-from nas.errors import UsageError, users_mistakes
+from nas.errors import Stopped, UsageError, users_mistakes
 from nas.report.run import NAME as REPORT
 from nas.runs import environment
 from nas.runs.directory import LOCK, Directory
 from nas.study import cells, local, page, table
+from nas.study.cells import Reader
 from nas.study.local import Ended
 from nas.study.plan import Cell, Plan, read
 
@@ -78,23 +80,29 @@ def study(config: StudyConfig) -> dict[str, Any]:
     """
     named = {"dataset": config.dataset, "data": config.data}
     plan = read(Path(config.file), {name: value for name, value in named.items() if value is not None})
+    reader = Reader(Path(config.out))
+    begun = reader.root.is_dir()
+    pending = [cell for cell in plan.cells if not (begun and reader.finished(cell))]
     with users_mistakes():
         places = local.places(config.jobs, config.device, most=len(plan.cells))
-        _check_images(plan)  # what is wrong with them is told before anything is written
-    directory = _made(Path(config.out))
+        if pending:
+            _check_images(plan)  # what is wrong with them is told before anything is written
+    directory = _made(reader.root)
     directory.lock()
     try:
-        pending = _pending(plan, directory.path)
         write_atomically(directory.path / "study.toml", Path(config.file).read_bytes())
         directory.log(f"{plan.title}: {len(plan.cells)} cells, {len(pending)} of them to compute, in {directory.path}")
         seen = {**environment.describe(torch.device("cpu")), "command": ["optinas-study", *sys.argv[1:]]}
-        _write(plan, directory.path, seen)
+        _write(plan, reader, seen)
         # Closed before the lock is given up: whatever ends the study ends its cells first.
         with closing(_ended(config, pending, directory.path, places)) as ended:
-            _compute(plan, ended, len(pending), directory, seen)
-        found = _write(plan, directory.path, seen)
+            _compute(plan, ended, len(pending), reader, directory, seen)
+        found = _write(plan, reader, seen)
         with directory.auxiliary(REPORT):
             write_atomically(directory.path / REPORT, page.of_study(found).encode())
+    except Stopped as stopped:
+        directory.log(f"stopped by {Signals(stopped.signal).name}; the same command goes on from here")
+        raise
     finally:
         directory.unlock()
     print((directory.path / "table.md").read_text(encoding="utf-8"))
@@ -138,16 +146,13 @@ def _made(path: Path) -> Directory:
     return Directory(path, flag="--out")
 
 
-def _pending(plan: Plan, root: Path) -> list[Cell]:
-    """The cells without a result. Raises UsageError for a folder that another study computed."""
-    return [cell for cell in plan.cells if cells.finished(cell, root) is None]
-
-
-def _compute(plan: Plan, ended: Iterator[Ended], pending: int, directory: Directory, seen: dict[str, Any]) -> None:
+def _compute(
+    plan: Plan, ended: Iterator[Ended], pending: int, reader: Reader, directory: Directory, seen: dict[str, Any]
+) -> None:
     """Keeps the table up to date while cells end, of which `pending` will."""
     began, total = time.monotonic(), len(plan.cells)
     for number, (cell, failure) in enumerate(ended, start=1):
-        found = _write(plan, directory.path, seen)
+        found = _write(plan, reader, seen)
         error = _test_error(found, cell)
         known = "error not known yet" if error is None else f"{error:.2f} % test error"
         outcome = f"failed: {failure}" if failure else known
@@ -171,9 +176,9 @@ def _ended(
         return slurm.run(pending, root, jobs=config.jobs, device=config.device, options=config.slurm_options)
 
 
-def _write(plan: Plan, root: Path, seen: dict[str, Any]) -> table.Table:
-    found = table.build(plan, root, seen)
-    table.write(found, root)
+def _write(plan: Plan, reader: Reader, seen: dict[str, Any]) -> table.Table:
+    found = table.build(plan, reader, seen)
+    table.write(found, reader.root)
     return found
 
 

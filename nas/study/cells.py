@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,7 +14,7 @@ from genotypes.messages import one_line
 from nas import screen
 from nas.errors import UsageError
 from nas.runs import record
-from nas.runs.directory import changes, described, read_json
+from nas.runs.directory import Directory, changes, described, read_json
 from nas.runs.record import SearchRecord, TrainRecord
 from nas.runs.run import RunConfig
 from nas.search import search
@@ -32,16 +32,45 @@ def finished(cell: Cell, root: Path) -> SearchRecord | TrainRecord | None:
     Raises UsageError for a faulty record, and for a cell that another study, or an earlier form of this one, computed.
     """
     check_same(cell, root)
-    directory, kind = (
-        root / cell.path / (TRAIN if cell.trained else SEARCH),
-        TrainRecord if cell.trained else SearchRecord,
-    )
+    directory, kind = _last_run(cell, root), TrainRecord if cell.trained else SearchRecord
     if not (directory / record.NAME).exists():
         return None
     found = record.read(directory)
     if not isinstance(found, kind):
         raise UsageError(f"{directory} is another kind of run; delete it, or choose another --out")
     return found
+
+
+class Finished(NamedTuple):
+    """What a cell that has ended has left, and what it last computed on."""
+
+    record: SearchRecord | TrainRecord
+    device: str
+
+
+class Reader:
+    """Reads the cells of the study in `root`, each of those that have ended once, because they change no more."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._ended: dict[Path, Finished] = {}
+
+    def finished(self, cell: Cell) -> Finished | None:
+        """What `finished` gives of a cell, and its device. Raises UsageError as that does."""
+        if cell.path not in self._ended and (found := finished(cell, self.root)) is not None:
+            self._ended[cell.path] = Finished(found, _device(_last_run(cell, self.root)))
+        return self._ended.get(cell.path)
+
+
+def _last_run(cell: Cell, root: Path) -> Path:
+    return root / cell.path / (TRAIN if cell.trained else SEARCH)
+
+
+def _device(directory: Path) -> str:
+    env = Directory(directory).read_object("env.json")
+    resumed = env.get("resumed")
+    latest = resumed[-1] if isinstance(resumed, list) and resumed else env
+    return str(latest.get("device", "unknown")) if isinstance(latest, dict) else "unknown"
 
 
 def check_same(cell: Cell, root: Path) -> None:

@@ -16,9 +16,9 @@ import genotypes
 from genotypes import Genotype
 from genotypes.atomic import write_atomically
 from nas.errors import UsageError
-from nas.runs.directory import Directory
 from nas.runs.record import SearchRecord, TrainRecord
 from nas.study import cells, statistics
+from nas.study.cells import Reader
 from nas.study.exhaustive import canonical
 from nas.study.plan import Cell, Flags, Plan, Row
 from nas.study.statistics import Interval
@@ -101,13 +101,13 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     rows: list[RowResult]
 
 
-def build(plan: Plan, root: Path, environment: Mapping[str, Any]) -> Table:
+def build(plan: Plan, reader: Reader, environment: Mapping[str, Any]) -> Table:
     """The table of the cells that have ended. Raises UsageError for cells that learned from different images."""
-    found = {row.name: _Found.of(row, root) for row in plan.rows if row.look_up is None}
+    found = {row.name: _Found.of(row, reader) for row in plan.rows if row.look_up is None}
     every = {row.name: row for row in plan.rows if row.every is not None}
     for row in plan.rows:
         if row.look_up is not None:
-            found[row.name] = _Found.looked_up(row, root, every[row.look_up], found[row.look_up])
+            found[row.name] = _Found.looked_up(row, reader, every[row.look_up], found[row.look_up])
     _check_images(found)
     rows = [_row(row, found) for row in plan.rows]
     ours = {row.name: row.test_error.mean for row in rows if row.test_error is not None}
@@ -130,14 +130,15 @@ class _Found(NamedTuple):
     images: dict[str, bytes]
 
     @classmethod
-    def of(cls, row: Row, root: Path) -> _Found:
+    def of(cls, row: Row, reader: Reader) -> _Found:
         found = cls([], [], [], {})
         for cell in row.cells:
-            trained = cells.finished(cell, root)
-            if trained is None:
-                if (why := cells.failure(cell, root)) is not None:
+            ended = reader.finished(cell)
+            if ended is None:
+                if (why := cells.failure(cell, reader.root)) is not None:
                     found.failed.append(Failed(seed=cell.seed, why=why))
                 continue
+            trained = ended.record
             assert isinstance(trained, TrainRecord)
             searched, result = trained.search, trained.result
             found.cells.append(
@@ -152,12 +153,12 @@ class _Found(NamedTuple):
                     directory=str(cell.path),
                 )
             )
-            found.devices.append(_device(root / cell.path / cells.TRAIN))
+            found.devices.append(ended.device)
             found.images[str(cell.path)] = msgspec.json.encode(trained.data)
         return found
 
     @classmethod
-    def looked_up(cls, row: Row, root: Path, every: Row, known: _Found) -> _Found:
+    def looked_up(cls, row: Row, reader: Reader, every: Row, known: _Found) -> _Found:
         """The cells of a row that trains none: its genotypes have the mean errors of the same ones in `known`."""
         layers = every.cells[0].train.network.layers
         trained: dict[Genotype, list[CellResult]] = {}
@@ -165,12 +166,14 @@ class _Found(NamedTuple):
             trained.setdefault(genotypes.from_text(done.genotype), []).append(done)
         found = cls([], [], [], {})
         for cell in row.cells:
-            searched, why = cells.finished(cell, root), cells.failure(cell, root)
-            if isinstance(searched, SearchRecord):
+            ended, why = reader.finished(cell), cells.failure(cell, reader.root)
+            if ended is not None:
+                searched = ended.record
+                assert isinstance(searched, SearchRecord)
                 same = trained.get(canonical(genotypes.from_text(searched.result.genotype), layers=layers))
                 if same is not None:
                     found.cells.append(_as_trained(cell, searched, same))
-                    found.devices.append(_device(root / cell.path / cells.SEARCH))
+                    found.devices.append(ended.device)
                     found.images[str(cell.path)] = msgspec.json.encode(searched.data)
                 elif len(known.cells) == len(every.cells):
                     why = f"{searched.result.genotype} is not in the row {every.name!r}"
@@ -192,14 +195,6 @@ def _as_trained(cell: Cell, searched: SearchRecord, same: Sequence[CellResult]) 
         genotype=searched.result.genotype,
         directory=str(cell.path),
     )
-
-
-def _device(directory: Path) -> str:
-    """What a run last computed on."""
-    env = Directory(directory).read_object("env.json")
-    resumed = env.get("resumed")
-    latest = resumed[-1] if isinstance(resumed, list) and resumed else env
-    return str(latest.get("device", "unknown")) if isinstance(latest, dict) else "unknown"
 
 
 def _check_images(found: Mapping[str, _Found]) -> None:
