@@ -1,6 +1,6 @@
 """The subcommands of `genotype_tool.py`: list, show, draw, convert, check, derive and draw at random.
 
-All but `show --cost`, `derive` and `random` need no torch, and what needs it is imported only where it is used.
+All but `show` with costs, `derive` and `random` need no torch, and what needs it is imported only where it is used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tyro
 import genotypes
 from genotypes import CELL_NAMES, ZOO, CellGenotype, Genotype
 from genotypes.atomic import write_atomically
-from genotypes.config import AtLeast, AtMost, Common, Config, Count, MoreThan, NoneMeans
+from genotypes.config import AtLeast, AtMost, Common, Config, Count, IsPath, MoreThan, NoneMeans
 from genotypes.genotype import MAX_NODES
 from nas.errors import UsageError, users_mistakes
 from nas.networks.budget import BudgetConfig
@@ -65,25 +65,50 @@ class _OfOneGenotype(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Show(_OfOneGenotype):
-    """Print a genotype, and with --cost what its evaluation network costs."""
+    """Print a genotype, and with --cost or --latency-table what its evaluation network costs."""
 
-    cost: Literal["cifar", "imagenet"] | None = None
+    cost: Annotated[Literal["cifar", "imagenet"] | None, NoneMeans("that of --latency-table, if there is one")] = None
     """Form of the network: cifar (20 cells, 36 channels, 32x32) or imagenet (14 cells, 48 channels, 224x224)."""
     classes: Annotated[Count | None, NoneMeans("10 for cifar, 1000 for imagenet")] = None
     """Number of classes."""
+    latency_table: Annotated[str | None, IsPath, NoneMeans("no latency is predicted")] = None
+    """File of optinas-latency-table, which predicts how many milliseconds the network takes."""
     json: bool = False
     """Print one JSON object."""
 
     def run(self) -> dict[str, Any] | None:
         """Prints the genotype, or returns the object to print. Raises UsageError, GenotypeError."""
         genotype = self.read()
-        cost = _cost(genotype, self.cost, self.classes) if self.cost else {}
+        cost = self._cost(genotype) if self.cost or self.latency_table else {}
         if self.json:
             return {"genotype": genotypes.to_text(genotype), **cost}
         print(genotypes.to_text(genotype))
         for name, value in cost.items():
             print(f"{name:21} {value:>13,}")
         return None
+
+    def _cost(self, genotype: Genotype) -> dict[str, float]:
+        from nas.networks.cost import network_cost
+        from nas.networks.forms import FORMS
+        from nas.networks.latency_table import LatencyModel
+
+        form = FORMS[self.cost] if self.cost else None
+        if form is not None and self.classes is not None:
+            form = form._replace(num_classes=self.classes)
+        latency = {}
+        if self.latency_table is not None:
+            with users_mistakes():
+                model = LatencyModel.read(self.latency_table, form)
+                form, latency = model.form, {"latency_ms": model.predicted(genotype)}
+        assert form is not None, "--cost or the table has one"
+        cost = network_cost(
+            genotype,
+            form.network,
+            in_channels=form.in_channels,
+            image_size=form.image_size,
+            num_classes=form.num_classes,
+        )
+        return asdict(cost) | latency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +181,19 @@ class Check(_OfOneGenotype):
 
 
 class Sized(NamedTuple):
-    """A genotype, with the parameters and multiply-adds (of one image) of its network."""
+    """A genotype, with the parameters and multiply-adds (of one image) of its network, and its predicted latency."""
 
     genotype: Genotype
     params: int
     macs: int
+    latency_ms: float | None
+    """Milliseconds; None without --latency-table."""
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Those that there are, by the keys of results."""
+        latency = {} if self.latency_ms is None else {"latency_ms": self.latency_ms}
+        return {"params": self.params, "macs": self.macs, **latency}
 
 
 class Derived(NamedTuple):
@@ -180,8 +213,9 @@ class Derive(BudgetConfig):
     run_dir: Annotated[str, tyro.conf.Positional]
     """Directory of the search."""
     max_skips: Annotated[int | None, AtLeast(0), Common, NoneMeans("any number")] = None
-    """Most identities in the normal cell (P-DARTS: 2). The weakest are replaced as in P-DARTS; with --max-params or
-    --max-macs the genotype is the strongest within all limits, which is exact and may be another one."""
+    """Most identities in the normal cell (P-DARTS: 2). The weakest are replaced as in P-DARTS; with --max-params,
+    --max-macs or --max-latency the genotype is the strongest within all limits, which is exact and may be another
+    one."""
     out: Annotated[str | None, Common, NoneMeans("print it only")] = None
     """File to write the genotype to, for --arch."""
     operations_from: Annotated[tuple[str, ...], Common] = ()
@@ -192,14 +226,13 @@ class Derive(BudgetConfig):
         found, epochs, note = self.derived()
         if note is not None:
             print(note)
-        return {**_written(found.genotype, self.out), "params": found.params, "macs": found.macs, "epochs": epochs}
+        return {**_written(found.genotype, self.out), **found.figures, "epochs": epochs}
 
     def derived(self) -> Derived:
         """Derives the genotype. Raises UsageError."""
         from nas.methods import saved
         from nas.methods.derivation import Derivation, DerivationConfig
         from nas.networks.edge_costs import costs_in
-        from nas.networks.forms import chosen
 
         found = saved.read(Path(self.run_dir), self.operations_from)
         limits = {field.name: getattr(self, field.name) for field in fields(BudgetConfig)}
@@ -207,7 +240,8 @@ class Derive(BudgetConfig):
             config = DerivationConfig(max_skips=self.max_skips, **limits)
             derivation = Derivation(config, found.space, found.relaxation, found.own)
         genotype = derivation.derive(found.space, found.relaxation)
-        params, macs = costs_in(found.space, chosen(self, found.own)).total(found.space, genotype)
+        params, macs = costs_in(found.space, derivation.form).total(found.space, genotype)
+        latency = None if derivation.latency is None else derivation.latency.predicted(genotype)
         note = None
         if found.taken not in (None, found.epochs):
             # Only the genotypes of earlier epochs are kept, not their logits.
@@ -215,7 +249,7 @@ class Derive(BudgetConfig):
                 f"derived from the state after epoch {found.epochs}, the newest; the search took the genotype of epoch "
                 f"{found.taken}, whose state is not kept"
             )
-        return Derived(Sized(genotype, params, macs), found.epochs, note)
+        return Derived(Sized(genotype, params, macs, latency), found.epochs, note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +274,7 @@ class Random(BudgetConfig):
         rows = []
         for seed, found in self.drawn(range(self.seed, self.seed + self.number)).items():
             written = _written(found.genotype, self._file(seed))
-            rows.append({"seed": seed, **written, "params": found.params, "macs": found.macs})
+            rows.append({"seed": seed, **written, **found.figures})
         return {"genotypes": rows}
 
     def drawn(self, seeds: Iterable[int]) -> dict[int, Sized]:
@@ -248,16 +282,25 @@ class Random(BudgetConfig):
         import spaces
         from nas.networks.edge_costs import costs_in
         from nas.networks.forms import FORMS, chosen
+        from nas.networks.latency_table import model_of
         from spaces.derivation import Sampler
 
         with users_mistakes():
             space = spaces.build(
                 spaces.SpaceConfig(space=self.space, nodes=self.nodes, operations=self.operations, init="zero")
             )
-            costs = costs_in(space, chosen(self, FORMS["cifar"]))
-            sampler = Sampler(space, costs.limits(self.max_params, self.max_macs))
+            form = chosen(self, FORMS["cifar"])
+            costs, model = costs_in(space, form), model_of(self, form)
+            limits = costs.limits(self.max_params, self.max_macs)
+            if model is not None:
+                model.costs(space)  # for what it refuses
+                limits += model.limits(space, self.max_latency)
+            sampler = Sampler(space, limits)
             genotypes_drawn = {seed: sampler.draw(random.Random(seed)) for seed in seeds}
-        return {seed: Sized(found, *costs.total(space, found)) for seed, found in genotypes_drawn.items()}
+        return {
+            seed: Sized(found, *costs.total(space, found), None if model is None else model.predicted(found))
+            for seed, found in genotypes_drawn.items()
+        }
 
     def _file(self, seed: int) -> str | None:
         if self.out is None or self.number == 1:
@@ -275,16 +318,6 @@ def _written(genotype: Genotype, out: str | None) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{out} cannot be written: {reason}; choose another --out") from error
     return {"genotype": genotypes.to_text(genotype), "out": out}
-
-
-def _cost(genotype: Genotype, name: Literal["cifar", "imagenet"], classes: int | None) -> dict[str, int]:
-    from nas.networks.cost import network_cost
-    from nas.networks.forms import FORMS
-
-    form = FORMS[name]
-    num_classes = form.num_classes if classes is None else classes
-    cost = network_cost(genotype, form.network, in_channels=3, image_size=form.image_size, num_classes=num_classes)
-    return asdict(cost)
 
 
 Command = List | Show | Draw | Convert | Check | Derive | Random

@@ -86,7 +86,7 @@ def latency(config: LatencyConfig) -> dict[str, Any]:
         spaces.import_modules(config.operations_from)
         device = resolve_device(config.device)
         network, image = _subject(config)
-    with _threads(config.threads):
+    with using_threads(config.threads):
         onnx = _onnx(network, image, device)
         network.to(device)
         with torch.no_grad(), algorithms(device, deterministic=False):
@@ -96,7 +96,7 @@ def latency(config: LatencyConfig) -> dict[str, Any]:
             "image": list(image),
             "rounds": config.rounds,
             "rows": rows,
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "onnxruntime": onnx and onnx_version(),
             **describe(device),
@@ -122,7 +122,8 @@ def _is_trained(arch: str) -> bool:
 
 
 @contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
+def using_threads(threads: int | None) -> Iterator[None]:
+    """PyTorch computes on so many threads of the CPU within it; None: on as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -152,19 +153,24 @@ def _row(
     rounds: int,
 ) -> dict[str, Any]:
     """The times of a batch of the shape (N, C, H, W)."""
-    try:
+    with memory_refused(shape[0], device):
         images = torch.rand(shape)
         there = images.to(device)
         # One after the other: idle threads of ONNX Runtime go on for a while, and would slow PyTorch down.
         torch_ms = spread(timed(lambda: network(there), rounds, device))
         onnx_ms = spread(timed(lambda: onnx(images), rounds, device)) if onnx else None
+    return {"batch": shape[0], "torch_ms": torch_ms, "onnx_ms": onnx_ms}
+
+
+@contextmanager
+def memory_refused(batch: int, device: torch.device) -> Iterator[None]:
+    """Raises UsageError where a batch of so many images does not fit into the memory."""
+    try:
+        yield
     except RuntimeError as error:  # on a GPU torch.OutOfMemoryError, a subclass
         if not any(told in str(error) for told in ("out of memory", "allocate memory")):
             raise
-        raise UsageError(
-            f"--batch {shape[0]} does not fit into the memory of the device {device}; give fewer"
-        ) from error
-    return {"batch": shape[0], "torch_ms": torch_ms, "onnx_ms": onnx_ms}
+        raise UsageError(f"--batch {batch} does not fit into the memory of the device {device}; give fewer") from error
 
 
 def timed(run: Callable[[], object], rounds: int, device: torch.device) -> list[float]:
@@ -187,7 +193,7 @@ def spread(times: Sequence[float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def _processor() -> str:
+def processor() -> str:
     """The CPU in words, where the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -159,6 +159,7 @@ class Search:
         self.enter(0)
         self.tracked |= {f"{name}_meter": meter for name, meter in self.meters._asdict().items()}
         self.tracked |= {"derived": self.derived} | ({} if self.rule is None else {"stop": self.rule})
+        self.tracked |= {} if self.derivation.latency is None else {"derivation": self.derivation}
 
     def _combine(self) -> None:
         """Makes the parts that the configuration names. Raises ValueError for those that cannot be combined."""
@@ -442,6 +443,7 @@ class Search:
             valid_accuracy=self.meters.held_out.accuracy,
             params=params,
             macs=macs,
+            latency_ms=self._latency(genotype),
             epochs=run.epoch,
             seconds=round(run.seconds, 3),
         )
@@ -455,6 +457,8 @@ class Search:
             directory.log(
                 f"its network for these images: {self.derivation.form}, {params:,} parameters, {macs:,} multiply-adds"
             )
+        if result.latency_ms is not UNSET:
+            directory.log(f"its latency as {config.derivation.latency_table} predicts it: {result.latency_ms:.3f} ms")
         return result
 
     def _size(self, genotype: Genotype) -> tuple[int, int] | tuple[UnsetType, UnsetType]:
@@ -465,6 +469,13 @@ class Search:
             # A user's operation that does not compute on the meta device, or a derivation of other edges or operations
             # than the space's, must not cost a search its result.
             return UNSET, UNSET
+
+    def _latency(self, genotype: Genotype) -> float | UnsetType:
+        """Predicted milliseconds of the genotype's network; UNSET where nothing predicts them."""
+        try:
+            return UNSET if self.derivation.latency is None else self.derivation.latency.predicted(genotype)
+        except ValueError:
+            return UNSET  # the derivation of a user's own kind keeps other edges than the space's
 
 
 class CurrentStage:

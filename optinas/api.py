@@ -114,6 +114,7 @@ def search(
             valid_accuracy=kept.result.valid_accuracy,
             params=None if kept.result.params is UNSET else kept.result.params,
             macs=None if kept.result.macs is UNSET else kept.result.macs,
+            latency_ms=None if kept.result.latency_ms is UNSET else kept.result.latency_ms,
             seconds=kept.result.seconds,
             run_dir=_named(run_dir),
             history=_history(directory),
@@ -284,7 +285,8 @@ def derive(run: PathLike | Found, **options: Any) -> Derived:
 
     Args:
         run: the directory of a search, or what `search` returned if it has a `run_dir`. Nothing in it is changed.
-        options: such as max_params=3_500_000, max_macs=600_000_000, eval_form="imagenet", max_skips=2.
+        options: such as max_params=3_500_000, max_macs=600_000_000, eval_form="imagenet", max_skips=2, or max_latency=5
+            (milliseconds) with latency_table="hb.json", a file of `optinas-latency-table`.
 
     Returns:
         The genotype with the size of its network, in the published form for the search's data set or the one asked for.
@@ -305,8 +307,8 @@ def derive(run: PathLike | Found, **options: Any) -> Derived:
     with errors_worded(_worded):
         with users_mistakes():
             command = configured(Derive(run_dir=os.fspath(directory)), options)
-        (genotype, params, macs), epochs, note = command.derived()
-    return Derived(genotype=genotype, params=params, macs=macs, epochs=epochs, note=note)
+        found, epochs, note = command.derived()
+    return Derived(**found._asdict(), epochs=epochs, note=note)
 
 
 @shows(_RANDOM)

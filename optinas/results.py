@@ -22,6 +22,7 @@ class Found:
         valid_accuracy: percent; the supernet's, on the architecture's half of the training images.
         params: parameters of the genotype's network in the published form for the data set; None if not counted.
         macs: multiply-adds of that network for one image; None if not counted.
+        latency_ms: milliseconds of that network as latency_table predicts them; None without one.
         seconds: of computing.
         run_dir: where the run is kept; None if nowhere.
         history: a row of figures for each epoch, as in `metrics.csv`.
@@ -33,6 +34,7 @@ class Found:
     valid_accuracy: float
     params: int | None
     macs: int | None
+    latency_ms: float | None
     seconds: float
     run_dir: Path | None
     history: tuple[Mapping[str, float], ...] = field(repr=False)
@@ -48,6 +50,7 @@ class Derived:
         genotype: the strongest within the limits.
         params: parameters of its network.
         macs: multiply-adds of that network for one image.
+        latency_ms: milliseconds of that network as latency_table predicts them; None without one.
         epochs: after so many the search was in that state.
         note: that the search itself took the genotype of an earlier epoch; None if it did not.
     """
@@ -55,6 +58,7 @@ class Derived:
     genotype: Genotype
     params: int
     macs: int
+    latency_ms: float | None = None
     epochs: int
     note: str | None = None
 

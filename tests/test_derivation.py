@@ -29,7 +29,7 @@ from nas.errors import UsageError
 from nas.methods.derivation import Derivation, DerivationConfig
 from nas.methods.relaxation import Relaxation
 from nas.methods.stops import OrderStop, Seen
-from nas.networks import architecture
+from nas.networks import architecture, latency_table
 from nas.networks.budget import BudgetConfig
 from nas.networks.cells import NetworkConfig
 from nas.networks.cost import network_cost
@@ -39,7 +39,7 @@ from nas.networks.handmade import HandmadeConfig
 from optinas import Derived
 from spaces import KINDS, Kind, Mixing, SearchSpace, SpaceConfig
 from spaces.derivation import Limit, Sampler, best_within, capped, skip_limit
-from tests.tiny import SEARCH, SPACES, nodes_of
+from tests.tiny import SEARCH, SPACES, nodes_of, params_table
 
 CIFAR = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
 #: Odd sizes, an odd number of cells, not square.
@@ -447,19 +447,30 @@ def test_a_derivation_of_ones_own_is_not_limited() -> None:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+def latency(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The flag of a table by which the search's networks take a millisecond for each parameter."""
+    path = tmp_path_factory.mktemp("tables") / "latency.json"
+    table = params_table(build("agd", nodes=2), Form(TINY, OWN.image_size, OWN.num_classes), "agd")
+    latency_table.write(table, path)
+    return "--latency-table", str(path)
+
+
+@pytest.fixture(scope="module")
+def searched(latency: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """The directory of a search that has ended, and its limit of parameters, which was below what is strongest."""
     run = tmp_path_factory.mktemp("searched") / "run"
     space = build("agd", nodes=2)
     costs = edge_costs(space, TINY, in_channels=3, image_size=(8, 8), num_classes=3)
     # The search starts with equal weights, and one epoch leaves a genotype about as large as the first.
     most = costs.total(space, space.derive(random_mixing(space, 0, levels=1)))[0] // 2
-    flags = ("--space", "agd", "--epochs", "1", "--max-params", str(most), *SMALL_FLAGS)
+    flags = ("--space", "agd", "--epochs", "1", "--max-params", str(most), *SMALL_FLAGS, *latency)
     train_search.command([*SEARCH, *flags, "--run-dir", str(run)])
     return run, most
 
 
-def test_a_genotype_is_derived_from_a_search(searched: tuple[Path, int], tmp_path: Path) -> None:
+def test_a_genotype_is_derived_from_a_search(
+    searched: tuple[Path, int], latency: tuple[str, str], tmp_path: Path
+) -> None:
     run, most = searched
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     plain = genotype_tool.command(["derive", str(run), *SMALL_FLAGS])
@@ -471,6 +482,11 @@ def test_a_genotype_is_derived_from_a_search(searched: tuple[Path, int], tmp_pat
     assert genotypes.load(out) == genotypes.resolve(run)
     result = json.loads((run / "result.json").read_text())
     assert (result["params"], result["macs"]) == (limited["params"], limited["macs"])
+    by_latency = genotype_tool.command(["derive", str(run), *SMALL_FLAGS, "--max-latency", str(most), *latency])
+    assert by_latency is not None
+    assert limited is not None
+    assert {**by_latency, "out": out} == {**limited, "latency_ms": result["latency_ms"]}
+    assert result["latency_ms"] == pytest.approx(limited["params"])
     from_python = optinas.derive(run, **SMALL, max_params=most)
     assert from_python == Derived(
         genotype=genotypes.load(out), params=limited["params"], macs=limited["macs"], epochs=1, note=None

@@ -70,12 +70,14 @@ SHORTER = {
     "benchmarks.scaling --space darts": "benchmarks.scaling --space darts --base-channels 2 --base-layers 1 "
     "--base-nodes 1 --base-batch-size 2 --base-image-size 8 --channels 2 4 --layers 1 2 --nodes 1 2 --batch-size 2 4 "
     "--image-size 8 16 --rounds 1",
+    "optinas-latency-table --space hb": "optinas-latency-table --space hb --rounds 2 --networks 2 --device cpu",
+    "--max-latency 20": "--max-latency 100000",  # whatever the machine
     "simulate --quick": "simulate --depths 2 --samples 40 --dimension 3 --batch-size 20 --epochs 1",
 }
 #: What is short as it stands there.
 SHORT = re.compile(
-    r"python (genotype_tool\.py|train_eval\.py --evaluate) |"
-    r"optinas-(genotype|predict|results|report|latency|handmade|theory (check|rates))"
+    r"python (genotype_tool\.py(?!.*--max-latency)|train_eval\.py --evaluate) |"
+    r"optinas-(genotype|predict|results|report|latency(?!-table)|handmade|theory (check|rates))"
 )
 #: As SHORTER, for Python.
 SHORTER_PYTHON = ('preset="smoke"', 'preset="smoke", epochs=1, layers=2, init_channels=2, batch_size=359')

@@ -13,7 +13,11 @@ import torch
 import spaces
 from genotypes.config import MoreThan
 from nas.engine.meter import Meter
+from nas.latency_table import completed
 from nas.methods import Method, Noise, Relaxation, Weights
+from nas.networks.cost import count_parameters
+from nas.networks.forms import Form
+from nas.networks.latency_table import Calibration, LatencyTable, MeasuredForm, edges_kept
 from nas.runs import checkpoint
 from spaces import KINDS, Kind, SearchSpace
 from spaces.ops import is_random
@@ -138,3 +142,23 @@ class MaskedSpace(SearchSpace):
 
     def allowed_operations(self, kind: Kind, edge: int) -> Sequence[str]:
         return ("sep_conv_3x3", "dil_conv_3x3", "none") if edge == 0 else self.operations
+
+
+def params_table(space: SearchSpace, form: Form, name: str = "darts") -> LatencyTable:
+    """A table of latencies by a machine that takes a millisecond for each parameter."""
+    table = LatencyTable(
+        runtime="pytorch",
+        space=name,
+        edges=edges_kept(space),
+        form=MeasuredForm.of(form),
+        batch=1,
+        rounds=2,
+        device="cpu",
+        processor="of one operation at a time",
+        threads=1,
+        torch=str(torch.__version__),
+        operations=(),
+        calibration=Calibration(networks=1, rest_ms=0, factor=1, mean_error=0, largest_error=0),
+    )
+    with torch.device("meta"):
+        return completed(table, space, lambda network, shape: count_parameters(network), networks=2)

@@ -63,8 +63,8 @@ class SearchConfig(Config):
 
         if self.stages.drop and self.derivation.limited:
             raise ValueError(
-                "--max-params and --max-macs may be out of reach of the operations that --drop leaves; search without "
-                "them, and derive within them after the search: genotype_tool.py derive RUN"
+                "--max-params, --max-macs and --max-latency may be out of reach of the operations that --drop leaves; "
+                "search without them, and derive within them after the search: genotype_tool.py derive RUN"
             )
         self.derivation.check_counted(self.regularizer.cost_weight > 0, "--cost-weight")
 

@@ -8,25 +8,28 @@ from typing import Annotated, Literal
 import torch
 
 from genotypes import Genotype
-from genotypes.config import AtLeast, Common, NoneMeans
+from genotypes.config import AtLeast, Common, NoneMeans, flag
+from nas.errors import UsageError
 from nas.methods.relaxation import Relaxation
 from nas.networks.budget import BudgetConfig
 from nas.networks.edge_costs import costs_in
 from nas.networks.forms import Form, chosen
+from nas.networks.latency_table import model_of
 from spaces import KINDS, Mixing, SearchSpace
 from spaces.derivation import Limit, Sampler, best_within, capped, skip_limit
 
 
 @dataclass(frozen=True, kw_only=True)
 class DerivationConfig(BudgetConfig):
-    """How the genotype is derived, and how large its network may be; within limits it is the strongest."""
+    """How the genotype is derived, and how large and slow its network may be; within limits it is the strongest."""
 
     derivation: Annotated[Literal["strongest", "projection"], Common] = "strongest"
     """Keep the strongest operations and edges (DARTS sec. 2.4), or those whose removal costs most accuracy, measured
     one after another in a second phase of the search (projection: DARTS-PT, Wang et al., ICLR 2021)."""
     max_skips: Annotated[int | None, AtLeast(0), NoneMeans("any number")] = None
-    """Most identities in the normal cell (P-DARTS: 2). The weakest are replaced as in P-DARTS; with --max-params or
-    --max-macs the genotype is the strongest within all limits, which is exact and may be another one."""
+    """Most identities in the normal cell (P-DARTS: 2). The weakest are replaced as in P-DARTS; with --max-params,
+    --max-macs or --max-latency the genotype is the strongest within all limits, which is exact and may be another
+    one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,15 +48,24 @@ class Derivation:
         relaxation: that of the search.
         own: the form of the networks that are trained on the images of the search.
 
-    Raises ValueError for a space or a method that the limits cannot be combined with, and for limits that no genotype
-    is within, which says how little is possible.
+    Attributes:
+        form: that of the networks that are counted.
+        latency: predicts how long they take; None without a table.
+
+    Raises ValueError for a space or a method that the limits cannot be combined with, for a table of latencies that is
+    not for these networks, and for limits that no genotype is within, which says how little is possible.
     """
 
     def __init__(self, config: DerivationConfig, space: SearchSpace, relaxation: Relaxation, own: Form) -> None:
         self._config, self.form = config, chosen(config, own)
+        self.latency = model_of(config, self.form)
+        if self.latency is not None:
+            self.latency.costs(space)  # for what it refuses
         if config.limited:
             costs = costs_in(space, self.form)
             self._limits = costs.limits(config.max_params, config.max_macs)
+            if self.latency is not None:
+                self._limits += self.latency.limits(space, config.max_latency)
         if flags := _limiting(config):
             _check(config, space, relaxation, flags)
             self._check_possible(space)
@@ -66,6 +78,18 @@ class Derivation:
         if not _limiting(self._config):
             return relaxation.derive(space)
         return self._from(space, relaxation.expected(space))
+
+    def state_dict(self) -> dict[str, str]:
+        """The digest of the table of latencies; empty without one."""
+        return {"latency_table": "" if self.latency is None else self.latency.digest}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        """Raises UsageError if the table is not the one that the search began with."""
+        if state != self.state_dict():
+            raise UsageError(
+                f"--latency-table {self._config.latency_table} is not the file that the search began with; restore it, "
+                "or start a new run in another --run-dir"
+            )
 
     def sampler(self, space: SearchSpace) -> Sampler:
         """Draws random genotypes of the space within the limits."""
@@ -99,8 +123,8 @@ class Derivation:
 
 def _limiting(config: DerivationConfig) -> str:
     """The flags that are set and limit the genotype; empty if there are none."""
-    limits = {"--max-params": config.max_params, "--max-macs": config.max_macs, "--max-skips": config.max_skips}
-    return ", ".join(name for name, most in limits.items() if most is not None)
+    names = ("max_params", "max_macs", "max_latency", "max_skips")
+    return ", ".join(flag(name) for name in names if getattr(config, name) is not None)
 
 
 def _check(config: DerivationConfig, space: SearchSpace, relaxation: Relaxation, flags: str) -> None:

@@ -1,21 +1,17 @@
-"""The size that an evaluation network may have. No torch, because a command line is made of it."""
+"""The size and the speed that an evaluation network may have. No torch, because a command line is made of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from genotypes.config import AtLeast, Common, Config, Count, NoneMeans, flag
+from genotypes.config import AtLeast, AtMost, Common, Config, Count, IsPath, MoreThan, NoneMeans, flag
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetConfig(Config):
-    """Limits of the evaluation network, and which network that is."""
+class FormConfig(Config):
+    """Which evaluation network is meant, where none has been built yet."""
 
-    max_params: Annotated[Count | None, Common, NoneMeans("any number")] = None
-    """Most parameters of the evaluation network, without its auxiliary head."""
-    max_macs: Annotated[Count | None, Common, NoneMeans("any number")] = None
-    """Most multiply-adds of the evaluation network for one image."""
     eval_form: Annotated[
         Literal["cifar", "imagenet"] | None,
         NoneMeans("that of the search's data set, on its own images; without a search, cifar"),
@@ -27,17 +23,39 @@ class BudgetConfig(Config):
     eval_channels: Annotated[int | None, AtLeast(2), NoneMeans("that of the form")] = None
     """Channels of its first cells."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetConfig(FormConfig):
+    """Limits of the evaluation network, and which network that is."""
+
+    max_params: Annotated[Count | None, Common, NoneMeans("any number")] = None
+    """Most parameters of the evaluation network, without its auxiliary head."""
+    max_macs: Annotated[Count | None, Common, NoneMeans("any number")] = None
+    """Most multiply-adds of the evaluation network for one image."""
+    max_latency: Annotated[float | None, MoreThan(0), AtMost(10**9), Common, NoneMeans("any time")] = None
+    """Longest forward pass of the evaluation network in milliseconds, as --latency-table predicts it."""
+    latency_table: Annotated[str | None, IsPath, Common, NoneMeans("no latency is predicted")] = None
+    """File of optinas-latency-table, measured for that network."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_latency is not None and self.latency_table is None:
+            raise ValueError(
+                f"--max-latency {self.max_latency:g} needs --latency-table, a file that optinas-latency-table writes"
+            )
+
     @property
     def limited(self) -> bool:
-        """Whether the size of a network is limited."""
-        return self.max_params is not None or self.max_macs is not None
+        """Whether the size or the speed of a network is limited."""
+        return any(most is not None for most in (self.max_params, self.max_macs, self.max_latency))
 
     def check_counted(self, counted: bool, flags: str) -> None:
         """Raises ValueError if a network is described that nothing counts: neither a limit nor those `flags`."""
-        described = {flag(name): getattr(self, name) for name in ("eval_form", "eval_layers", "eval_channels")}
-        for name, value in described.items():
-            if value is not None and not (self.limited or counted):
+        counted = counted or self.limited or self.latency_table is not None
+        for name in (field.name for field in fields(FormConfig)):
+            value = getattr(self, name)
+            if value is not None and not counted:
                 raise ValueError(
-                    f"{name} {value} describes the network that --max-params, --max-macs and {flags} count; "
-                    "add one of them, or leave it out"
+                    f"{flag(name)} {value} describes the network that --max-params, --max-macs, --latency-table and "
+                    f"{flags} count; add one of them, or leave it out"
                 )

@@ -66,7 +66,7 @@ class EdgeCosts:
         return params, macs
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where an operation stands: its channels, its stride, and the (H, W) of its input."""
 
     channels: int
@@ -96,9 +96,9 @@ def edge_costs(
     macs = {kind: torch.zeros(shape, dtype=torch.float64) for kind in KINDS}
     nodes = space.topology.nodes
     from_inputs = torch.tensor([source < CELL_INPUTS for source, _ in space.topology.edges])
-    for plan, size in _cells(config, dict.fromkeys(KINDS, nodes), in_channels, image_size):
+    for plan, size in cells_of(config, dict.fromkeys(KINDS, nodes), in_channels, image_size):
         for edges, source in ((from_inputs, 0), (~from_inputs, CELL_INPUTS)):
-            place = _place(plan, size, source)
+            place = place_of(plan, size, source)
             costs_O2 = torch.tensor([_operation_cost(name, place) for name in space.operations], dtype=torch.float64)
             params[plan.kind][edges] += costs_O2[:, 0]
             macs[plan.kind][edges] += costs_O2[:, 1]
@@ -148,33 +148,33 @@ class GenotypeCosts(NamedTuple):
 def genotype_costs(genotype: Genotype, form: Form) -> GenotypeCosts:
     """The costs of the edges of a genotype in a network of that form, in the order of the genotype."""
     concatenated: dict[Kind, int] = {"normal": len(genotype.normal.concat), "reduce": len(genotype.reduce.concat)}
-    plans = list(_cells(form.network, concatenated, form.in_channels, form.image_size))
+    plans = list(cells_of(form.network, concatenated, form.in_channels, form.image_size))
     edges = []
     for kind in KINDS:
         own = [(plan, size) for plan, size in plans if plan.kind == kind]
         for target, node in enumerate(getattr(genotype, kind).nodes, CELL_INPUTS):
             for edge in node:
-                costs = [_operation_cost(edge.operation, _place(plan, size, edge.source)) for plan, size in own]
+                costs = [_operation_cost(edge.operation, place_of(plan, size, edge.source)) for plan, size in own]
                 params, macs = (sum(cost[i] for cost in costs) for i in range(2))
                 edges.append(GenotypeEdge(kind, target, edge, params, macs))
     rest = _rest(*concatenated.values(), form.network, form.in_channels, form.image_size, form.num_classes)
     return GenotypeCosts(tuple(edges), rest.params, rest.macs)
 
 
-def _place(plan: CellPlan, size: tuple[int, int], source: int) -> _Place:
+def place_of(plan: CellPlan, size: tuple[int, int], source: int) -> Place:
     """Where an operation on the output of node `source` stands, in a cell whose inputs have the (H, W) `size`."""
     own = size if source < CELL_INPUTS else _after(plan, size)
-    return _Place(plan.channels, edge_stride(plan, source), own)
+    return Place(plan.channels, edge_stride(plan, source), own)
 
 
 @cache
-def _operation_cost(name: str, place: _Place) -> tuple[int, int]:
+def _operation_cost(name: str, place: Place) -> tuple[int, int]:
     with torch.device("meta"):
         operation = build_operation(name, place.channels, place.stride)
     return count_parameters(operation), count_macs(operation, place.channels, place.size)
 
 
-def _cells(
+def cells_of(
     config: NetworkConfig, concatenated: Mapping[Kind, int], in_channels: int, image_size: tuple[int, int]
 ) -> Iterator[tuple[CellPlan, tuple[int, int]]]:
     """The cells of the network, and the (H, W) of their preprocessed inputs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from nas.networks.budget import BudgetConfig
+from nas.networks.budget import FormConfig
 from nas.networks.cells import NetworkConfig
 
 FormName = Literal["cifar", "imagenet"]
@@ -39,8 +39,8 @@ def form_of(dataset: str, *, in_channels: int, image_size: tuple[int, int], num_
     return Form(network, image_size, num_classes, in_channels)
 
 
-def chosen(config: BudgetConfig, own: Form) -> Form:
-    """The form that a budget is for, which is `own` where the configuration names no other."""
+def chosen(config: FormConfig, own: Form) -> Form:
+    """The form that a configuration means, which is `own` where it names no other."""
     form = own if config.eval_form is None else FORMS[config.eval_form]
     layers = config.eval_layers or form.network.layers
     channels = config.eval_channels or form.network.init_channels

@@ -20,6 +20,7 @@ RESULT = "result.json"
 _Count = Annotated[int, Meta(ge=0, le=2**62)]
 _Percent = Annotated[float, Meta(ge=0, le=100)]
 _Seconds = Annotated[float, Meta(ge=0)]
+_Milliseconds = Annotated[float, Meta(ge=0)]
 _Value = bool | int | float | str | None
 
 Settings = dict[str, _Value | list[_Value]]
@@ -40,6 +41,8 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Of the genotype's evaluation network, in the form for the data set; searches of earlier versions lack it."""
     macs: _Count | UnsetType = UNSET
     """Multiply-adds of that network for one image."""
+    latency_ms: _Milliseconds | UnsetType = UNSET
+    """Predicted milliseconds of that network; only with --latency-table."""
     epochs: _Count
     seconds: _Seconds
 
