@@ -45,6 +45,18 @@ def smoke(dataset: str) -> SearchConfig:
     )
 
 
+def small(dataset: str) -> SearchConfig:
+    """For some hundred to some thousand images of 32 to 48 pixels."""
+    return SearchConfig(
+        preset="small",
+        epochs=12,
+        data=DataConfig(dataset=dataset, batch_size=32),
+        space=SpaceConfig(space="hb"),
+        supernet=SupernetConfig(layers=3, init_channels=8),
+        bilevel=BilevelConfig(learning_rate=0.05, arch_learning_rate=3e-3),
+    )
+
+
 def drnas(dataset: str) -> SearchConfig:
     """DrNAS (Chen et al., ICLR 2021), progressive, 2.46 % with 4.1 M parameters.
 
@@ -220,6 +232,7 @@ def darts_plus(dataset: str) -> SearchConfig:
 PRESETS: dict[str, Callable[[str], SearchConfig]] = {
     "paper": paper,
     "smoke": smoke,
+    "small": small,
     "pc-darts": pc_darts,
     "p-darts": p_darts,
     "snas": snas,

@@ -61,8 +61,9 @@ class TrainConfig(Config):
     """Modules of your own to import first, because they declare operations that the genotype has."""
     init_from: Annotated[str | None, IsPath, NoneMeans("new weights")] = None
     """Start with the weights of this finished run's directory, of the same architecture."""
-    preset: Annotated[Literal["paper", "smoke"], Common] = "paper"
-    """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU."""
+    preset: Annotated[Literal["paper", "smoke", "small"], Common] = "paper"
+    """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU; small, a network of cells for
+    some hundred to some thousand images, about ten minutes on a CPU core."""
     seed: Annotated[Seed, Common] = 0
     """Seed of the weights and of the order and augmentation of the images."""
     epochs: Annotated[
@@ -119,6 +120,17 @@ def smoke(dataset: str) -> TrainConfig:
     )
 
 
+def small(dataset: str) -> TrainConfig:
+    """For some hundred to some thousand images of 32 to 48 pixels."""
+    return TrainConfig(
+        preset="small",
+        epochs=40,
+        data=DataConfig(dataset=dataset, batch_size=32, cutout=True),
+        training=TrainingConfig(learning_rate=0.05, weight_decay=1e-3, label_smoothing=0.1, ema_decay=0.99),
+        network=NetworkConfig(layers=5, init_channels=16),
+    )
+
+
 def handmade_paper(dataset: str) -> TrainConfig:
     """Sec. 8.1 of the paper of HB-Net and AGD-Net.
 
@@ -147,7 +159,7 @@ def handmade_smoke(dataset: str) -> TrainConfig:
 
 
 #: By the value of --preset.
-PRESETS = {"paper": paper, "smoke": smoke}
+PRESETS = {"paper": paper, "smoke": smoke, "small": small}
 HANDMADE_PRESETS = {"paper": handmade_paper, "smoke": handmade_smoke}
 
 

@@ -18,6 +18,7 @@ import torch
 from msgspec import UNSET
 
 import genotypes
+import nas.auto.stages
 import nas.evaluate
 import nas.recipes
 import nas.search
@@ -26,6 +27,7 @@ import spaces
 from genotypes import CellGenotype, Genotype
 from genotypes.draw import picture
 from nas import data, screen
+from nas.auto.plan import AutoConfig
 from nas.data import DataConfig, ImageData, manifest
 from nas.data.manifest import Manifest
 from nas.errors import Stopped, users_mistakes
@@ -37,10 +39,12 @@ from nas.networks import architecture, weights
 from nas.networks.weights import TrainedNetwork
 from nas.options import configured, leaves
 from nas.runs import record
+from nas.runs.directory import read_config
 from nas.runs.record import EvaluationResult, SearchRecord, TrainRecord
+from nas.train import TrainConfig
 from optinas.arrays import NAME, Arrays
 from optinas.options import check_names, errors_worded, shows, spelled
-from optinas.results import Derived, Evaluation, Found, Picture, Trained
+from optinas.results import Automatic, Derived, Evaluation, Found, Picture, Trained
 
 PathLike = str | os.PathLike[str]
 C = TypeVar("C")
@@ -56,7 +60,9 @@ _DERIVE = leaves(Derive(run_dir=""))
 del _DERIVE["run_dir"], _DERIVE["out"]  # the first argument of derive(), and what it returns
 _RANDOM = leaves(Random())
 del _RANDOM["number"], _RANDOM["out"]  # random_genotype() returns one
-_ALL = _SEARCH | _TRAIN | _DERIVE | _RANDOM
+_AUTO = leaves(AutoConfig(folder=""))
+del _AUTO["folder"], _AUTO["out"]  # the arguments of auto()
+_ALL = _SEARCH | _TRAIN | _DERIVE | _RANDOM | _AUTO
 
 
 @shows(_SEARCH)
@@ -76,7 +82,8 @@ def search(
 
     Args:
         dataset: digits, cifar10, cifar100, imagenet, folder (with `data`, its path), or `Arrays`.
-        preset: sets the defaults of all options: paper, the published protocol; smoke, minutes on a CPU.
+        preset: sets the defaults of all options: paper, the published protocol; smoke, minutes on a CPU; small, for
+            some hundred to some thousand images.
         method: name of a search method, whose constants are further options, or one of your own, an instance of a
             subclass of `nas.methods.Method` (default: the preset's).
         run_dir: directory that keeps the run with its checkpoints, so that `resume=True` can continue it; by default
@@ -142,7 +149,8 @@ def train(
         arch: what `search` returned, a genotype, the name of a published one (DARTS_V2) or of a hand-made network
             (hbnet56), a genotype file, or the directory of a search run.
         dataset: digits, cifar10, cifar100, imagenet, folder (with `data`, its path), or `Arrays`.
-        preset: sets the defaults of all options: paper, the published protocol; smoke, minutes on a CPU.
+        preset: sets the defaults of all options: paper, the published protocol; smoke, minutes on a CPU; small, for
+            some hundred to some thousand images.
         run_dir: directory that keeps the run with its checkpoints, so that `resume=True` can continue it; by default
             the run leaves nothing.
         progress: print what the training works on, and a line for each epoch.
@@ -179,15 +187,50 @@ def train(
             assert resolved is not None
             resolved = resolved._replace(search=arch.record)
         nas.train.train(config, images=_in_memory(dataset, config.data), resolved=resolved)
-        kept = record.read(directory)
-        assert isinstance(kept, TrainRecord)
-        return Trained(
-            **_figures(kept.result),
-            network=weights.load(directory / weights.NAME),
-            run_dir=_named(run_dir),
-            history=_history(directory),
-            config=_without_path(config, run_dir),
-            record=_without_directory(kept, run_dir),
+        return Trained(**_trained(directory, run_dir, config))
+
+
+@shows(_AUTO)
+def auto(folder: PathLike, out: PathLike, *, progress: bool = False, **options: Any) -> Automatic:
+    """Search and train a small network for the images in a folder: `optinas-auto` from Python.
+
+    The options are the flags of that command, whose help explains them.
+
+    Args:
+        folder: one folder a class, or `train` and `test` with class folders in each.
+        out: directory for the runs, the network and the report; the same call resumes what was stopped there, and
+            computes nothing that is finished.
+        progress: print a line for each stage, with how long it will take.
+        options: such as max_params=100_000, image_size=64, seed=1, device="cuda".
+
+    Returns:
+        The network with the training's figures and record, and the paths of its files.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: a value, the folder or `out` is not right; the message says how to fix it.
+        RuntimeError: the loss is no longer finite.
+        OSError: a file cannot be written.
+
+    Example:
+        >>> made = optinas.auto("my_images", "runs/mine", progress=True)
+        >>> made.network.predict("photo.jpg")
+    """
+    check_names("auto", options, _AUTO)
+    with _call(out, options, progress) as directory:
+        with users_mistakes():
+            config = configured(AutoConfig(folder=os.fspath(folder), out=str(directory)), options)
+        made = nas.auto.stages.auto(config)
+        run = Path(made.weights).parent
+        with users_mistakes():
+            trained = msgspec.convert(read_config(run), TrainConfig)
+        return Automatic(
+            **_trained(run, run, trained),
+            latency_ms=made.latency_ms,
+            onnx_latency_ms=made.onnx_latency_ms,
+            weights=Path(made.weights),
+            onnx=None if made.onnx is None else Path(made.onnx),
+            report=Path(made.report),
         )
 
 
@@ -415,6 +458,20 @@ def _training_of(network: Trained | TrainedNetwork | PathLike) -> tuple[Evaluate
         return config, manifest.read(Path(network))
     except ValueError:
         return config, None
+
+
+def _trained(directory: Path, run_dir: PathLike | None, config: TrainConfig) -> dict[str, Any]:
+    """What a finished training has left in its directory, as the fields of `Trained`."""
+    kept = record.read(directory)
+    assert isinstance(kept, TrainRecord)
+    return {
+        **_figures(kept.result),
+        "network": weights.load(directory / weights.NAME),
+        "run_dir": _named(run_dir),
+        "history": _history(directory),
+        "config": _without_path(config, run_dir),
+        "record": _without_directory(kept, run_dir),
+    }
 
 
 def _figures(result: EvaluationResult) -> dict[str, Any]:

@@ -106,6 +106,25 @@ class Trained(Evaluation):
     record: TrainRecord = field(repr=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Automatic(Trained):
+    """A network that was searched and trained for a folder of images, and where its files are.
+
+    Attributes:
+        latency_ms: median of an image by PyTorch.
+        onnx_latency_ms: the same by ONNX Runtime; None where that is not installed.
+        weights: file that `optinas.load` and `optinas-predict` read.
+        onnx: the network as ONNX; None where the packages for it are not installed.
+        report: page of the training.
+    """
+
+    latency_ms: float
+    onnx_latency_ms: float | None
+    weights: Path
+    onnx: Path | None
+    report: Path
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture that a notebook shows where it is the value of a cell.

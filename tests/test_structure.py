@@ -33,7 +33,7 @@ FLOORS_OF_NAS = {
 }
 FLOORS_OF_NAS |= {"networks": 5, "supernet": 6, "methods": 7, "report": 8}
 FLOORS_OF_NAS |= {"evaluate": 9, "predict": 9, "latency": 9, "genotype_commands": 9}
-FLOORS_OF_NAS |= {"latency_table": 10, "search": 10, "train": 10, "recipes": 11, "study": 12}
+FLOORS_OF_NAS |= {"latency_table": 10, "search": 10, "train": 10, "recipes": 11, "study": 12, "auto": 13}
 FILES = [p for name in ROOMS for p in [*(ROOT / name).rglob("*.py"), ROOT / f"{name}.py"] if p.is_file()]
 
 
@@ -126,7 +126,7 @@ def entry_points() -> dict[str, str]:
 
 def test_every_console_command_is_installed() -> None:
     names = ["search", "eval", "predict", "genotype", "results", "report", "study", "handmade", "theory"]
-    names += ["latency", "latency-table"]
+    names += ["latency", "latency-table", "auto"]
     assert entry_points().keys() == {f"optinas-{name}" for name in names}
     for target in entry_points().values():
         module, function = target.split(":")

@@ -98,16 +98,17 @@ def compute(cell: Cell, root: Path, device: str) -> None:
     with screen.shown_by(None):
         if cell.search is not None:
             if not (directory / SEARCH / record.NAME).exists():
-                search(replace(cell.search, run=_run(cell.search.run, directory / SEARCH, device)))
+                search(replace(cell.search, run=run_in(cell.search.run, directory / SEARCH, device)))
             arch = str(directory / SEARCH)
         if cell.genotype is not None:
             genotypes.save(cell.genotype, directory / GENOTYPE)
             arch = str(directory / GENOTYPE)
         if cell.trained and not (directory / TRAIN / record.NAME).exists():
-            train(replace(cell.train, arch=arch, run=_run(cell.train.run, directory / TRAIN, device)))
+            train(replace(cell.train, arch=arch, run=run_in(cell.train.run, directory / TRAIN, device)))
 
 
-def _run(config: RunConfig, directory: Path, device: str) -> RunConfig:
+def run_in(config: RunConfig, directory: Path, device: str) -> RunConfig:
+    """A run in a directory, which continues the one that has begun there."""
     begun = (directory / "config.json").exists()
     return replace(config, run_dir=str(directory), resume=begun, device=device)
 
