@@ -63,7 +63,7 @@ class TrainConfig(Config):
     """Start with the weights of this finished run's directory, of the same architecture."""
     preset: Annotated[Literal["paper", "smoke", "small"], Common] = "paper"
     """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU; small, a network of cells for
-    some hundred to some thousand images, about ten minutes on a CPU core."""
+    a few hundred to a few thousand images, about ten minutes on a CPU core."""
     seed: Annotated[Seed, Common] = 0
     """Seed of the weights and of the order and augmentation of the images."""
     epochs: Annotated[
@@ -121,7 +121,11 @@ def smoke(dataset: str) -> TrainConfig:
 
 
 def small(dataset: str) -> TrainConfig:
-    """For some hundred to some thousand images of 32 to 48 pixels."""
+    """Five cells of 16 channels, for a few hundred to a few thousand images: 10 minutes for 1,200 of 32x32 pixels.
+
+    Without smoothed labels and cutout such a training is at 97 % on its own images and at 78 % on others (LOG.md). The
+    average is over about the last 100 of some 1,500 steps.
+    """
     return TrainConfig(
         preset="small",
         epochs=40,

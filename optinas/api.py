@@ -83,7 +83,7 @@ def search(
     Args:
         dataset: digits, cifar10, cifar100, imagenet, folder (with `data`, its path), or `Arrays`.
         preset: sets the defaults of all options: paper, the published protocol; smoke, minutes on a CPU; small, for
-            some hundred to some thousand images.
+            a few hundred to a few thousand images.
         method: name of a search method, whose constants are further options, or one of your own, an instance of a
             subclass of `nas.methods.Method` (default: the preset's).
         run_dir: directory that keeps the run with its checkpoints, so that `resume=True` can continue it; by default
@@ -150,7 +150,7 @@ def train(
             (hbnet56), a genotype file, or the directory of a search run.
         dataset: digits, cifar10, cifar100, imagenet, folder (with `data`, its path), or `Arrays`.
         preset: sets the defaults of all options: paper, the published protocol; smoke, minutes on a CPU; small, for
-            some hundred to some thousand images.
+            a few hundred to a few thousand images.
         run_dir: directory that keeps the run with its checkpoints, so that `resume=True` can continue it; by default
             the run leaves nothing.
         progress: print what the training works on, and a line for each epoch.

@@ -49,6 +49,7 @@ SHORTER = {
     f"--image-size 32 --batch-size 6 {TINY}",
     "--dataset folder --data my_images --image-size 32": f"--dataset folder --data my_images --image-size 8 "
     f"--batch-size 6 {TINY}",
+    "optinas-auto my_images": "optinas-auto my_images --image-size 8 --epochs 1 --search-epochs 1 --device cpu",
     "--dataset digits --preset smoke": f"--dataset digits --preset smoke --batch-size 359 {TINY}",
     "--dataset npz --data arrays.npz": f"--dataset npz --data arrays.npz --batch-size 6 {TINY}",
     **{

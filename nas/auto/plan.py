@@ -32,8 +32,6 @@ LARGEST_SIDE = 48
 TRAIN_VIEWS, SEARCH_VIEWS = 45_000, 7_200
 #: Fewest and most epochs of a training and of a search, for many and for few images.
 TRAIN_EPOCHS, SEARCH_EPOCHS = (20, 150), (6, 50)
-#: Channels of the first cells, of which a limit takes the widest that it allows.
-_WIDTHS = (16, 14, 12, 10, 8, 6, 4, 2)
 #: Random genotypes that say how large a network of some width usually is.
 _TYPICAL = 25
 
@@ -134,7 +132,7 @@ def _within_limits(
     space = spaces.build(searched.space)
     sampler = Sampler(space)
     typical = [sampler.draw(random.Random(number)) for number in range(_TYPICAL)]
-    for width in _WIDTHS:
+    for width in range(trained.network.init_channels, 1, -2):
         network = replace(trained.network, init_channels=width)
         costs = costs_in(space, Form(network, images.image_size, images.num_classes, images.channels))
         sizes = [costs.total(space, genotype) for genotype in typical]

@@ -27,8 +27,8 @@ class SearchConfig(Config):
     """Everything that decides a search; the defaults are DARTS's protocol, which is also the spaces' paper's."""
 
     preset: Annotated[str, Common] = "paper"
-    """Sets all other defaults: paper, DARTS's protocol; smoke, minutes on a CPU; or the protocol of another method
-    (docs/METHODS.md), such as gdas."""
+    """Sets all other defaults: paper, DARTS's protocol; smoke, minutes on a CPU; small, for a few hundred to a few
+    thousand images; or the protocol of another method (docs/METHODS.md), such as gdas."""
     seed: Annotated[Seed, Common] = 0
     """Seed of the split, the weights, the architecture's random start and the order of the images."""
     epochs: Annotated[Epochs, Common] = 50

@@ -1,0 +1,234 @@
+"""From a folder of images to a trained network in one command, which resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nas.recipes
+import nas.train
+import optinas
+from nas import screen
+from nas.auto import stages
+from nas.auto.__main__ import command
+from nas.auto.duration import told
+from nas.auto.plan import LARGEST_SIDE, AutoConfig, planned
+from nas.errors import UsageError
+from nas.methods.config import SearchConfig
+from nas.networks import weights
+from nas.networks.cells import NetworkConfig
+from nas.runs import record
+from nas.supernet import SupernetConfig
+from nas.train import TrainConfig
+from spaces import SpaceConfig
+from tests.tiny import assert_same
+
+TINY: dict[str, Any] = {"epochs": 1, "search_epochs": 1, "device": "cpu"}
+OPERATIONS = ("sep_conv_3x3", "skip_connect")
+
+
+def make_images(folder: Path, *, classes: str = "ab", number: int = 8, size: tuple[int, int] = (8, 8)) -> Path:
+    """Random grey images with a line of text beside them; the second class is brighter."""
+    pixels = np.random.default_rng(0)
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(number):
+            image = pixels.integers(100 * label, 100 * label + 100, size=size, dtype=np.uint8)
+            Image.fromarray(image).save(folder / name / f"{i}.png")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def tiny_search(dataset: str) -> SearchConfig:
+    config = SMALL_SEARCH(dataset)
+    space = SpaceConfig(space="darts", nodes=2, operations=OPERATIONS)
+    return replace(config, space=space, supernet=SupernetConfig(layers=2, init_channels=2))
+
+
+def tiny_training(dataset: str) -> TrainConfig:
+    return replace(SMALL_TRAINING(dataset), network=NetworkConfig(layers=2, init_channels=4))
+
+
+SMALL_SEARCH, SMALL_TRAINING = nas.recipes.PRESETS["small"], nas.train.PRESETS["small"]
+
+
+def no_packages() -> None:
+    raise ValueError("onnx is not installed")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[pytest.MonkeyPatch]:
+    """Networks of two cells; export and report have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(nas.recipes.PRESETS, "small", tiny_search)
+        patch.setitem(nas.train.PRESETS, "small", tiny_training)
+        patch.setattr(stages, "check_packages", no_packages)
+        patch.setattr("nas.latency.check_packages", no_packages)
+        patch.setattr(stages, "write_report", lambda directory: (directory / "report.html").touch())
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_images(tmp_path_factory.mktemp("auto") / "my_images")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tiny: pytest.MonkeyPatch) -> tuple[stages.Made, list[str]]:
+    """A finished run, and what it has shown."""
+    lines: list[str] = []
+    with screen.shown_by(lines.append):
+        made = stages.auto(AutoConfig(folder=str(folder), out=str(folder.parent / "whole"), **TINY))
+    return made, lines
+
+
+def must_not_run(*_: object, **__: object) -> None:
+    raise AssertionError("it has ended before")
+
+
+def test_a_line_for_each_stage_and_a_table_at_the_end(
+    folder: Path, whole: tuple[stages.Made, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    made, lines = whole
+    out = folder.parent / "whole"
+    begins = (
+        "found 16 images of 2 classes",
+        "left out: 1 files",
+        "about ",
+        "searching: 1 epochs, about ",
+        "training: ",
+    )
+    assert len(lines) == 6
+    assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=False))
+    assert lines[-1] == "no network.onnx: onnx is not installed"
+    assert (out / "log.txt").read_text().splitlines() == lines[:-1]
+    assert (out / "search" / "report.html").exists()
+    found = record.read(out / "train")
+    assert (made.test_accuracy, made.params, made.macs) == (
+        found.result.test_accuracy,
+        found.result.params,
+        found.result.macs,
+    )
+
+    # Nothing is computed again, not even how fast the network is; a moved directory has other paths.
+    for stage in ("search", "train", "latency", "write_report"):
+        monkeypatch.setattr(stages, stage, must_not_run)
+    moved = out.rename(out.with_name("moved"))
+    flags = ["--epochs", "1", "--search-epochs", "1", "--device", "cpu"]
+    result = command([str(folder), "--out", str(moved), *flags])
+    moved.rename(out)
+    assert result["latency_ms"] == made.latency_ms
+    assert result["weights"] == str(moved / "train" / weights.NAME)
+    assert result["onnx"] is None
+    shown = capsys.readouterr().out
+    assert "multiply-adds" in shown
+    assert f"predict: optinas-predict {moved / 'train'} photo.jpg" in shown
+
+
+def test_stopped_between_the_stages_the_same_command_gives_the_same_network(
+    folder: Path, whole: tuple[stages.Made, list[str]], tmp_path: Path
+) -> None:
+    config = AutoConfig(folder=str(folder), out=str(tmp_path / "out"), **TINY)
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patch, screen.shown_by(lines.append):
+        patch.setattr(stages, "train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            stages.auto(config)
+        assert lines[-1] == f"stopped; the same command continues in {tmp_path / 'out'}"
+        patch.undo()
+        patch.setattr(stages, "search", must_not_run)
+        made = stages.auto(config)
+    assert (made.test_accuracy, made.params) == (whole[0].test_accuracy, whole[0].params)
+    own, other = (weights.load(made.weights).network.state_dict() for made in (made, whole[0]))
+    assert_same(dict(own), dict(other))
+
+
+def test_from_python(folder: Path, whole: tuple[stages.Made, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "search", must_not_run)
+    made = optinas.auto(folder, folder.parent / "whole", **TINY)
+    assert made.test_accuracy == whole[0].test_accuracy
+    assert made.network.predict(folder / "a" / "0.png")[0].classes == ("a", "b")
+    assert made.weights.exists()
+    assert made.report.exists()
+    assert optinas.evaluate(made).test_accuracy == made.test_accuracy
+    with pytest.raises(TypeError, match="did you mean 'max_params'"):
+        optinas.auto(folder, folder.parent / "whole", max_param=1)
+
+
+def test_another_configuration_or_other_images_are_refused(
+    folder: Path, whole: tuple[stages.Made, list[str]], tmp_path: Path
+) -> None:
+    config = AutoConfig(folder=str(folder), out=str(folder.parent / "whole"), **TINY)
+    with pytest.raises(UsageError, match=r"--seed was 0, is 1; .* in another --out"):
+        stages.auto(replace(config, seed=1))
+    with pytest.raises(UsageError, match=r"--folder was .*my_images"):
+        stages.auto(replace(config, folder=str(make_images(tmp_path / "others"))))
+    more = folder / "a" / "more.png"
+    more.write_bytes((folder / "a" / "1.png").read_bytes())
+    with pytest.raises(UsageError, match="the images are not those that .* began with: .*; restore them, or choose"):
+        stages.auto(config)
+    more.unlink()
+
+
+@pytest.mark.parametrize(
+    ("options", "number", "message"),
+    [
+        ({"out": "my_images/out"}, 8, "lies among the images, of which it would become a class; choose another --out"),
+        ({}, 1, "class 'a' has a single image"),
+        ({}, 2, "class 'a' of my_images has 1 image to train on, but each class needs two or more"),
+        ({"max_params": 10}, 8, "no genotype of this space has at most 10 parameters; the smallest possible has"),
+        ({"folder": "nowhere"}, 8, "cannot read the folder nowhere"),
+    ],
+)
+def test_what_cannot_work_is_told_in_one_line_before_anything_is_written(
+    options: dict[str, Any], number: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_images(Path("my_images"), number=number)
+    with pytest.raises(UsageError, match=message) as refused:
+        stages.auto(AutoConfig(**{"folder": "my_images", **options}))
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["my_images"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_plan_suits_the_images(tmp_path: Path) -> None:
+    few = planned(AutoConfig(folder=str(make_images(tmp_path / "few"))))
+    assert (few.images.channels, few.images.image_size) == (1, (8, 8))
+    assert (few.search.epochs, few.train.epochs) == (50, 150)
+    assert few.search.data.batch_size == len(few.images.train_labels) // 2
+    assert few.train.network == tiny_training("folder").network
+
+    large = planned(AutoConfig(folder=str(make_images(tmp_path / "large", size=(100, 60))), flip=False))
+    assert large.images.image_size == (LARGEST_SIDE, LARGEST_SIDE)
+    assert (large.search.data.flip, large.train.data.flip) == (False, False)
+
+
+def test_a_limit_makes_the_network_narrower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(nas.recipes.PRESETS, "small", SMALL_SEARCH)
+    monkeypatch.setitem(nas.train.PRESETS, "small", SMALL_TRAINING)
+    folder = make_images(tmp_path / "my_images")
+    plan = planned(AutoConfig(folder=str(folder), max_params=40_000))
+    limits = plan.search.derivation
+    assert (limits.max_params, limits.eval_layers) == (40_000, plan.train.network.layers)
+    assert limits.eval_channels == plan.train.network.init_channels
+    assert 2 < plan.train.network.init_channels < SMALL_TRAINING("folder").network.init_channels
+
+
+def test_times_are_guesses() -> None:
+    assert [told(seconds) for seconds in (0.1, 42, 700, 9000)] == [
+        "about 5 s",
+        "about 40 s",
+        "about 12 min",
+        "about 2.5 h",
+    ]
