@@ -26,6 +26,7 @@ from nas.networks.architecture import check_given, resolve
 from nas.networks.cells import NetworkConfig
 from nas.networks.export import check_packages, onnx_bytes, onnx_runner, onnx_version
 from nas.networks.handmade import HandmadeConfig
+from nas.networks.library import is_library
 from nas.runs.directory import read_config
 from nas.runs.environment import describe
 from nas.screen import say, table
@@ -40,7 +41,8 @@ class LatencyConfig(Config):
 
     arch: Annotated[str, IsPath, Common, tyro.conf.Positional]
     """What to time: the directory of a training run or, with random weights, that of a search run, a genotype file, the
-    name of a published genotype, or that of a hand-made network, such as hbnet56."""
+    name of a published genotype, that of a hand-made network, such as hbnet56, or one of torchvision or timm, such as
+    torchvision:resnet18."""
     operations_from: tuple[str, ...] = ()
     """Modules of your own to import first, because they declare operations that the genotype has."""
     batch: Annotated[tuple[Annotated[Count, AtMost(10**6)], ...], Common] = (1, 8, 64)
@@ -51,13 +53,11 @@ class LatencyConfig(Config):
     """cpu, cuda, cuda:1 and so on, or auto: a GPU if there is one."""
     threads: Annotated[Count | None, NoneMeans("as PyTorch decides"), Common] = None
     """Threads of the CPU that compute an operation together."""
-    image_size: Annotated[
-        Count | None, AtMost(8192), NoneMeans("32, or 224 for the hand-made networks of ImageNet"), Common
-    ] = None
+    image_size: Annotated[Count | None, AtMost(8192), NoneMeans("32, or 224 for networks of ImageNet"), Common] = None
     """Side of the images in pixels."""
     channels: Annotated[Count | None, NoneMeans("3")] = None
     """Channels of the images."""
-    classes: Annotated[Count | None, NoneMeans("10, or 1000 for the hand-made networks of ImageNet")] = None
+    classes: Annotated[Count | None, NoneMeans("10, or 1000 for networks of ImageNet")] = None
     """Number of classes."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     handmade: HandmadeConfig = field(default_factory=HandmadeConfig)
@@ -109,7 +109,7 @@ def _subject(config: LatencyConfig) -> Subject:
         trained = weights.load(Path(config.arch) / weights.NAME)
         return Subject(trained.network, (trained.in_channels, *trained.image_size))
     architecture = resolve(config.arch, config.network, config.handmade).architecture
-    imagenet = handmade.is_handmade(config.arch) and handmade.is_imagenet(config.arch)
+    imagenet = is_library(config.arch) or handmade.is_imagenet(config.arch)
     side, classes = config.image_size or (224 if imagenet else 32), config.classes or (1000 if imagenet else 10)
     channels = config.channels or 3
     network = architecture.build(in_channels=channels, image_size=(side, side), num_classes=classes)

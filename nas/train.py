@@ -1,4 +1,4 @@
-"""The training: a network rebuilt from a genotype, or a hand-made one, is trained from scratch on all training images.
+"""The training: a genotype's network, a hand-made one or one of a library is trained on all training images.
 
 The test images choose nothing: the figure of a run is that of its last epoch.
 """
@@ -37,12 +37,14 @@ from nas.engine.optimizers import OptimizerState, ScheduleState, advance, learni
 from nas.engine.training import Training, TrainingConfig
 from nas.errors import UsageError, users_mistakes
 from nas.evaluate import figures
-from nas.networks import architecture, handmade, weights
+from nas.networks import architecture, handmade, pretrained, weights
 from nas.networks.architecture import Architecture, Resolved
 from nas.networks.cells import Network, NetworkConfig
 from nas.networks.cost import count_parameters
 from nas.networks.forms import FORMS
 from nas.networks.handmade import HandmadeConfig
+from nas.networks.library import LibraryConfig, is_library
+from nas.networks.library_recipes import recipe
 from nas.runs import predictions, record
 from nas.runs.directory import RunDirectory
 from nas.runs.record import TrainRecord, TrainResult
@@ -55,22 +57,23 @@ class TrainConfig(Config):
     """Everything that decides an evaluation training; the defaults are DARTS's for CIFAR."""
 
     arch: Annotated[str, IsPath, Common, KeptInCheckpoint] = ""
-    """What to train: the directory of a search run, a genotype file, the name of a published genotype, or that of a
-    hand-made network: resnet, hbnet, dmrnet, densenet or agdnet and a depth, such as hbnet56."""
+    """What to train: the directory of a search run, a genotype file, the name of a published genotype, that of a
+    hand-made network (resnet, hbnet, dmrnet, densenet or agdnet and a depth, such as hbnet56), or a classification
+    network of torchvision or timm, such as torchvision:resnet18."""
     operations_from: tuple[str, ...] = ()
     """Modules of your own to import first, because they declare operations that the genotype has."""
     init_from: Annotated[str | None, IsPath, NoneMeans("new weights")] = None
     """Start with the weights of this finished run's directory, of the same architecture."""
     preset: Annotated[Literal["paper", "smoke", "small"], Common] = "paper"
-    """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU; small, a network of cells for
-    a few hundred to a few thousand images, about ten minutes on a CPU core."""
+    """Sets all other defaults: paper, the published protocol; smoke, minutes on a CPU; small, for a few hundred to a
+    few thousand images: a network of cells, or one of torchvision or timm."""
     seed: Annotated[Seed, Common] = 0
     """Seed of the weights and of the order and augmentation of the images."""
     epochs: Annotated[
         Epochs, Common, WhenChanged("to train a finished network further, start one with --init-from")
     ] = 600
     """Passes over the training images (DARTS sec. 3.2: 600 on CIFAR, sec. 3.4: 250 on ImageNet; hand-made networks:
-    300 and 100)."""
+    300 and 100; torchvision's ResNets: 90)."""
     precision: Annotated[PrecisionChoice, Common] = "auto"
     """Forward passes in fp32, or in bf16 with weights and statistics in fp32; auto: bf16 on GPUs that compute in it
     (NVIDIA from A100 on)."""
@@ -83,11 +86,14 @@ class TrainConfig(Config):
     training: TrainingConfig = field(default_factory=TrainingConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     handmade: HandmadeConfig = field(default_factory=HandmadeConfig)
+    library: LibraryConfig = field(default_factory=LibraryConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.report_best and self.test_at_end:
             raise ValueError("--report-best needs the test of each epoch, which --test-at-end leaves out; drop one")
+        if self.init_from and self.library.pretrained:
+            raise ValueError("--init-from and --pretrained both say with which weights to start; drop one")
 
     def tests_after(self, epoch: int) -> bool:
         """Whether the test images are measured after an epoch, counted from 0."""
@@ -162,13 +168,45 @@ def handmade_smoke(dataset: str) -> TrainConfig:
     return replace(config, preset="smoke", epochs=20, data=DataConfig(dataset=dataset, batch_size=64))
 
 
+def library_paper(arch: str, dataset: str) -> TrainConfig:
+    """The protocol of torchvision's reference for ImageNet, see `nas.networks.library_recipes`, on any images."""
+    own = recipe(arch)
+    return TrainConfig(
+        epochs=own.epochs, data=DataConfig(dataset=dataset, batch_size=own.batch_size), training=own.training
+    )
+
+
+def library_smoke(arch: str, dataset: str) -> TrainConfig:
+    """The same protocol in 20 epochs of batch 64."""
+    return _library_scaled(arch, dataset, "smoke", epochs=20)
+
+
+def library_small(arch: str, dataset: str) -> TrainConfig:
+    """The same protocol in 80 epochs of batch 64, for a few thousand images."""
+    return _library_scaled(arch, dataset, "small", epochs=80)
+
+
+def _library_scaled(arch: str, dataset: str, preset: Literal["smoke", "small"], *, epochs: int) -> TrainConfig:
+    own = recipe(arch).scaled(epochs=epochs, batch_size=64)
+    return TrainConfig(
+        preset=preset,
+        epochs=epochs,
+        data=DataConfig(dataset=dataset, batch_size=own.batch_size),
+        training=own.training,
+    )
+
+
 #: By the value of --preset.
 PRESETS = {"paper": paper, "smoke": smoke, "small": small}
 HANDMADE_PRESETS = {"paper": handmade_paper, "smoke": handmade_smoke}
+#: These take the name of the network first: each has its own protocol.
+LIBRARY_PRESETS = {"paper": library_paper, "smoke": library_smoke, "small": library_small}
 
 
 def presets_for(arch: str) -> Mapping[str, Callable[[str], TrainConfig]]:
     """The presets of an architecture: each kind of network has its own published protocol."""
+    if is_library(arch):
+        return {name: partial(preset, arch) for name, preset in LIBRARY_PRESETS.items()}
     return HANDMADE_PRESETS if handmade.is_handmade(arch) else PRESETS
 
 
@@ -189,11 +227,13 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
     """
     with users_mistakes():
         spaces.import_modules(config.operations_from)
-        resolved = resolved or architecture.resolve(config.arch, config.network, config.handmade)
+        resolved = resolved or architecture.resolve(config.arch, config.network, config.handmade, config.library)
         device = resolve_device(config.run.device)
         precision = resolve_precision(config.precision, device)
         config = _as_kept(config, precision)
         images = data.load(config.data) if images is None else images
+        if config.library.pretrained:
+            images = pretrained.normalized(images, config.arch)
     network = _network(config, resolved.architecture, images, device)
     train_loader = images.train_loader(seed=config.seed, device=device)
     test_loader = images.test_loader(device=device)
@@ -244,14 +284,17 @@ def _as_kept(config: TrainConfig, precision: Precision) -> TrainConfig:
 
 
 def _directory(config: TrainConfig, device: torch.device) -> RunDirectory:
-    name = f"eval-{config.data.dataset}-{Path(config.arch).stem}-seed{config.seed}"
+    arch = Path(config.arch.replace(":", "-")).stem  # no system objects to that in a folder's name
+    name = f"eval-{config.data.dataset}-{arch}-seed{config.seed}"
     return directory_of(config.run, config, default_name=name, device=device)
 
 
 def _network(config: TrainConfig, arch: Architecture, images: ImageData, device: torch.device) -> nn.Module:
-    """The network to train, with new weights or those of `--init-from`."""
+    """The network to train, with new weights, pretrained ones, or those of `--init-from`."""
     torch.manual_seed(config.seed)
     network = arch.build(in_channels=images.channels, image_size=images.image_size, num_classes=images.num_classes)
+    if config.library.pretrained:
+        pretrained.load(network, config.arch, images)
     network.to(device)
     if config.init_from:
         _load_weights(network, arch, images, Path(config.init_from) / weights.NAME)

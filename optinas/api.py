@@ -140,10 +140,10 @@ def train(
     progress: bool = False,
     **options: Any,
 ) -> Trained:
-    """Train the network of a genotype, or a hand-made one, from scratch and test it.
+    """Train the network of a genotype, a hand-made one, or one of torchvision or timm, and test it.
 
     The options are the flags of `optinas-eval`, whose help explains them, with underscores in their names. The
-    defaults shown are those of the preset "paper" for genotypes; hand-made networks have others.
+    defaults shown are those of the preset "paper" for genotypes; other networks have others.
 
     Args:
         arch: what `search` returned, a genotype, the name of a published one (DARTS_V2) or of a hand-made network
@@ -182,7 +182,7 @@ def train(
         resolved = None
         if isinstance(given, Genotype):
             with users_mistakes():
-                resolved = architecture.resolve(given, config.network, config.handmade)
+                resolved = architecture.resolve(given, config.network, config.handmade, config.library)
         if isinstance(arch, Found):
             assert resolved is not None
             resolved = resolved._replace(search=arch.record)

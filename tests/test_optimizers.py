@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler, MultiStepLR
 
 from nas.engine.optimizers import OptimizerState, ScheduleState, adam, learning_rate, sgd
+from nas.engine.training import Training, TrainingConfig
 from nas.runs import checkpoint
 from tests.tiny import assert_same
 
@@ -74,6 +75,27 @@ def test_one_kind_of_device_goes_on_where_another_stopped(name: str, first: str,
     torch.testing.assert_close(after, reference)
     if first == second == "cpu":
         assert_same(after.data, reference.data)
+
+
+def test_rmsprop_is_that_of_torchvisions_reference_and_goes_on_bit_for_bit() -> None:
+    """As `references/classification/train.py` calls it."""
+    reference, own = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    plain: torch.optim.Optimizer = torch.optim.RMSprop(
+        [reference], lr=0.1, momentum=0.9, weight_decay=0.01, eps=0.0316, alpha=0.9
+    )
+    network = nn.Module()
+    network.weight = own
+    config = TrainingConfig(optimizer="rmsprop", learning_rate=0.1, weight_decay=0.01)
+    optimizer = Training(config, network, "fp32").optimizer
+    for number in range(4):
+        if number == 2:
+            saved = OptimizerState(optimizer).state_dict()
+            optimizer = Training(config, network, "fp32").optimizer
+            OptimizerState(optimizer).load_state_dict(saved)
+        for parameter, each in ((reference, plain), (own, optimizer)):
+            parameter.grad = torch.arange(3.0) + number
+            each.step()
+    assert_same(own.data, reference.data)
 
 
 @pytest.mark.parametrize("first_is_fused", [True, False])

@@ -155,7 +155,8 @@ def test_a_package_of_another_in_the_place_of_ours_is_told_in_one_line(name: str
 def test_every_third_party_import_is_declared() -> None:
     declared = set()
     extras = setup()["options.extras_require"]
-    requirements = "\n".join([setup()["options"]["install_requires"], extras["onnx"], extras["heif"], extras["slurm"]])
+    named = [extras[name] for name in ("onnx", "heif", "slurm", "timm")]
+    requirements = "\n".join([setup()["options"]["install_requires"], *named])
     for line in requirements.split("\n"):
         name = re.split(r"[>=;\[]", line.strip())[0]
         declared.add({"scikit-learn": "sklearn", "pillow": "PIL", "pillow-heif": "pillow_heif"}.get(name, name))

@@ -420,3 +420,12 @@ def test_two_cells_of_the_digits(tmp_path: Path) -> None:
     for row in (searched, drawn):
         assert row.test_error is not None
         assert row.test_error.mean < 80  # ten classes
+
+
+def test_a_row_of_a_library_has_its_own_protocol_and_takes_no_options_of_cells(tmp_path: Path) -> None:
+    row = '[[row]]\nname = "ResNet-18"\narch = "torchvision:resnet18"\ntrain = { preset = "small" }\n'
+    (cell,) = read(write(tmp_path, row), {}).cells
+    assert (cell.train.arch, cell.genotype) == ("torchvision:resnet18", None)
+    assert (cell.train.training.schedule, cell.train.epochs) == ("step", 1)  # of the row's preset; of the file
+    with pytest.raises(ValueError, match="row 'a': torchvision has no classification network 'resnet19'"):
+        read(write(tmp_path, '[[row]]\nname = "a"\narch = "torchvision:resnet19"\n'), {})

@@ -125,6 +125,21 @@ def test_a_truncated_file_is_refused(share: int, content: bytes, tmp_path: Path)
         ({"architecture": {"type": "cells", "genotype": "x" * 100_001, "config": {}}}, "is longer than 100000"),
         ({"architecture": {"type": "handmade", "name": "agdnet3004", "config": {}}}, "too few for"),
         ({"architecture": {"type": "handmade", "name": "x" * 5000, "config": {}}}, "unknown hand-made network"),
+        (
+            {"architecture": {"type": "library", "name": "torchvision:system"}},
+            "has no classification network",
+        ),
+        (
+            {"architecture": {"type": "library", "name": "timm:hf-hub:someone/network"}},
+            "has no classification|'timm'",
+        ),
+        ({"architecture": {"type": "library", "name": "os:system"}}, "unknown library 'os'"),
+        # 2.6 GB, of which nothing is allocated.
+        (
+            {"architecture": {"type": "library", "name": "torchvision:regnet_y_128gf"}},
+            "are not those of",
+        ),
+        ({"architecture": {"type": "library", "name": "torchvision:resnet18"}}, "tensors are not those of a network"),
     ],
 )
 def test_a_faulty_header_is_refused(changed: dict[str, Any], message: str, content: bytes, tmp_path: Path) -> None:

@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from torch import Tensor, nn
-from torch.optim import lr_scheduler
+from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from genotypes.config import Common, Config, LessThan, MoreThan, NoneMeans, NotNegative, Share
+from genotypes.config import Common, Config, Count, LessThan, MoreThan, NoneMeans, NotNegative, Share
 from nas.data import Batch
 from nas.engine.device import Precision, autocast
-from nas.engine.optimizers import sgd
+from nas.engine.optimizers import rmsprop, sgd
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Config):
     """Optimizer, schedule and loss of a training; the defaults are DARTS's for CIFAR."""
 
+    optimizer: Annotated[Literal["sgd", "rmsprop"], Common] = "sgd"
+    """SGD, or RMSprop as torchvision trains MobileNetV3."""
     learning_rate: Annotated[NotNegative, Common] = 0.025
-    """Initial learning rate, SGD (DARTS sec. A.2: 0.025, sec. 3.4: 0.1 on ImageNet; hand-made networks: 0.1)."""
+    """Initial learning rate (DARTS sec. A.2: 0.025, sec. 3.4: 0.1 on ImageNet; hand-made networks: 0.1)."""
     learning_rate_min: NotNegative = 0.0
     """Learning rate at the end of the cosine schedule (DARTS sec. A.2: 0)."""
     schedule: Literal["cosine", "exponential", "step"] = "cosine"
@@ -29,12 +31,14 @@ class TrainingConfig(Config):
     times --gamma at each of --milestones (step, hand-made networks)."""
     gamma: NotNegative = 0.97
     """Factor of the exponential schedule (DARTS sec. 3.4: 0.97) and of the step schedule."""
+    decay_every: Count = 1
+    """Epochs from one --gamma to the next of the exponential schedule (torchvision's MobileNetV3: 2)."""
     milestones: Annotated[tuple[float, ...], MoreThan(0), LessThan(1)] = (0.5, 0.75)
     """Shares of the epochs after which the step schedule lowers the learning rate."""
     momentum: Share = 0.9
-    """Momentum of SGD (DARTS sec. A.2: 0.9)."""
+    """Momentum (DARTS sec. A.2: 0.9)."""
     nesterov: bool = False
-    """Take Nesterov's form of the momentum."""
+    """Take Nesterov's form of SGD's momentum."""
     weight_decay: Annotated[NotNegative, Common] = 3e-4
     """Weight decay (DARTS sec. A.2: 3e-4, sec. 3.4: 3e-5 on ImageNet; hand-made networks: 1e-4)."""
     grad_clip: Annotated[float | None, MoreThan(0), NoneMeans("no clipping")] = 5.0
@@ -51,6 +55,8 @@ class TrainingConfig(Config):
         super().__post_init__()
         if self.nesterov and not self.momentum:
             raise ValueError("--nesterov needs a --momentum larger than 0")
+        if self.nesterov and self.optimizer != "sgd":
+            raise ValueError("--nesterov is for --optimizer sgd; leave it out")
 
 
 class Training:
@@ -67,12 +73,11 @@ class Training:
 
     def __init__(self, config: TrainingConfig, network: nn.Module, precision: Precision) -> None:
         self.config, self.network, self.precision = config, network, precision
-        self.optimizer = sgd(
-            network.parameters(),
-            learning_rate=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
+        constants = {"momentum": config.momentum, "weight_decay": config.weight_decay}
+        self.optimizer: Optimizer = (
+            sgd(network.parameters(), learning_rate=config.learning_rate, nesterov=config.nesterov, **constants)
+            if config.optimizer == "sgd"
+            else rmsprop(network.parameters(), learning_rate=config.learning_rate, **constants)
         )
         self.average: AveragedModel | None = None
         if config.ema_decay is not None:
@@ -86,7 +91,7 @@ class Training:
         """The optimizer's learning rate over a training of so many epochs, to be stepped after each."""
         config = self.config
         if config.schedule == "exponential":
-            return lr_scheduler.ExponentialLR(self.optimizer, config.gamma)
+            return lr_scheduler.StepLR(self.optimizer, config.decay_every, config.gamma)
         if config.schedule == "step":
             # Rounded up and never 0: the first epoch has the initial rate. 1e-9 is for shares such as 0.1 * 3.
             after = [max(1, math.ceil(share * epochs - 1e-9)) for share in config.milestones]
@@ -94,7 +99,7 @@ class Training:
         return lr_scheduler.CosineAnnealingLR(self.optimizer, epochs, eta_min=config.learning_rate_min)
 
     def training_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One SGD step on a batch; gives its loss and its logits (N, classes)."""
+        """One step on a batch; gives its loss and its logits (N, classes)."""
         self.optimizer.zero_grad()
         with autocast(batch[0].device, self.precision):
             loss, logits = self._loss(*batch)

@@ -1,4 +1,4 @@
-"""What can be trained: a network of cells, as a genotype says, or a hand-made one.
+"""What can be trained: a network of cells, as a genotype says, a hand-made one, or one of torchvision or timm.
 
 An architecture is data: it builds its network, says what it is, and is kept in the header of a weights file
 (`nas.networks.weights`).
@@ -20,8 +20,10 @@ import spaces
 from genotypes import CellGenotype, Genotype, GenotypeError
 from nas.errors import UsageError
 from nas.networks import handmade
+from nas.networks import library as library_networks
 from nas.networks.cells import Network, NetworkConfig
 from nas.networks.handmade import HandmadeConfig
+from nas.networks.library import LibraryArchitecture, LibraryConfig, is_library
 from nas.runs import record
 from nas.runs.directory import Directory
 from nas.runs.record import SearchRecord
@@ -124,7 +126,14 @@ class HandmadeArchitecture:
         """Leaves nothing: the name says it all."""
 
 
-Architecture = CellArchitecture | HandmadeArchitecture
+Architecture = CellArchitecture | HandmadeArchitecture | LibraryArchitecture
+_Options = NetworkConfig | HandmadeConfig | LibraryConfig
+#: The options of each kind of network, and whose they are, in words.
+_WHOSE: dict[type[_Options], str] = {
+    NetworkConfig: "for networks of cells",
+    HandmadeConfig: "for hand-made networks",
+    LibraryConfig: "for networks of torchvision and timm",
+}
 
 
 class Resolved(NamedTuple):
@@ -134,27 +143,32 @@ class Resolved(NamedTuple):
     search: SearchRecord | None
 
 
-def resolve(arch: str | Genotype, network: NetworkConfig, hand_made: HandmadeConfig) -> Resolved:
-    """The architecture of a genotype, a hand-made network's name, a published genotype, a file or a run's directory.
+def resolve(
+    arch: str | Genotype, network: NetworkConfig, hand_made: HandmadeConfig, library: LibraryConfig | None = None
+) -> Resolved:
+    """The architecture of a genotype, a published one's name, a hand-made network's, a library's, a file or a run.
 
     Nothing that the files name is imported: a module that declares operations of the genotype must have been imported
     before.
 
-    Raises ValueError for anything else, and for flags that belong to the other kind of network.
+    Raises ValueError for anything else, and for flags that belong to another kind of network.
     """
+    options = (network, hand_made, library or LibraryConfig())
     if isinstance(arch, Genotype):
-        _refuse(hand_made, "for hand-made networks", "a genotype")
+        _refuse_foreign(options, NetworkConfig, "a genotype")
         genotypes.validate(arch)
         return Resolved(CellArchitecture(genotype=arch, config=network), None)
     if not arch:
         raise ValueError(
             "--arch is missing; name a published genotype (optinas-genotype list), a hand-made network such as "
-            "hbnet56, a genotype file, or the directory of a search run"
+            "hbnet56, one of a library such as torchvision:resnet18, a genotype file, or the directory of a search run"
         )
+    _refuse_foreign(options, _options_of(arch), arch)
+    if is_library(arch):
+        library_networks.parsed(arch)
+        return Resolved(LibraryArchitecture(name=arch), None)
     if handmade.is_handmade(arch):
-        _refuse(network, "for networks of cells", arch)
         return Resolved(HandmadeArchitecture(name=arch, config=hand_made), None)
-    _refuse(hand_made, "for hand-made networks", arch)
     search = _search_behind(Path(arch))
     # The genotype may have operations that an installed space declares. A module that a file names is not imported.
     spaces.load_installed()
@@ -163,7 +177,9 @@ def resolve(arch: str | Genotype, network: NetworkConfig, hand_made: HandmadeCon
     except GenotypeError as error:
         if os.path.exists(arch):
             raise
-        raise ValueError(f"{error}; hand-made networks: {handmade.describe()}") from error
+        raise ValueError(
+            f"{error}; hand-made networks: {handmade.describe()}; those of libraries: torchvision:NAME and timm:NAME"
+        ) from error
     return Resolved(CellArchitecture(genotype=genotype, config=network), search)
 
 
@@ -175,35 +191,42 @@ def _search_behind(directory: Path) -> SearchRecord | None:
 
 
 def check_given(arch: str, names: Iterable[str]) -> None:
-    """Raises ValueError for an option, whatever its value, that belongs to the other kind of network than `arch` is.
+    """Raises ValueError for an option, whatever its value, that belongs to another kind of network than `arch` is.
 
     Args:
         arch: what `--arch` names, perhaps nothing.
         names: the options that the user has given; those that are of no network are of no interest here.
     """
-    if not arch:
-        return
-    other, whose = (
-        (NetworkConfig, "for networks of cells")
-        if handmade.is_handmade(arch)
-        else (HandmadeConfig, "for hand-made networks")
-    )
-    foreign = {field.name for field in fields(other)}
+    foreign = foreign_options(arch) if arch else {}
     for name in names:
         if name in foreign:
-            raise ValueError(_foreign(name, whose, arch))
+            raise ValueError(_foreign(name, foreign[name], arch))
 
 
-def _refuse(config: NetworkConfig | HandmadeConfig, whose: str, arch: str) -> None:
-    for name in _changed(config):
-        raise ValueError(_foreign(name, whose, arch))
+def foreign_options(arch: str) -> dict[str, str]:
+    """The options of other kinds of network than what `--arch` names, and whose each is, in words."""
+    own = _options_of(arch)
+    return {field.name: whose for other, whose in _WHOSE.items() if other is not own for field in fields(other)}
+
+
+def _options_of(arch: str) -> type[_Options]:
+    if is_library(arch):
+        return LibraryConfig
+    return HandmadeConfig if handmade.is_handmade(arch) else NetworkConfig
+
+
+def _refuse_foreign(given: Iterable[_Options], own: type[_Options], arch: str) -> None:
+    """Raises ValueError where options of another kind of network than `arch` are not the defaults."""
+    for config in given:
+        for name in _changed(config) if type(config) is not own else ():
+            raise ValueError(_foreign(name, _WHOSE[type(config)], arch))
 
 
 def _foreign(name: str, whose: str, arch: str) -> str:
     return f"--{name.replace('_', '-')} is {whose}, which {arch} is not; leave it out"
 
 
-def _changed(config: NetworkConfig | HandmadeConfig) -> dict[str, Any]:
+def _changed(config: _Options) -> dict[str, Any]:
     """The fields that have another value than their default."""
     values = ((field.name, getattr(config, field.name), field.default) for field in fields(config))
     return {name: value for name, value, default in values if value != default}

@@ -31,6 +31,7 @@ from nas.data.view import Resize
 from nas.networks.architecture import Architecture, CellArchitecture, HandmadeArchitecture
 from nas.networks.cells import NetworkConfig
 from nas.networks.handmade import HandmadeConfig
+from nas.networks.library import LibraryArchitecture, parsed
 
 NAME = "weights.safetensors"
 #: Of the header; 1 had no digest, and 2 the genotype as JSON within a string.
@@ -174,9 +175,22 @@ class _Handmade(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag="h
         return HandmadeArchitecture(name=self.name, config=self.config)
 
 
-def _encoded(architecture: Architecture) -> _Cells | _Handmade:
+class _Library(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag="library"):
+    """A LibraryArchitecture in the header."""
+
+    name: str
+
+    def decoded(self) -> LibraryArchitecture:
+        """Raises UsageError for a name that is not in the registry of its library."""
+        parsed(self.name)
+        return LibraryArchitecture(name=self.name)
+
+
+def _encoded(architecture: Architecture) -> _Cells | _Handmade | _Library:
     if isinstance(architecture, HandmadeArchitecture):
         return _Handmade(name=architecture.name, config=architecture.config)
+    if isinstance(architecture, LibraryArchitecture):
+        return _Library(name=architecture.name)
     genotype = msgspec.json.format(genotypes.to_json(architecture.genotype).encode(), indent=-1)  # on one line
     return _Cells(genotype=msgspec.Raw(genotype), config=architecture.config)
 
@@ -185,7 +199,7 @@ class _Header(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What rebuilds a network; every field is checked before anything is built of it."""
 
     version: int = VERSION
-    architecture: _Cells | _Handmade
+    architecture: _Cells | _Handmade | _Library
     in_channels: Annotated[int, Meta(ge=1)]
     image_size: tuple[_Side, _Side]
     classes: Annotated[tuple[str, ...], Meta(min_length=1)]

@@ -28,7 +28,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -50,8 +50,8 @@ from nas.methods import combinations
 from nas.methods.config import SearchConfig, with_method
 from nas.methods.stages import plan as stages_of
 from nas.networks import architecture
-from nas.networks.cells import NetworkConfig
-from nas.networks.handmade import HandmadeConfig, is_handmade
+from nas.networks.handmade import is_handmade
+from nas.networks.library import is_library
 from nas.options import configured, leaves
 from nas.runs.directory import described, flat
 from nas.study.exhaustive import distinct
@@ -106,7 +106,8 @@ class Cell:
         seed: of everything that is drawn in it.
         path: its directory, below that of the study.
         search: which finds its genotype; None if it has one.
-        genotype: which is trained; None for what a search finds, and for hand-made networks.
+        genotype: which is trained; None for what a search finds, and for networks
+            that a name says all about: hand-made ones, and those of libraries.
         train: how; the architecture is named in `arch`, or is that of `search` or `genotype`.
         trained: whether it is; not where its errors are looked up.
     """
@@ -339,7 +340,7 @@ def _given(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) -> It
     arch = _beside(folder, row.arch or "")
     config = _train_config(row, file, arch=arch, seed=0)
     spaces.import_modules(config.operations_from)
-    found = architecture.resolve(arch, config.network, config.handmade).architecture
+    found = architecture.resolve(arch, config.network, config.handmade, config.library).architecture
     genotype = found.genotype if isinstance(found, architecture.CellArchitecture) else None
     for seed in seeds:
         yield _cell(row, seed, genotype=genotype, train=replace(config, seed=seed, arch="" if genotype else arch))
@@ -350,7 +351,7 @@ def _beside(folder: Path, name: str) -> str:
 
     FILE:NAME is one of several genotypes in a file.
     """
-    if not name or is_handmade(name) or name in ZOO:
+    if not name or is_handmade(name) or is_library(name) or name in ZOO:
         return name
     file, colon, chosen = name.rpartition(":")
     if os.path.exists(folder / name):
@@ -371,8 +372,8 @@ def _search_config(flags: Mapping[str, Any]) -> SearchConfig:
 
 
 def _train_config(row: RowOfFile, file: File, *, arch: str, seed: int) -> TrainConfig:
-    # What all rows share is for networks of cells and for hand-made ones: each takes what is about itself.
-    others = {field.name for field in fields(NetworkConfig if is_handmade(arch) else HandmadeConfig)}
+    # What all rows share is for networks of every kind: each takes what is about itself.
+    others = architecture.foreign_options(arch)
     shared = {name: value for name, value in _named(file.train).items() if name not in others}
     flags = {**_named(file.data), **shared, **_named(row.train)}
     presets = nas.train.presets_for(arch)
