@@ -229,18 +229,34 @@ def test_the_version_is_written_once() -> None:
     assert setup["metadata"]["version"] == "attr: nas.__version__"
 
 
-NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+#: The notebooks, and what each leaves in the working folder.
+NOTEBOOKS = [
+    pytest.param("digits.ipynb", set(), id="digits"),
+    pytest.param("folder.ipynb", {"my_digits", "runs"}, id="folder", marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the settings of its first cell made small."""
+def no_packages() -> None:
+    raise ValueError("onnx is not installed")
+
+
+@pytest.mark.parametrize(("name", "left_over"), NOTEBOOKS)
+def test_a_notebook_runs(name: str, left_over: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the settings of its first cell made small, and without an export."""
+    path = ROOT / "examples" / name
+    for module in ("nas.auto.stages", "nas.latency"):
+        monkeypatch.setattr(f"{module}.check_packages", no_packages)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
     small = {"batch_size": 359, "device": "cpu"}
     names: dict[str, Any] = {"SEARCH": {**SEARCH, **small}, "TRAIN": {**TRAIN, **small}}
+    names["AUTO"] = {"epochs": 1, "search_epochs": 1, "device": "cpu"}
     for cell in cells[1:]:
         exec("".join(cell["source"]), names)
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == left_over
+
+
+def test_every_notebook_is_run() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.ipynb")} == {case.values[0] for case in NOTEBOOKS}
