@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -106,11 +108,19 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
         **measured(trained, images, config, tested),
         epochs=run.epochs,
     )
-    try:
-        predictions.write(Path(config.evaluate), tested, images)
-    except OSError as error:
-        print(one_line(f"note: {error.filename} cannot be written ({error.strerror})"))
+    directory = Path(config.evaluate)
+    predictions.write(directory, tested, images, partial(_noted, directory))
     return result
+
+
+@contextmanager
+def _noted(directory: Path, name: str) -> Iterator[None]:
+    """Within it, a failure to write the auxiliary file `name` is a note."""
+    try:
+        yield
+    except Exception as error:  # of whatever library draws or writes it
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        print(one_line(f"note: {directory / name} cannot be written ({reason})"))
 
 
 def export(trained: TrainedNetwork, images: ImageData, config: EvaluateConfig) -> None:

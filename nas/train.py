@@ -273,7 +273,7 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
             measure(test_on, run.interruptible(test_loader.epoch(config.epochs - 1)), Meter(), tested)
         if tested:
             with run.directory.auxiliary(predictions.IMAGES):
-                predictions.write(run.directory.path, tested, images)
+                predictions.write(run.directory.path, tested, images, run.directory.auxiliary)
         return _finish(run, config, resolved, training, meters, images, same_data)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html
+import io
 import json
 import os
 import re
@@ -15,21 +17,29 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import genotypes
 import train_eval
 import train_search
 from genotypes import OPERATIONS as LABELS
 from genotypes import CellGenotype, Edge
+from nas.data import DataConfig, manifest
+from nas.data.manifest import Contents
+from nas.data.memory import MemoryData
 from nas.errors import UsageError
 from nas.report import page, plots
-from nas.runs import mixing
+from nas.runs import mistakes, mixing, predictions
 from nas.runs.directory import flat
 from nas.study import statistics, table
 from nas.study.page import command, write_report
 from nas.study.table import CellResult, Failed, RowResult, Table
-from tests.tiny import DATA, OPERATIONS, SEARCH
+from tests.tiny import DATA, OPERATIONS, SEARCH, leave_predictions
+
+PNG = "data:image/png;base64,"
 
 
 class Page(HTMLParser):
@@ -49,7 +59,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in ("meta", "input"):
+        if tag not in ("meta", "input", "img"):
             self._open.append(tag)
         if tag == "table":
             self._caption, self._rows = "", []
@@ -94,7 +104,8 @@ def check(shown: Page) -> None:
     assert "default-src 'none'" in shown.all("meta")[1]["content"]
     for _, attributes in shown.elements:
         assert attributes.get("href", "#").startswith("#")
-        assert not {"src", "srcset", "action", "xlink:href"} & attributes.keys()
+        assert attributes.get("src", PNG).startswith(PNG)
+        assert not {"srcset", "action", "xlink:href"} & attributes.keys()
         assert not [name for name in attributes if name.startswith("on")]
     assert "url(" not in shown.text.replace("url(#", "")
     assert "@import" not in shown.text
@@ -105,6 +116,7 @@ def check(shown: Page) -> None:
     pictures = shown.all("svg")
     assert pictures
     assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
+    assert all(picture["alt"] for picture in shown.all("img"))
     assert all(header.get("scope") in ("row", "col") for header in shown.all("th"))
     assert len(shown.text) < 5_000_000
 
@@ -300,6 +312,118 @@ def test_numbers_and_texts(value: object) -> None:
     assert cell == f"<td>{'True' if value is True else shown[value]}</td>"
 
 
+# --- test images ----------------------------------------------------------------------------------------------
+
+
+def predicted(directory: Path, names: tuple[str, ...], logits: torch.Tensor) -> MemoryData:
+    """The directory of a training that says nothing but what its network predicts for images of 6x8 pixels."""
+    pixels = torch.randint(256, (len(logits), 3, 6, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    labels = torch.arange(len(logits)) % len(names)
+    parts = {f"{part}_images": pixels for part in ("train", "test")}
+    labelled = {f"{part}_labels": labels for part in ("train", "test")}
+    files = [f"/{names[label]}/{i}.png" for i, label in enumerate(labels.tolist())]
+    contents = {part: Contents("content", files, [b"8 bytes."] * len(files)) for part in ("train", "test")}
+    images = MemoryData("own", classes=names, **parts, **labelled, config=DataConfig(), contents=contents)
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text('{"training": {}}')
+    (directory / manifest.NAME).write_text(manifest.to_text(images.manifest()))
+    leave_predictions(directory, images, logits)
+    return images
+
+
+def pictures(shown: Page) -> list[np.ndarray]:
+    addresses = [picture["src"].removeprefix(PNG) for picture in shown.all("img")]
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(address)))) for address in addresses]
+
+
+def test_mistakes_in_a_page(tmp_path: Path) -> None:
+    logits = torch.eye(3)[[0, 2, 0, 0, 0, 2]] * torch.arange(3, 9)[:, None]
+    images = predicted(tmp_path, ("ant", "bee", "cat"), logits)
+    write_report(tmp_path)
+    shown = read(tmp_path)
+    check(shown)
+    head, *rows = shown.table("Accuracy of each class")
+    assert head == ["class", "images", "right", "accuracy %", "most often taken for"]
+    assert rows == [
+        ["ant", "2", "2", "100.0", "-"],
+        ["bee", "2", "0", "0.0", "ant (1)"],
+        ["cat", "2", "1", "50.0", "ant (1)"],
+    ]
+    (label,) = [svg["aria-label"] for svg in shown.all("svg")]
+    assert label.split(". ")[1:] == [
+        f"{a} taken for {b}: 1 of 2" for a, b in (("bee", "ant"), ("bee", "cat"), ("cat", "ant"))
+    ]
+    # Images 4, 2 and 1 are wrong, the later ones with the larger logit.
+    names = [f"Test image {name}.png" for name in ("bee/4", "cat/2", "bee/1")]
+    assert [picture["alt"] for picture in shown.all("img")] == names
+    for number, picture in zip((4, 2, 1), pictures(shown), strict=True):
+        pixels = images.test_image(number).numpy().transpose(1, 2, 0)
+        assert np.array_equal(picture, np.kron(pixels, np.ones((12, 12, 1))))
+    share = 100 * float(logits[4].softmax(0)[0])
+    assert shown.shows(f"bee taken for ant, {share:.1f} % bee/4.png cat taken for ant")
+
+
+def test_a_page_says_that_there_are_no_mistakes(tmp_path: Path) -> None:
+    predicted(tmp_path, ("ant", "bee"), torch.eye(2)[[0, 1, 0, 1]])
+    write_report(tmp_path)
+    shown = read(tmp_path)
+    check(shown)
+    assert shown.shows("No test image is classified wrongly.")
+    assert not shown.all("img")
+
+
+def test_mistakes_of_hostile_names(tmp_path: Path) -> None:
+    name = '</script><script>alert(1)<!-- $x$ "\'& style="a" \x1b[31m'
+    predicted(tmp_path, (name, "b" * 500), torch.eye(2)[[1, 1, 1]])
+    write_report(tmp_path)
+    shown = read(tmp_path)
+    check(shown)
+    assert len(shown.all("script")) == 1
+    assert "\x1b" not in shown.text
+    escaped = name.replace("\x1b", "\\x1b")
+    assert shown.table("Accuracy of each class")[1][0] == escaped
+    assert [picture["alt"] for picture in shown.all("img")] == [f"Test image {escaped}/{i}.png" for i in (0, 2)]
+
+
+def test_accuracies_of_many_classes_are_folded(tmp_path: Path) -> None:
+    names = tuple(f"class {i}" for i in range(150))
+    predicted(tmp_path, names, torch.eye(150)[[*range(149, 99, -1), *range(50, 150)]])
+    write_report(tmp_path)
+    shown = read(tmp_path)
+    check(shown)
+    _, *rows = shown.table("The 100 least accurate of 150 classes; classes.csv has them all")
+    assert [line[0] for line in rows] == list(names[:100])
+    assert [line[3] for line in rows] == ["0.0"] * 50 + ["100.0"] * 50
+
+
+DAMAGES: dict[str, tuple[str, bytes, str]] = {
+    "cut sheet": ("mistakes.png", b"\x89PNG\r\n\x1a\n", "mistakes.png cannot be read"),
+    "no classes": ("classes.csv", b"class,images\n", ""),
+    "a class's column": ("classes.csv", b"class,images,correct\nant,2\n", "classes.csv cannot be read"),
+    "a count": ("confusion.csv", b"class,predicted,images\nant,bee,1e999\n", "confusion.csv cannot be read"),
+    "a class": ("confusion.csv", b"class,predicted,images\nant,<b>,1\n", "does not have the class '<b>'"),
+    "a probability": (
+        "mistakes.csv",
+        b"image,class,predicted,probability\n1,ant,bee,7\n",
+        "mistakes.csv cannot be read",
+    ),
+    "more columns": ("mistakes.csv", b"image,class\n1,ant,bee,7\n", "mistakes.csv cannot be read"),
+    "another number": ("mistakes.csv", b"image,class,predicted,probability\n1,ant,bee,0.7\n", "pixels large, not"),
+    "no text": ("mistakes.csv", b"\xff\0", "mistakes.csv cannot be read"),
+}
+
+
+def test_what_is_left_of_damaged_predictions(tmp_path: Path) -> None:
+    predicted(tmp_path / "whole", ("ant", "bee"), torch.eye(2)[[0, 0, 0, 0]])
+    for number, (name, content, told) in enumerate(DAMAGES.values()):
+        directory = shutil.copytree(tmp_path / "whole", tmp_path / str(number))
+        (directory / name).write_bytes(content)
+        write_report(directory)
+        shown = read(directory)
+        assert shown.shows(told), name
+        assert bool(shown.all("svg")) == (name.startswith("mistakes")), name
+
+
 # --- of a study -----------------------------------------------------------------------------------------------
 
 
@@ -438,17 +562,27 @@ for (let epoch = +range.min; epoch <= +range.max; epoch++) {
     weights: [...document.querySelectorAll("#mixing-normal td")].map((cell) => [cell.textContent, cell.className]),
   });
 }
+addEventListener("load", () => {
 const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+const charts = document.querySelectorAll(".charts svg").length;
+const images = [...document.images].map((image) => [image.naturalWidth, image.naturalHeight, image.offsetWidth]);
 const found = document.createElement("pre");
 found.id = "found";
-found.textContent = JSON.stringify({ seen, problems, loaded, charts: document.querySelectorAll(".charts svg").length });
+found.textContent = JSON.stringify({ seen, problems, loaded, charts, images });
 document.body.append(found);
+});
 </script>"""
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-def test_the_slider_moves_cells_and_weights_in_a_browser(runs: Path, tmp_path: Path) -> None:
-    text = (runs / "search" / "report.html").read_text()
+def test_a_page_in_a_browser(runs: Path, tmp_path: Path) -> None:
+    """Nothing is loaded, the slider moves cells and weights, and images are shown; here those of a training."""
+    directory = shutil.copytree(runs / "search", tmp_path / "run")
+    predicted(tmp_path / "tested", ("ant", "bee"), torch.eye(2)[[1, 0, 0, 0]])
+    for name in (manifest.NAME, *predictions.NAMES, mistakes.SHEET):
+        shutil.copy(tmp_path / "tested" / name, directory)
+    write_report(directory)
+    text = (directory / "report.html").read_text()
     path = tmp_path / "page.html"
     path.write_text(text.replace("<style>", f"{WATCH}<style>", 1).replace("</body>", f"{MOVE}</body>"))
     argv = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
@@ -461,6 +595,7 @@ def test_the_slider_moves_cells_and_weights_in_a_browser(runs: Path, tmp_path: P
     found, data = json.loads(html.unescape(match[1])), Page(text).data()
     assert (found["problems"], found["loaded"]) == ([], [])
     assert found["charts"] > 8
+    assert found["images"] == [[96, 72, 96]] * 3
     assert [seen["output"] for seen in found["seen"]] == ["1 of 2", "2 of 2"]
     for i, seen in enumerate(found["seen"]):
         assert seen["drawn"]

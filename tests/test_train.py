@@ -27,7 +27,7 @@ from nas.networks import weights
 from nas.networks.cells import Network, NetworkConfig
 from nas.networks.cost import network_cost
 from nas.runs import record
-from nas.runs.predictions import NAMES
+from nas.runs.predictions import NAMES, TABLES
 from nas.runs.record import TrainRecord
 from nas.train import PRESETS, TrainConfig
 from tests.tiny import OPERATIONS, SEARCH, TRAIN
@@ -37,14 +37,17 @@ def run(directory: Path, *more: str) -> dict[str, Any]:
     return train_eval.command([*TRAIN, "--epochs", "2", "--run-dir", str(directory), *more])
 
 
-def test_the_run_directory_holds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_run_directory_holds_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = tmp_path / "run"
     result = run(directory, "--auxiliary")
     assert {path.name for path in directory.iterdir()} == {
         *(".lock", "config.json", "data.json", "env.json", "log.txt", "metrics.csv", "tb", "checkpoint.pt"),
         "checkpoint.previous.pt",
         *("genotype.json", "normal.svg", "reduce.svg", "record.json", "result.json", "weights.safetensors"),
-        *("predictions.csv", "classes.csv", "confusion.csv"),
+        *("predictions.csv", "classes.csv", "confusion.csv", "confusion.svg", "mistakes.csv"),
+        *(("mistakes.png",) if result["test_error"] else ()),
     }
     assert json.loads((directory / "result.json").read_text()) == result
     assert result["test_accuracy"] + result["test_error"] == 100
@@ -59,11 +62,19 @@ def test_the_run_directory_holds_everything(tmp_path: Path, capsys: pytest.Captu
         (directory / NAMES[2]).unlink()
         assert again()["test_accuracy"] == result["test_accuracy"]
         assert [(directory / name).read_bytes() for name in NAMES] == written
-    (directory / NAMES[0]).unlink()
+    # What cannot be written or drawn costs neither the run nor the other files.
+    for name in NAMES:
+        (directory / name).unlink()
     (directory / NAMES[0]).mkdir()
+    monkeypatch.setattr("nas.runs.confusion.svg", lambda classes, pairs: 1 / 0)
     capsys.readouterr()
     train_eval.command(["--evaluate", str(directory), "--device", "cpu"])
-    assert f"note: {directory / NAMES[0]} cannot be written (Is a directory)\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"note: {directory / NAMES[0]} cannot be written (Is a directory)\n" in out
+    assert f"note: {directory / 'confusion.svg'} cannot be written (ZeroDivisionError: division by zero)\n" in out
+    assert [(directory / name).is_file() for name in NAMES] == [False, True, True, False, True]
+    assert run(directory, "--auxiliary", "--resume")["test_accuracy"] == result["test_accuracy"]
+    assert "confusion.svg cannot be written (ZeroDivisionError" in capsys.readouterr().err
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -73,7 +84,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def check_predictions(directory: Path, result: dict[str, Any]) -> None:
     """The tables of the predictions say what the result says."""
-    images, classes, confusion = (rows_of(directory / name) for name in NAMES)
+    images, classes, confusion = (rows_of(directory / name) for name in TABLES)
     assert [row["image"] for row in images] == [str(number) for number in range(10)]
     right = [row for row in images if row["class"] == row["predicted"]]
     assert 100 * len(right) / len(images) == pytest.approx(result["test_accuracy"])

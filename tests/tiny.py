@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,13 +13,14 @@ import torch
 
 import spaces
 from genotypes.config import MoreThan
-from nas.engine.meter import Meter
+from nas.data import ImageData
+from nas.engine.meter import Meter, Predictions
 from nas.latency_table import completed
 from nas.methods import Method, Noise, Relaxation, Weights
 from nas.networks.cost import count_parameters
 from nas.networks.forms import Form
 from nas.networks.latency_table import Calibration, LatencyTable, MeasuredForm, edges_kept
-from nas.runs import checkpoint
+from nas.runs import checkpoint, predictions
 from spaces import KINDS, Kind, SearchSpace
 from spaces.ops import is_random
 
@@ -162,3 +164,10 @@ def params_table(space: SearchSpace, form: Form, name: str = "darts") -> Latency
     )
     with torch.device("meta"):
         return completed(table, space, lambda network, shape: count_parameters(network), networks=2)
+
+
+def leave_predictions(directory: Path, images: ImageData, logits: torch.Tensor) -> None:
+    """Writes what a training would, whose network has these logits (N, classes) for the test images."""
+    tested = Predictions()
+    tested.update(logits)
+    predictions.write(directory, tested, images, lambda name: nullcontext())

@@ -237,6 +237,14 @@ class ImageData(ABC):
     def test_names(self) -> Sequence[str] | None:
         """Names of the test images, if they are files, that do not depend on where their folder is."""
 
+    @abstractmethod
+    def test_image(self, index: int) -> Tensor:
+        """Return a test image as the network sees it before it is normalized, (C, H, W) uint8.
+
+        Raises:
+            DataError: its file cannot be decoded; names it.
+        """
+
     def normalized_by(self, mean: Tensor, std: Tensor) -> "ImageData":
         """Give the same images, normalized by other statistics, (C,) float32 in units of 0..255."""
         other = copy.copy(self)

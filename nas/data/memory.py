@@ -146,6 +146,10 @@ class MemoryData(ImageData):
         """Names of the test images, if they are files."""
         return None if self._contents is None else self._contents["test"].names
 
+    def test_image(self, index: int) -> Tensor:
+        """Return a test image, (C, H, W) uint8."""
+        return self._parts["test"][0][index]
+
     def _loader(self, part: str, indices: Tensor, *, batch_size: int, key: Key | None, device: torch.device) -> Loader:
         images, labels = self._on(device, part)
         return MemoryLoader(

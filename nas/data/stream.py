@@ -178,6 +178,10 @@ class StreamedData(ImageData):
         """Names of the test images."""
         return self._parts["test"].names
 
+    def test_image(self, index: int) -> Tensor:
+        """Return a test image, (C, H, W) uint8; reads its file again."""
+        return torch.from_numpy(self.view.read(self._parts["test"].paths[index]).copy())
+
     def _loader(self, part: str, indices: Tensor, *, batch_size: int, key: Key | None, device: torch.device) -> Loader:
         files = self._parts[part]
         augmented = key is not None and self._config.augment

@@ -80,8 +80,8 @@ class RunFiles:
 def read(directory: Path) -> RunFiles:
     """Reads what there is. Raises UsageError where there is no search and no training."""
     faults: list[str] = []
-    config = _or_none(lambda: read_config(directory), faults) or {}
-    found = _or_none(lambda: record.read(directory), faults) if (directory / record.NAME).exists() else None
+    config = read_or_none(lambda: read_config(directory), faults) or {}
+    found = read_or_none(lambda: record.read(directory), faults) if (directory / record.NAME).exists() else None
     weights, damaged = mixing.read(directory)
     by_epoch = _genotypes(directory, faults)
     kind = _kind(config, found, searched=bool(weights or by_epoch))
@@ -94,18 +94,18 @@ def read(directory: Path) -> RunFiles:
         directory=directory,
         kind=kind,
         config=config,
-        env=_or_none(lambda: read_json(directory / "env.json", dict[str, Any]), faults) or {},
+        env=read_or_none(lambda: read_json(directory / "env.json", dict[str, Any]), faults) or {},
         record=found,
-        rows=_or_none(lambda: _rows(directory / "metrics.csv"), faults) or (),
-        genotype=_or_none(lambda: genotypes.load(final), faults) if final.exists() else None,
+        rows=read_or_none(lambda: _rows(directory / "metrics.csv"), faults) or (),
+        genotype=read_or_none(lambda: genotypes.load(final), faults) if final.exists() else None,
         genotypes=by_epoch,
         mixing=weights,
-        images=_or_none(lambda: manifest.read(directory), faults),
+        images=read_or_none(lambda: manifest.read(directory), faults),
         faults=(*faults, *damaged),
     )
 
 
-def _or_none(read: Callable[[], T], faults: list[str]) -> T | None:
+def read_or_none(read: Callable[[], T], faults: list[str]) -> T | None:
     """What is read, or None and a line of why it cannot be."""
     try:
         return read()
@@ -139,16 +139,21 @@ def _genotypes(directory: Path, faults: list[str]) -> dict[int, Genotype]:
     return found
 
 
-def _rows(path: Path) -> tuple[Row, ...]:
-    """The rows with an epoch. Raises ValueError for what is not a table, OSError."""
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file. Raises ValueError for what is not a table, OSError."""
     with path.open("rb") as file:
         content = file.read(_LARGEST_TABLE + 1)
     if len(content) > _LARGEST_TABLE:
         raise ValueError(f"{path} cannot be read: it holds more than {_LARGEST_TABLE:,} bytes")
     try:
-        lines = list(csv.DictReader(io.StringIO(content.decode())))
+        return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read: {reason_of(error)}") from error
+
+
+def _rows(path: Path) -> tuple[Row, ...]:
+    """The rows with an epoch. Raises ValueError for what is not a table, OSError."""
+    lines = read_table(path)
     rows = [{name: value for name, text in line.items() if (value := _number(text)) is not None} for line in lines]
     return tuple(row for row in rows if "epoch" in row)
 

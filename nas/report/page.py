@@ -14,7 +14,7 @@ from importlib.resources import files
 #: No address is ever loaded, whatever a page holds; style and script are those in it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _NOTES = 12
-_VOID = frozenset({"meta", "input", "br"})
+_VOID = frozenset({"meta", "input", "br", "img"})
 
 
 class Html(str):

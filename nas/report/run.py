@@ -11,7 +11,7 @@ from genotypes import CELL_NAMES, CellGenotype, Genotype, to_text
 from nas.methods.diagnostics import entries_of
 from nas.networks.edge_costs import genotype_costs
 from nas.networks.forms import Form
-from nas.report import files, page, plots
+from nas.report import files, page, plots, tested
 from nas.report.files import Row, RunFiles
 from nas.report.page import Html, element
 from nas.report.plots import Series
@@ -65,7 +65,9 @@ def of_run(directory: Path) -> str:
     """The page of the run in a directory. Raises UsageError where there is no search and no training."""
     run = files.read(directory)
     result = run.genotype or run.genotypes.get(max(run.genotypes, default=0))
-    parts = [page.notes(run.faults), page.section("Result", _facts(run), _origin(run))]
+    seen = run.images
+    found = tested.read(directory, seen.image_size if seen else None, seen.channels if seen else 3)
+    parts = [page.notes((*run.faults, *found.faults)), page.section("Result", _facts(run), _origin(run))]
     if run.kind == "search":
         parts += [_by_epoch(run), _edges_over_time(run.mixing)]
     elif result is not None:
@@ -73,6 +75,7 @@ def of_run(directory: Path) -> str:
     parts += [
         page.section("Curves", _charts("curves", _CURVES, run.rows)),
         page.section("Figures of the search", _charts("figures", _FIGURES, run.rows)),
+        tested.section(found),
     ]
     if result is not None:
         parts.append(_costs(result, run.form))

@@ -37,7 +37,7 @@ LOCK = ".lock"
 _FILES = (
     *("config.json", "env.json", "log.txt", "metrics.csv", "record.json", "result.json"),
     *("genotype.json", "normal.svg", "reduce.svg", "weights.safetensors"),
-    *("predictions.csv", "classes.csv", "confusion.csv"),
+    *("predictions.csv", "classes.csv", "confusion.csv", "confusion.svg", "mistakes.png", "mistakes.csv"),
 )
 _FOLDERS = ("tb", "genotypes", "mixing")
 
