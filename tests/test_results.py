@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import genotypes
 import train_eval
@@ -25,14 +27,18 @@ def train(folder: Path, name: str, *flags: str) -> dict[str, Any]:
     return train_eval.command([*DATA, "--epochs", "1", *flags, "--run-dir", str(folder / name)])
 
 
-def table_of(capsys: pytest.CaptureFixture[str], *directories: Path) -> tuple[list[dict[str, Any]], str]:
+def table_of(
+    capsys: pytest.CaptureFixture[str], *directories: Path, flags: Sequence[str] = ()
+) -> tuple[list[dict[str, Any]], str]:
     """The rows, and what was said of directories left out."""
     capsys.readouterr()
-    rows = compare.command([str(directory) for directory in directories])["rows"]
+    rows = compare.command([*map(str, directories), *flags])["rows"]
     return rows, capsys.readouterr().err
 
 
-def test_seeds_are_one_row_and_anything_else_is_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_are_one_row_and_anything_else_is_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = train(tmp_path, "1", "--arch", "hbnet8")
     two = train(tmp_path, "2", "--arch", "hbnet8", "--seed", "1", "--workers", "0")  # workers change no result
     other = train(tmp_path, "3", "--arch", "hbnet8", "--first-unit", "hb")
@@ -44,6 +50,15 @@ def test_seeds_are_one_row_and_anything_else_is_another(tmp_path: Path, capsys: 
     assert rows[0]["std"] == pytest.approx(statistics.stdev(accuracies))
     assert (rows[1]["test accuracy %"], rows[1]["std"]) == (other["test_accuracy"], None)
     assert rows[0]["parameters"] == one["params"]
+    assert "latency ms" not in rows[0]
+
+    threads, timed = torch.get_num_threads(), []
+    monkeypatch.setattr("nas.latency.timed", lambda run, *_: [run(), timed.append(torch.get_num_threads()), 1, 3][2:])
+    (tmp_path / "3" / "weights.safetensors").unlink()
+    rows, said = table_of(capsys, *(tmp_path / name for name in "123"), flags=["--latency"])
+    assert [row["latency ms"] for row in rows] == [2, None]
+    assert (timed, torch.get_num_threads()) == ([1], threads)
+    assert f"not timed: {tmp_path / '3'}" in said
 
 
 def test_genotypes_of_one_kind_of_search_are_one_row_and_searches_are_left_out(

@@ -23,6 +23,8 @@ from genotypes.config import Config
 from genotypes.messages import one_line
 from nas import cli
 from nas.errors import UsageError
+from nas.latency import of_one_image
+from nas.networks import weights
 from nas.runs import record
 from nas.runs.record import SearchRecord, TrainRecord, TrainResult
 from nas.screen import table
@@ -34,6 +36,9 @@ class ResultsConfig(Config):
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Directories of training runs that have ended; others are left out, and named."""
+    latency: bool = False
+    """Also time each row's network: the median milliseconds of one image on this machine's CPU with one thread, of the
+    row's first run."""
 
 
 class TrainingRun(NamedTuple):
@@ -71,12 +76,15 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def compare(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
-    """A row for each architecture and configuration, in the order of first appearance."""
+def compare(runs: Sequence[TrainingRun], *, latency: bool = False) -> list[dict[str, Any]]:
+    """A row for each architecture and configuration, in the order of first appearance; with `latency`, timed."""
     groups: dict[bytes, list[TrainingRun]] = {}
     for run in runs:
         groups.setdefault(_key(run), []).append(run)
-    return [_row(group, list(groups.values())) for group in groups.values()]
+    rows = [_row(group, list(groups.values())) for group in groups.values()]
+    if latency:
+        rows = [{**row, "latency ms": _latency(group[0])} for row, group in zip(rows, groups.values(), strict=True)]
+    return rows
 
 
 def _key(run: TrainingRun) -> bytes:
@@ -100,6 +108,15 @@ def _row(group: list[TrainingRun], groups: list[list[TrainingRun]]) -> dict[str,
         "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         "training s": statistics.mean(result.seconds for result in results),
     }
+
+
+def _latency(run: TrainingRun) -> float | None:
+    """Milliseconds of one image; None, and a line that says why, where the run has no network that can be read."""
+    try:
+        return of_one_image(weights.load(run.directory))
+    except ValueError as error:
+        print(f"not timed: {one_line(str(error))}", file=sys.stderr)
+        return None
 
 
 def _name(run: TrainingRun) -> str:
@@ -128,7 +145,7 @@ def command(argv: list[str]) -> dict[str, Any]:
             print(f"left out: {one_line(str(error))}", file=sys.stderr)
     if not runs:
         raise UsageError("none of these directories holds a finished training run; name those of train_eval.py")
-    rows = compare(list(runs.values()))
+    rows = compare(list(runs.values()), latency=config.latency)
     print(table(rows))
     return {"rows": rows}
 
