@@ -56,6 +56,8 @@ SHORTER = {
         f"--arch {arch} --dataset cifar10 --data data": f"--arch {smaller} {FAKE} --epochs 1"
         for arch, smaller in SMALLER.items()
     },
+    "--arch torchvision:mobilenet_v3_small --preset small --dataset cifar10 --data data": "--arch "
+    f"torchvision:mobilenet_v3_small --preset small {FAKE} --epochs 1",
     "--arch hbnet20 --dataset digits --preset smoke": "--arch hbnet20 --dataset digits --preset smoke --epochs 1",
     "benchmarks.search_step --space darts --batch-size 64": "benchmarks.search_step --space darts --batch-size 2 "
     "--layers 2 --init-channels 2 --nodes 1 --image-size 8 --rounds 1",
