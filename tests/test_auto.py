@@ -14,6 +14,7 @@ from PIL import Image
 import nas.recipes
 import nas.train
 import optinas
+from benchmarks import five_folder
 from nas import screen
 from nas.auto import stages
 from nas.auto.__main__ import command
@@ -223,6 +224,25 @@ def test_a_limit_makes_the_network_narrower(tmp_path: Path, monkeypatch: pytest.
     assert (limits.max_params, limits.eval_layers) == (40_000, plan.train.network.layers)
     assert limits.eval_channels == plan.train.network.init_channels
     assert 2 < plan.train.network.init_channels < SMALL_TRAINING("folder").network.init_channels
+
+
+def test_a_folder_as_a_user_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of all kinds are read, and what is no image is named and left out."""
+    for part, number in (("train", 8), ("test", 1)):
+        for name in five_folder.CLASSES:
+            (tmp_path / "cifar" / part / name).mkdir(parents=True)
+            for i in range(number):
+                Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / "cifar" / part / name / f"{i}.jpg")
+    monkeypatch.setattr(five_folder, "NUMBERS", {"train": 8, "test": 1})
+    made = five_folder.command([str(tmp_path / "cifar"), str(tmp_path / "five")])
+    assert made["images"] == 5 * 9 + 1
+    images = planned(AutoConfig(folder=str(tmp_path / "five"))).images
+    assert (len(images.train_labels), len(images.test_labels), images.channels) == (41, 5, 3)
+    told = "\n".join(images.left_out)
+    for reason in ("2 hidden or system", "1 files outside", "1 .txt", "1 .heic", "1 links to folders"):
+        assert f"left out: {reason}" in told
+    with pytest.raises(UsageError, match="is there already"):
+        five_folder.command([str(tmp_path / "cifar"), str(tmp_path / "five")])
 
 
 def test_times_are_guesses() -> None:
