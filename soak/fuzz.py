@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+import msgspec
 import torch
 from PIL import Image, features
 
@@ -31,6 +32,7 @@ from nas.methods import saved
 from nas.networks import architecture, weights
 from nas.networks.cells import NetworkConfig
 from nas.networks.handmade import HandmadeConfig
+from nas.networks.latency_table import Calibration, LatencyModel, LatencyTable, MeasuredForm, OperationLatency
 from nas.runs import checkpoint, mixing, record
 from nas.runs.directory import read_config
 from nas.runs.run import Run, RunConfig, directory_of
@@ -133,6 +135,14 @@ def readers(references: list[Reference]) -> list[Reader]:
             weights.NAME,
             mutate=_with_other_header,
         ),
+        Reader(
+            "latency-table",
+            predict_latency,
+            ValueError,
+            (msgspec.json.encode(_latency_table()),),
+            "latency.json",
+            words=language,
+        ),
         *[
             Reader(f"image-{kind}", partial(read_image, channels=3), DataError, images, f"image.{kind}")
             for kind, images in image_seeds().items()
@@ -158,6 +168,35 @@ def read_genotype(path: Path) -> None:
     genotype = genotypes.load(path)
     assert genotypes.from_json(genotypes.to_json(genotype)) == genotype
     assert genotypes.from_text(genotypes.to_text(genotype)) == genotype
+
+
+def predict_latency(path: Path) -> None:
+    """Reads a table of latencies and predicts that of a published genotype."""
+    LatencyModel.read(str(path)).predicted(genotypes.get("DARTS_V2").genotype)
+
+
+def _latency_table() -> LatencyTable:
+    """A table of networks of a single cell, which reduces."""
+    form = MeasuredForm(layers=1, init_channels=2, stem="cifar", in_channels=3, height=8, width=8, classes=10)
+    first = [
+        OperationLatency(operation=name, channels=4, stride=2, height=8, width=8, ms=0.5)
+        for name in genotypes.OPERATIONS
+    ]
+    times = (*first, *(msgspec.structs.replace(time, stride=1, height=4, width=4) for time in first))
+    return LatencyTable(
+        runtime="pytorch",
+        space="darts",
+        edges=(2, 2, 2, 2),
+        form=form,
+        batch=1,
+        rounds=30,
+        device="cpu",
+        processor="some",
+        threads=1,
+        torch="2.14.1",
+        operations=times,
+        calibration=Calibration(networks=13, rest_ms=1.5, factor=0.9, mean_error=3, largest_error=9),
+    )
 
 
 def read_configuration(path: Path) -> None:

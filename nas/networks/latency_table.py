@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from genotypes import CellGenotype, Genotype
 from genotypes.atomic import write_atomically
+from genotypes.genotype import MAX_NODES
 from nas.errors import UsageError
 from nas.networks.budget import BudgetConfig
 from nas.networks.cells import NetworkConfig
@@ -35,6 +36,8 @@ _Count = Annotated[int, Meta(ge=1, le=2**20)]
 _Side = Annotated[int, Meta(ge=1, le=8192)]
 _Number = Annotated[float, Meta(ge=0, le=1e9)]
 _Text = Annotated[str, Meta(max_length=500)]
+#: Such as hb, or package.module:Class; messages quote it.
+_Name = Annotated[str, Meta(pattern=r"^[\w.:-]{1,100}\Z")]
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,9 +128,9 @@ class LatencyTable(_Part, frozen=True, kw_only=True):
     version: Literal[1] = 1
     runtime: Literal["pytorch"]
     """What computes: PyTorch operator by operator, in fp32."""
-    space: _Text
+    space: _Name
     """The search space, as it was named."""
-    edges: Annotated[tuple[_Count, ...], Meta(min_length=1, max_length=1000)]
+    edges: Annotated[tuple[_Count, ...], Meta(min_length=1, max_length=MAX_NODES)]
     """The edges that are kept of each node of its cells."""
     form: MeasuredForm
     batch: _Count
@@ -278,5 +281,6 @@ def cells_with_places(form: Form, nodes: int) -> list[tuple[CellPlan, tuple[int,
     return list(cells_of(form.network, dict.fromkeys(KINDS, nodes), form.in_channels, form.image_size))
 
 
-def _listed(numbers: Iterable[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _listed(numbers: Sequence[int]) -> str:
+    """The first of them: a file may have many."""
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
