@@ -1,7 +1,6 @@
 """Serves an exported network without PyTorch: `python serve.py network.onnx photo.jpg ...` prints class, probability.
 
-Needs onnxruntime, numpy and Pillow. The images have 8 bits a channel and no transparency. Large JPEG files are decoded
-in full, so that probabilities may differ slightly from those of `TrainedNetwork.predict`.
+Needs onnxruntime, numpy and Pillow. Images of every kind come to the network as in `TrainedNetwork.predict`.
 """
 
 import json
@@ -15,7 +14,16 @@ session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProv
 told = session.get_modelmeta().custom_metadata_map
 classes, (H, W) = json.loads(told["classes"]), json.loads(told["image_size"])
 for path in sys.argv[2:]:
-    image = ImageOps.exif_transpose(Image.open(path)).convert("L" if told["channels"] == "1" else "RGB")
+    with Image.open(path) as image:
+        if told["resize"] == "fit":
+            image.draft(None, (2 * max(H, W), 2 * max(H, W)))  # a large JPEG is decoded smaller, which is faster
+        image.load()
+    image = ImageOps.exif_transpose(image) if "exif" in image.info else image
+    if image.mode.startswith("I"):  # grey, with more than 8 bits
+        image = Image.fromarray((np.asarray(image) >> int(told["depth"]) - 8).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    image = image.convert("L" if told["channels"] == "1" else "RGB")
     if told["resize"] == "crop":  # the shorter side to 256/224 of the network's, before the centre is kept
         scale = round(min(H, W) * 256 / 224) / min(image.size)
         image = image.resize([int(side * scale + 1e-6) for side in image.size], Image.Resampling.BILINEAR)
@@ -25,4 +33,4 @@ for path in sys.argv[2:]:
     pixels = np.asarray(image, np.float32).reshape(1, H, W, -1).transpose(0, 3, 1, 2) / 255
     (logits,) = session.run(["logits"], {"images": pixels})[0]
     shares = np.exp(logits - logits.max())
-    print(f"{path}: {classes[logits.argmax()]} {shares.max() / shares.sum():.4f}")
+    print(f"{path}: {classes[logits.argmax()]} {shares.max() / shares.sum():.6f}")

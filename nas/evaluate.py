@@ -100,7 +100,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
         images = trained.normalized(data.load(config.data, trained.view))
         export(trained, images, config)
     report_test_images(images, Path(config.evaluate))
-    tested = Predictions()
+    tested = Predictions(trained.temperature)
     result = EvaluationResult(
         run_dir=config.evaluate,
         arch=run.arch,

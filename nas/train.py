@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -19,17 +19,20 @@ from torch.optim.lr_scheduler import LRScheduler
 
 import spaces
 from genotypes.config import (
+    AtLeast,
     Common,
     Config,
     Epochs,
     IsPath,
     KeptInCheckpoint,
+    LessThan,
     NoneMeans,
     Seed,
     WhenChanged,
 )
 from nas import data
-from nas.data import DataConfig, ImageData
+from nas.data import DataConfig, ImageData, Loader
+from nas.engine.calibration import Calibration, calibrate
 from nas.engine.device import Precision, PrecisionChoice, resolve_device, resolve_precision
 from nas.engine.graphs import captured
 from nas.engine.meter import Meter, Predictions, evaluation_step, measure
@@ -77,6 +80,9 @@ class TrainConfig(Config):
     precision: Annotated[PrecisionChoice, Common] = "auto"
     """Forward passes in fp32, or in bf16 with weights and statistics in fp32; auto: bf16 on GPUs that compute in it
     (NVIDIA from A100 on)."""
+    hold_out: Annotated[float, AtLeast(0), LessThan(1)] = 0.0
+    """Share of the training images of each class that is not trained on: on these the temperature is fitted with which
+    probabilities are calibrated (Guo et al., ICML 2017), such as 0.1."""
     test_at_end: bool = False
     """Measure the test images once, after the last epoch, instead of after each."""
     report_best: bool = False
@@ -234,8 +240,9 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
         images = data.load(config.data) if images is None else images
         if config.library.pretrained:
             images = pretrained.normalized(images, config.arch)
+        kept, held_out = images.hold_out(config.hold_out)
     network = _network(config, resolved.architecture, images, device)
-    train_loader = images.train_loader(seed=config.seed, device=device)
+    train_loader = images.train_loader(seed=config.seed, indices=kept, device=device)
     test_loader = images.test_loader(device=device)
     training = Training(config.training, network, precision)
     plain = (training.training_step, partial(evaluation_step, training.measured, precision=precision))
@@ -250,9 +257,19 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
         epochs=config.epochs,
         steps=len(train_loader),
     )
+
+    @cache
+    def calibrated() -> Calibration | None:
+        """Of the weights after the last epoch."""
+        if not len(held_out):
+            return None
+        training.measured.eval()
+        loader = images.train_loader(seed=config.seed, indices=held_out, augment=False, device=device)
+        return calibrate(plain[1], run.interruptible(loader.epoch(0)))
+
     with run:
         same_data.report(run.directory)
-        _log_start(run.directory, config, resolved.architecture, training, len(train_loader), device)
+        _log_start(run.directory, config, resolved.architecture, training, train_loader, len(held_out))
         for epoch in run.epochs():
             if isinstance(network, Network):
                 network.schedule_drop_path(epoch / config.epochs)
@@ -262,19 +279,25 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
                 meters.train.update(loss, logits, batch[1])
             if config.tests_after(epoch):
                 training.measured.eval()
-                last = tested if epoch + 1 == config.epochs else None
-                measure(test_on, run.interruptible(test_loader.epoch(epoch)), meters.test, last)
+                if last := epoch + 1 == config.epochs:
+                    tested.temperature = _temperature(calibrated())
+                measure(test_on, run.interruptible(test_loader.epoch(epoch)), meters.test, tested if last else None)
             run.check_finite()
             _report_epoch(run, meters, learning_rate(training.optimizer))
             advance(schedule)
             meters.train.reset()
         if not (tested or predictions.complete(run.directory.path)):  # killed after the last epoch
+            tested.temperature = _temperature(calibrated())
             training.measured.eval()
             measure(test_on, run.interruptible(test_loader.epoch(config.epochs - 1)), Meter(), tested)
         if tested:
             with run.directory.auxiliary(predictions.IMAGES):
                 predictions.write(run.directory.path, tested, images, run.directory.auxiliary)
-        return _finish(run, config, resolved, training, meters, images, same_data)
+        return _finish(run, config, resolved, training, meters, images, same_data, calibrated())
+
+
+def _temperature(calibration: Calibration | None) -> float:
+    return 1.0 if calibration is None else calibration.temperature
 
 
 def _as_kept(config: TrainConfig, precision: Precision) -> TrainConfig:
@@ -370,14 +393,16 @@ def _log_start(
     config: TrainConfig,
     arch: Architecture,
     training: Training,
-    steps: int,
-    device: torch.device,
+    loader: Loader,
+    held_out: int,
 ) -> None:
     directory.log(
         f"training {config.arch} on {config.data.dataset}: {arch.summary}, "
-        f"{count_parameters(training.network):,} parameters, {config.epochs} epochs of {steps} steps on "
-        f"{device} in {config.precision}, in {directory.path}"
+        f"{count_parameters(training.network):,} parameters, {config.epochs} epochs of {len(loader)} steps on "
+        f"{loader.device} in {config.precision}, in {directory.path}"
     )
+    if held_out:
+        directory.log(f"{held_out:,} training images are held out for the temperature")
 
 
 def _report_epoch(run: Run, meters: Meters, learning_rate: float) -> None:
@@ -407,11 +432,19 @@ def _finish(
     meters: Meters,
     images: ImageData,
     same_data: SameData,
+    calibration: Calibration | None,
 ) -> TrainResult:
     """Leaves the genotype, the weights and the record in the run's directory, and gives the result."""
     resolved.architecture.write(run.directory)
-    weights.save(run.directory.path / weights.NAME, training.measured, resolved.architecture, images)
-    result = _result(run, config, resolved, figures(training.measured, meters.test, images), meters.best)
+    weights.save(
+        run.directory.path / weights.NAME,
+        training.measured,
+        resolved.architecture,
+        images,
+        temperature=_temperature(calibration),
+    )
+    measured = {**figures(training.measured, meters.test, images), "calibration": calibration or UNSET}
+    result = _result(run, config, resolved, measured, meters.best)
     record.write(run.directory, _record(run.directory, config, resolved, same_data, result))
     return result
 

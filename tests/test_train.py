@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import train_eval
 import train_search
 from genotypes import ZOO
 from nas import data
 from nas.data import DataConfig
+from nas.engine.calibration import best_temperature, calibration_error
 from nas.engine.meter import Meter, Predictions
 from nas.engine.training import TrainingConfig
 from nas.errors import UsageError
@@ -165,9 +167,9 @@ def test_saved_weights_give_identical_logits(flags: tuple[str, ...], tmp_path: P
     trained: list[Network] = []
     save = weights.save
 
-    def keeping(path: Path, network: Network, *rest: Any) -> None:
+    def keeping(path: Path, network: Network, *rest: Any, **more: Any) -> None:
         trained.append(network)
-        save(path, network, *rest)
+        save(path, network, *rest, **more)
 
     monkeypatch.setattr(weights, "save", keeping)
     result = run(tmp_path / "run", *flags)
@@ -298,6 +300,52 @@ def test_every_training_image_is_used_and_no_test_image_trains(tmp_path: Path, m
     )
     run(tmp_path / "run")
     assert [loader.num_images for loader in loaders] == [24]
+
+
+def test_images_that_are_held_out_calibrate_and_do_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaders: list[data.Loader] = []
+    train_loader = data.ImageData.train_loader
+    monkeypatch.setattr(
+        data.ImageData, "train_loader", lambda self, **kw: loaders.append(train_loader(self, **kw)) or loaders[-1]
+    )
+    result = run(tmp_path / "run", "--hold-out", "0.25")
+    served, held_out = (set(loader._indices.tolist()) for loader in loaders)
+    assert (len(served), len(held_out)) == (18, 6)
+    assert served | held_out == set(range(24))
+    # The temperature is that of these images, and all probabilities are by it.
+    trained = weights.load(tmp_path / "run")
+    told = result["calibration"]
+    with torch.no_grad():
+        ((images, labels),) = loaders[1].epoch(0)
+        logits = trained.network(images).double()
+    assert trained.temperature == told["temperature"] == pytest.approx(best_temperature(logits, labels), rel=1e-4)
+    assert told["images"] == 6
+    assert told["accuracy"] == pytest.approx(100 * float((logits.argmax(1) == labels).double().mean()))
+    for name, temperature in (("", 1.0), ("_calibrated", told["temperature"])):
+        assert told[f"nll{name}"] == pytest.approx(float(F.cross_entropy(logits / temperature, labels)), rel=1e-4)
+        assert told[f"ece{name}"] == pytest.approx(calibration_error(logits / temperature, labels), rel=1e-3, abs=1e-3)
+    written = (tmp_path / "run" / "predictions.csv").read_bytes()
+    test_images = data.load(DataConfig(dataset="fake", fake_train=24, fake_test=10, image_size=8, fake_classes=3))
+    with torch.no_grad():
+        tests = torch.cat(
+            [trained.network(batch) for batch, _ in trained.normalized(test_images).test_loader().epoch(0)]
+        )
+    probabilities = (tests / trained.temperature).softmax(dim=1).max(dim=1).values.tolist()
+    rows = rows_of(tmp_path / "run" / "predictions.csv")
+    assert [float(row["probability"]) for row in rows] == pytest.approx(probabilities, abs=1e-6)
+    # A training that was killed before it could say so, and a measurement of its weights, say the same.
+    for name in ("record.json", "predictions.csv"):
+        (tmp_path / "run" / name).unlink()
+    again = run(tmp_path / "run", "--hold-out", "0.25", "--resume")
+    assert again["calibration"] == told
+    assert (tmp_path / "run" / "predictions.csv").read_bytes() == written
+    train_eval.command(["--evaluate", str(tmp_path / "run"), "--device", "cpu"])
+    assert (tmp_path / "run" / "predictions.csv").read_bytes() == written
+
+
+def test_too_few_images_to_hold_out(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="too few to split"):
+        run(tmp_path / "run", "--hold-out", "0.01", "--fake-train", "4")
 
 
 def test_the_presets_are_the_papers_protocols() -> None:

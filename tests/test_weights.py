@@ -115,6 +115,8 @@ def test_a_truncated_file_is_refused(share: int, content: bytes, tmp_path: Path)
         ({"image_size": [8, 8193]}, "`int` <= 8192"),
         ({"image_size": [8]}, "length 2"),
         ({"classes": []}, "length >= 1"),
+        ({"temperature": 0}, "`float` > 0"),
+        ({"temperature": 1e999}, "malformed"),
         ({"classes": ["a"] * 3}, "'classifier.bias' .another"),
         ({"in_channels": 0}, "`int` >= 1"),
         ({"in_channels": 10**7, "mean": [0] * 2}, "a number for each"),

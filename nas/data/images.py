@@ -327,6 +327,20 @@ class ImageData(ABC):
             raise DataError(f"--train-portion is {train_portion:g}; it must be between 0 and 1")
         return stratified_split(self.train_labels, first=train_portion, seed=seed, classes=self.classes)
 
+    def hold_out(self, portion: float) -> tuple[Tensor, Tensor]:
+        """Set training images aside, each class in the same proportion; --split-seed decides which.
+
+        Returns:
+            Ascending int64 indices of the images to train on, and of those held out, `portion` of all rounded up.
+
+        Raises:
+            DataError: a class is too small to split.
+        """
+        if portion == 0:
+            return torch.arange(len(self.train_labels)), torch.arange(0)
+        seed = generator("hold-out", self._config.split_seed).initial_seed()
+        return stratified_split(self.train_labels, first=1 - portion, seed=seed, classes=self.classes)
+
     def _cutout_length(self) -> int | None:
         """Return the side of the square to blank out: 16 for images of 32 as in DARTS; None without cutout."""
         if not self._config.cutout:

@@ -62,9 +62,14 @@ class Meter:
 
 
 class Predictions:
-    """The class that is predicted for each image, with its probability, kept on the device until they are read."""
+    """The class that is predicted for each image, with its probability, kept on the device until they are read.
 
-    def __init__(self) -> None:
+    Attributes:
+        temperature: the logits are divided by it, see `nas.engine.calibration`.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self.temperature = temperature
         self._batches: list[tuple[Tensor, Tensor]] = []
 
     def __bool__(self) -> bool:
@@ -79,7 +84,7 @@ class Predictions:
         """Adds the images of a batch by their logits, (N, classes)."""
         # That of the accuracy, where several classes are equally probable.
         classes = _best(logits)[:, :1]
-        self._batches.append((classes, logits.float().softmax(dim=1).gather(1, classes)))
+        self._batches.append((classes, (logits.float() / self.temperature).softmax(dim=1).gather(1, classes)))
 
     def read(self) -> tuple[list[int], list[float]]:
         """The class and the probability of each image, in their order; waits for the device."""

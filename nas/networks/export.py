@@ -37,7 +37,7 @@ Runner = Callable[[Tensor], Tensor]
 
 
 class Classifier(nn.Module):
-    """A trained network with its normalization: images (N, C, H, W) in 0..1 to logits (N, classes)."""
+    """A trained network with its normalization and temperature: images (N, C, H, W) in 0..1 to logits (N, classes)."""
 
     mean: Tensor
     std: Tensor
@@ -45,18 +45,20 @@ class Classifier(nn.Module):
     def __init__(self, trained: TrainedNetwork) -> None:
         super().__init__()
         self.network = trained.network
+        self.temperature = trained.temperature
         self.register_buffer("mean", torch.tensor(trained.mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(trained.std).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images (N, C, H, W) in 0..1 to logits (N, classes)."""
-        return self.network((images - self.mean) / self.std)
+        """Maps images (N, C, H, W) in 0..1 to logits (N, classes), whose softmax are the probabilities."""
+        logits = self.network((images - self.mean) / self.std)
+        return logits if self.temperature == 1 else logits / self.temperature
 
 
 def metadata(trained: TrainedNetwork) -> dict[str, Any]:
     """What a program that serves the network must know, as values of JSON.
 
-    `mean` and `std` are informative: the exported network applies them itself.
+    `mean`, `std` and `temperature` are informative: the exported network applies them itself.
     """
     return {
         "optinas": nas.__version__,
@@ -66,9 +68,12 @@ def metadata(trained: TrainedNetwork) -> dict[str, Any]:
         "image_size": list(trained.image_size),
         "resize": trained.resize,
         "resize_rule": _RESIZE[trained.resize],
+        "depth": trained.depth,
+        "depth_rule": "of grey pixels with more than 8 bits, the upper 8 of `depth` bits",
         "mean": list(trained.mean),
         "std": list(trained.std),
         "normalization": "(images - mean) / std, in units of 0..1; part of the network",
+        "temperature": trained.temperature,
     }
 
 

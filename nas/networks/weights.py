@@ -87,6 +87,8 @@ class TrainedNetwork:
     std: tuple[float, ...]
     resize: Resize
     depth: int
+    temperature: float = 1.0
+    """The logits are divided by it for probabilities (`nas.engine.calibration`)."""
 
     @property
     def view(self) -> View:
@@ -115,7 +117,8 @@ class TrainedNetwork:
         mean, std = (values.to(device) for values in self._statistics())
         with torch.no_grad():
             logits = self.network(normalize(torch.from_numpy(np.stack(pixels)).to(device), mean, std))
-        return [Prediction(self.classes, tuple(row)) for row in logits.float().softmax(dim=1).tolist()]
+        probabilities = (logits.float() / self.temperature).softmax(dim=1)
+        return [Prediction(self.classes, tuple(row)) for row in probabilities.tolist()]
 
     def _pixels(self, image: ImageLike) -> np.ndarray:
         """(C, H, W) uint8."""
@@ -207,12 +210,15 @@ class _Header(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     std: tuple[float, ...]
     resize: Resize = "fit"
     depth: Annotated[int, Meta(ge=8, le=16)] = 16
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.in_channels:
             raise ValueError(f"mean and std must have a number for each of the {self.in_channels} channels")
         if not (all(map(math.isfinite, self.mean)) and all(0 < value < math.inf for value in self.std)):
             raise ValueError("mean and std must be finite, and std more than 0")
+        if not math.isfinite(self.temperature):
+            raise ValueError("the temperature must be finite")
 
 
 class _Version(msgspec.Struct):
@@ -229,8 +235,12 @@ class _Metadata(msgspec.Struct, forbid_unknown_fields=True):
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] = _NO_DIGEST
 
 
-def save(path: Path, network: nn.Module, architecture: Architecture, images: ImageData) -> None:
+def save(
+    path: Path, network: nn.Module, architecture: Architecture, images: ImageData, *, temperature: float = 1.0
+) -> None:
     """Writes the network that `architecture` built and that was trained on `images`.
+
+    For probabilities its logits are divided by `temperature`.
 
     Raises ValueError for a mean or deviation that `load` would refuse, OSError.
     """
@@ -243,6 +253,7 @@ def save(path: Path, network: nn.Module, architecture: Architecture, images: Ima
         std=_in_unit(images.std),
         resize=images.view.resize,
         depth=images.view.depth,
+        temperature=temperature,
     )
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     metadata = {"optinas": msgspec.json.encode(header).decode(), "sha256": _NO_DIGEST}
@@ -308,6 +319,7 @@ def _read(file: BinaryIO) -> TrainedNetwork:
         header.std,
         header.resize,
         header.depth,
+        header.temperature,
     )
 
 

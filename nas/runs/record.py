@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from nas.data.manifest import Manifest
+from nas.engine.calibration import Calibration
 from nas.errors import UsageError
 from nas.runs.directory import Directory, read_json
 
@@ -72,6 +73,8 @@ class TrainResult(EvaluationResult, frozen=True, kw_only=True, forbid_unknown_fi
     """That of the search that found the genotype; None if no search is known."""
     search_seconds: _Seconds | None
     best_test_accuracy_chosen_on_test: _Percent | UnsetType = UNSET
+    calibration: Calibration | UnsetType = UNSET
+    """On the training images that were held out, if there were any."""
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):

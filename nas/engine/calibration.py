@@ -1,0 +1,94 @@
+"""Probabilities that can be believed: the temperature of Guo et al. (ICML 2017).
+
+Shape letters: N images, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas.data import Batch
+from nas.engine.device import repeatable
+
+#: Confidences are compared with accuracies in so many intervals of the same width (sec. 2 of the paper).
+BINS = 15
+#: The temperature stays between this and its inverse: where all held-out images are right, the lowest would be best.
+LOWEST = 0.1
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How well the probabilities of a network fit images that it was not trained on, before and after."""
+
+    images: int
+    accuracy: float
+    """Percent."""
+    temperature: float
+    """The logits are divided by it."""
+    nll: float
+    """Mean negative log likelihood in nats, at temperature 1."""
+    nll_calibrated: float
+    ece: float
+    """Expected calibration error (eq. 5) in percent, at temperature 1."""
+    ece_calibrated: float
+
+
+def calibrate(step: Callable[[Batch], tuple[Tensor, ...]], batches: Iterable[Batch]) -> Calibration:
+    """Fits the temperature on images that the network was not trained on.
+
+    Args:
+        step: gives the loss and the logits (N, K) of a batch; the network must be in evaluation mode.
+        batches: at least one.
+    """
+    found = []
+    for number, batch in enumerate(batches):
+        with repeatable(batch[0].device, number), torch.no_grad():
+            found.append((step(batch)[1].double().cpu(), batch[1].cpu()))
+    logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    temperature = best_temperature(logits, labels)
+    after = logits / temperature
+    return Calibration(
+        images=len(labels),
+        accuracy=100 * float((logits.argmax(dim=1) == labels).double().mean()),
+        temperature=temperature,
+        nll=float(F.cross_entropy(logits, labels)),
+        nll_calibrated=float(F.cross_entropy(after, labels)),
+        ece=calibration_error(logits, labels),
+        ece_calibrated=calibration_error(after, labels),
+    )
+
+
+def best_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature from `LOWEST` to its inverse with the least negative log likelihood (sec. 4.2).
+
+    The likelihood is a convex function of the inverse of the temperature, so that there is one minimum.
+
+    Args:
+        logits: (N, K) float64.
+        labels: (N,) int64.
+    """
+    from scipy.optimize import minimize_scalar  # takes long to import
+
+    def loss(log_temperature: float) -> float:
+        return float(F.cross_entropy(logits / math.exp(log_temperature), labels))
+
+    bound = -math.log(LOWEST)
+    return math.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-6}).x)
+
+
+def calibration_error(logits: Tensor, labels: Tensor) -> float:
+    """The expected calibration error in percent (eq. 5): how far confidence and accuracy lie apart, over all images.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) int64.
+    """
+    confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
+    gap = (predicted == labels).double() - confidence
+    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # open on the left, as in the paper
+    return 100 * float(torch.zeros(BINS, dtype=torch.float64).index_add(0, bins, gap).abs().sum()) / len(labels)
