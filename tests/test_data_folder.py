@@ -99,6 +99,30 @@ def test_no_other_file_moves_a_file_between_training_and_test(tmp_path: Path) ->
     assert after & old == before & stayed
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_held_out_files_are_trained_on_no_more_and_stay_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    monkeypatch.setattr(registry, "MEMORY_LIMIT", 0 if streamed else registry.MEMORY_LIMIT)
+
+    def held_out() -> set[str]:
+        images = load_folder(tmp_path, workers=0)
+        assert images.streamed is streamed
+        assert images.train_names is not None
+        assert images.test_names is not None
+        kept, held = images.hold_out(0.3)
+        assert sorted([*kept.tolist(), *held.tolist()]) == list(range(len(images.train_labels)))
+        for part in (kept, held):
+            assert torch.bincount(images.train_labels[part], minlength=2).min() > 0
+        return {images.train_names[index] for index in held.tolist()} - set(images.test_names)
+
+    write_classes(tmp_path, {"ant": 30, "bee": 20})
+    before = held_out()
+    assert 8 <= len(before) <= 20  # of about 40 to train on
+    write_classes(tmp_path, {"ant": 40, "bee": 20})
+    assert {name for name in held_out() if int(Path(name).stem) < (30 if "ant" in name else 20)} == before
+
+
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_every_class_of_two_has_images_in_both_parts(tmp_path: Path, count: int) -> None:
     for label in range(40):
@@ -111,7 +135,7 @@ def test_every_class_of_two_has_images_in_both_parts(tmp_path: Path, count: int)
 
 
 def test_the_split_is_the_same_on_every_system_and_for_ever() -> None:
-    chosen = [number for number in range(10_000) if _number(0, f"/ant/{number}.png") < TEST_PORTION]
+    chosen = [number for number in range(10_000) if _number("0", f"/ant/{number}.png") < TEST_PORTION]
     assert 1900 < len(chosen) < 2100
     assert chosen[:6] == [5, 9, 10, 13, 14, 18]
 

@@ -319,10 +319,22 @@ def _shortened(names: Sequence[str]) -> str:
 
 
 def chosen_for_test(files: ImageFiles, classes: Sequence[str], seed: int) -> Tensor:
-    """Choose about a fifth of the files for testing, each by its name alone, so that adding files moves no other.
+    """Choose about a fifth of the files for testing, (N,) bool, as `chosen_by_name` does."""
+    return chosen_by_name(files.names, files.labels, classes, portion=TEST_PORTION, key=str(seed))
 
-    There are two exceptions: if a class would have no test images, its file with the lowest number is chosen; if it
-    would have no training images, its file with the highest number is kept for training.
+
+def chosen_by_name(names: Sequence[str], labels: Tensor, classes: Sequence[str], *, portion: float, key: str) -> Tensor:
+    """Choose about a portion of the files, each by its name alone, so that adding files moves no other.
+
+    There are two exceptions: if none of a class would be chosen, its file with the lowest number is; if all would be,
+    its file with the highest number is not.
+
+    Args:
+        names: of N files.
+        labels: (N,) int64.
+        classes: names of the classes, for the error.
+        portion: between 0 and 1.
+        key: other keys choose independently.
 
     Returns:
         (N,) bool.
@@ -330,20 +342,20 @@ def chosen_for_test(files: ImageFiles, classes: Sequence[str], seed: int) -> Ten
     Raises:
         DataError: a class has a single image.
     """
-    numbers = torch.tensor([_number(seed, name) for name in files.names], dtype=torch.float64)
-    in_test = numbers < TEST_PORTION
+    numbers = torch.tensor([_number(key, name) for name in names], dtype=torch.float64)
+    chosen = numbers < portion
     for label, name in enumerate(classes):
-        rows = (files.labels == label).nonzero()[:, 0]
+        rows = (labels == label).nonzero()[:, 0]
         if len(rows) < 2:
             raise DataError(f"class '{name}' has a single image, which cannot be split; give it two or more")
-        if not in_test[rows].any():
-            in_test[rows[numbers[rows].argmin()]] = True
-        if in_test[rows].all():
-            in_test[rows[numbers[rows].argmax()]] = False
-    return in_test
+        if not chosen[rows].any():
+            chosen[rows[numbers[rows].argmin()]] = True
+        if chosen[rows].all():
+            chosen[rows[numbers[rows].argmax()]] = False
+    return chosen
 
 
-def _number(seed: int, name: str) -> float:
-    """Return a pseudorandom number from 0 to 1 that depends on the seed and a name."""
-    text = f"{seed}/{name}".encode("utf-8", "surrogateescape")
+def _number(key: str, name: str) -> float:
+    """Return a pseudorandom number from 0 to 1 that depends on the key and a name."""
+    text = f"{key}/{name}".encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big") / 2**48

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nas.data.config import DataConfig
 from nas.data.errors import DataError
+from nas.data.folder import chosen_by_name
 from nas.data.manifest import Manifest, Part
 from nas.data.view import View
 
@@ -234,8 +235,13 @@ class ImageData(ABC):
 
     @property
     @abstractmethod
+    def train_names(self) -> Sequence[str] | None:
+        """Names of the training images, if they are files, that do not depend on where their folder is."""
+
+    @property
+    @abstractmethod
     def test_names(self) -> Sequence[str] | None:
-        """Names of the test images, if they are files, that do not depend on where their folder is."""
+        """Those of the test images."""
 
     @abstractmethod
     def test_image(self, index: int) -> Tensor:
@@ -328,17 +334,25 @@ class ImageData(ABC):
         return stratified_split(self.train_labels, first=train_portion, seed=seed, classes=self.classes)
 
     def hold_out(self, portion: float) -> tuple[Tensor, Tensor]:
-        """Set training images aside, each class in the same proportion; --split-seed decides which.
+        """Set training images aside, of each class about the same portion; --split-seed decides which.
+
+        Files are chosen by their names alone, so that adding some moves no other; images in memory are drawn by lot.
 
         Returns:
-            Ascending int64 indices of the images to train on, and of those held out, `portion` of all rounded up.
+            Ascending int64 indices of the images to train on, and of those held out: none if `portion` is 0.
 
         Raises:
             DataError: a class is too small to split.
         """
+        everything = torch.arange(len(self.train_labels))
         if portion == 0:
-            return torch.arange(len(self.train_labels)), torch.arange(0)
-        seed = generator("hold-out", self._config.split_seed).initial_seed()
+            return everything, everything[:0]
+        # Not the key of the test split, by which all training files have high numbers.
+        key = f"hold-out/{self._config.split_seed}"
+        if self.train_names is not None:
+            held = chosen_by_name(self.train_names, self.train_labels, self.classes, portion=portion, key=key)
+            return everything[~held], everything[held]
+        seed = generator(key).initial_seed()
         return stratified_split(self.train_labels, first=1 - portion, seed=seed, classes=self.classes)
 
     def _cutout_length(self) -> int | None:

@@ -142,6 +142,11 @@ class MemoryData(ImageData):
         self._resident: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
 
     @property
+    def train_names(self) -> Sequence[str] | None:
+        """Names of the training images, if they are files."""
+        return None if self._contents is None else self._contents["train"].names
+
+    @property
     def test_names(self) -> Sequence[str] | None:
         """Names of the test images, if they are files."""
         return None if self._contents is None else self._contents["test"].names

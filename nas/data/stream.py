@@ -174,6 +174,11 @@ class StreamedData(ImageData):
         )
 
     @property
+    def train_names(self) -> Sequence[str]:
+        """Names of the training images."""
+        return self._parts["train"].names
+
+    @property
     def test_names(self) -> Sequence[str]:
         """Names of the test images."""
         return self._parts["test"].names
