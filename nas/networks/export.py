@@ -28,9 +28,16 @@ LOGITS_DIFFER_BY = 1e-4
 PROBABILITIES_DIFFER_BY = 1e-5
 
 _RESIZE = {
-    "fit": "scale to cover image_size and keep the centre: Pillow's ImageOps.fit, bilinear",
-    "crop": "scale the shorter side to round(min(image_size) * 256 / 224), bilinear, and keep the centre of image_size",
+    "fit": "scale to cover image_size and keep the centre: Pillow's ImageOps.fit, bilinear; a JPEG file goes "
+    "through Pillow's Image.draft, with twice the longer side of image_size",
+    "crop": "scale the shorter side to round(min(image_size) * 256 / 224), bilinear, and keep the centre of "
+    "image_size, on black where the image is smaller",
 }
+
+_CONVERSION = (
+    "turned as EXIF says, transparency on white, 8 bits, grey (1 channel) or RGB (3), divided by 255; of grey "
+    "pixels with more than 8 bits, the upper 8 of `depth` bits"
+)
 
 #: Maps images (N, C, H, W) to logits (N, classes).
 Runner = Callable[[Tensor], Tensor]
@@ -65,11 +72,11 @@ def metadata(trained: TrainedNetwork) -> dict[str, Any]:
         "classes": list(trained.classes),
         "input": "images (N, channels, *image_size), float32 in 0..1",
         "channels": trained.in_channels,
+        "conversion": _CONVERSION,
+        "depth": trained.depth,
         "image_size": list(trained.image_size),
         "resize": trained.resize,
         "resize_rule": _RESIZE[trained.resize],
-        "depth": trained.depth,
-        "depth_rule": "of grey pixels with more than 8 bits, the upper 8 of `depth` bits",
         "mean": list(trained.mean),
         "std": list(trained.std),
         "normalization": "(images - mean) / std, in units of 0..1; part of the network",
