@@ -23,7 +23,7 @@ import spaces
 from genotypes import CellGenotype, Edge, Genotype
 from nas.errors import UsageError
 from nas.networks.cells import Network, NetworkConfig
-from nas.study import cells, plan, regret
+from nas.study import cells, planning, regret
 from nas.study import table as study_table
 from nas.study.exhaustive import Benchmark, Protocol, Trained, canonical, choices, distinct
 from spaces import KINDS, Kind, SearchSpace
@@ -307,7 +307,7 @@ def test_a_table_that_is_not_whole_is_refused(tmp_path: Path) -> None:
 def test_every_table_that_ships_is_whole_and_of_the_study_that_ships(path: Path) -> None:
     assert path.stat().st_size < 1_000_000
     benchmark = Benchmark.load(path)  # which refuses a genotype that is missing, there twice, or not canonical
-    planned = {row.name: row for row in plan.read(ROOT / "studies" / "exhaustive.toml", {}).rows}[path.stem]
+    planned = {row.name: row for row in planning.read(ROOT / "studies" / "exhaustive.toml", {}).rows}[path.stem]
     assert {genotypes.to_text(entry.genotype) for entry in benchmark.entries} == {
         genotypes.to_text(cell.genotype) for cell in planned.cells if cell.genotype
     }
@@ -369,7 +369,7 @@ def test_a_study_looks_up_what_its_searches_find(
     for name in ("nas.networks.architecture.draw_cells", "nas.runs.tensorboard.draw_cells"):
         monkeypatch.setattr(name, lambda *arguments: None)
     (tmp_path / "study.toml").write_text(STUDY)
-    planned = plan.read(tmp_path / "study.toml", {})
+    planned = planning.read(tmp_path / "study.toml", {})
     assert [len(row.cells) for row in planned.rows] == [4 * 2, 1, 1]
     assert [str(cell.path) for cell in planned.rows[0].cells[3:5]] == ["cells/whole/3-0", "cells/whole/0-1"]
     for cell in planned.cells:
@@ -411,4 +411,4 @@ def test_a_study_looks_up_what_its_searches_find(
 def test_what_cannot_be_looked_up_is_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
     (tmp_path / "study.toml").write_text(STUDY.replace(before, after, 1))
     with pytest.raises(UsageError, match=message):
-        plan.read(tmp_path / "study.toml", {})
+        planning.read(tmp_path / "study.toml", {})

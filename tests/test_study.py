@@ -22,7 +22,8 @@ from nas.genotype_commands import Random
 from nas.runs import record
 from nas.study import cells, local, page, slurm, table
 from nas.study.__main__ import command
-from nas.study.plan import Cell, read
+from nas.study.plan import Cell
+from nas.study.planning import read
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -36,7 +36,8 @@ from nas.runs.directory import LOCK, Directory
 from nas.study import cells, local, page, table
 from nas.study.cells import Reader
 from nas.study.local import Ended
-from nas.study.plan import Cell, Plan, read
+from nas.study.plan import Cell, Plan
+from nas.study.planning import read
 
 
 @dataclass(frozen=True, kw_only=True)

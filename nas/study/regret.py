@@ -20,9 +20,9 @@ from genotypes.config import Config, IsPath, NoneMeans
 from nas import cli
 from nas.errors import UsageError
 from nas.screen import table as aligned
-from nas.study import cells, plan, statistics, table
+from nas.study import cells, planning, statistics, table
 from nas.study.exhaustive import Benchmark, Protocol, Trained, choices
-from nas.study.plan import Row
+from nas.study.plan import Row, slug
 from nas.study.table import CellResult, RowResult
 
 
@@ -117,7 +117,7 @@ def command(argv: list[str]) -> dict[str, Any]:
     """Parses the command line, prints the tables and returns their rows."""
     config = cli.parse(RegretConfig, argv, description=__doc__ or "")
     root = Path(config.study)
-    planned, done = plan.read(root / "study.toml", {}), table.read(root / "table.json")
+    planned, done = planning.read(root / "study.toml", {}), table.read(root / "table.json")
     found = {row.name: row for row in done.rows}
     benchmarks = {}
     for row in planned.rows:
@@ -142,7 +142,7 @@ def command(argv: list[str]) -> dict[str, Any]:
 
 def _save(benchmarks: Mapping[str, Benchmark], directory: Path) -> None:
     for name, benchmark in benchmarks.items():
-        path = directory / f"{plan.slug(name)}.json"
+        path = directory / f"{slug(name)}.json"
         try:
             benchmark.save(path)
         except OSError as error:

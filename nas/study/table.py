@@ -20,7 +20,8 @@ from nas.runs.record import SearchRecord, TrainRecord
 from nas.study import cells, statistics
 from nas.study.cells import Reader
 from nas.study.exhaustive import canonical
-from nas.study.plan import Cell, Flags, Plan, Row
+from nas.study.file import Flags
+from nas.study.plan import Cell, Plan, Row
 from nas.study.statistics import Interval
 
 
