@@ -18,7 +18,8 @@ from nas.errors import UsageError, users_mistakes
 from nas.evaluate import EvaluateConfig, as_trained, evaluate, report_table
 from nas.networks.architecture import check_given
 from nas.runs.record import EvaluationResult, as_json
-from nas.train import TrainConfig, presets_for, train
+from nas.train import TrainConfig, train
+from nas.training_recipes import presets_for
 
 
 def command(argv: list[str]) -> dict[str, Any]:

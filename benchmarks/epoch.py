@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import nas.recipes
-import nas.train
+import nas.training_recipes
 from benchmarks.command import BenchmarkConfig, run_benchmark
 from benchmarks.timing import write_result
 from genotypes.config import AtLeast, Count
@@ -75,7 +75,7 @@ def main(config: Config) -> None:
     kind = "search, second order" if config.unrolled else "search, first order"
     epochs = nas.recipes.paper("cifar10").epochs
     rows = [_row(config, f"{kind}, {space}", _search(config, space) + order, epochs) for space in config.spaces]
-    epochs = nas.train.paper("cifar10").epochs
+    epochs = nas.training_recipes.paper("cifar10").epochs
     rows += [_row(config, f"training, {arch}", _training(config, arch), epochs) for arch in config.archs]
     print(table(rows))
     write_result(config.out, config, resolve_device(config.device), rows)

@@ -23,6 +23,7 @@ import nas.evaluate
 import nas.recipes
 import nas.search
 import nas.train
+import nas.training_recipes
 import spaces
 from genotypes import CellGenotype, Genotype
 from genotypes.draw import picture
@@ -50,7 +51,7 @@ PathLike = str | os.PathLike[str]
 C = TypeVar("C")
 
 _SEARCH = leaves(nas.recipes.PRESETS["paper"]("digits"))
-_TRAIN = leaves(nas.train.PRESETS["paper"]("digits"))
+_TRAIN = leaves(nas.training_recipes.PRESETS["paper"]("digits"))
 del _TRAIN["arch"]  # the first argument of train()
 _EVALUATE = {
     **leaves(DataConfig()),
@@ -175,7 +176,8 @@ def train(
         name = genotypes.to_text(given) if isinstance(given, Genotype) else os.fspath(given)
         with users_mistakes():
             architecture.check_given("a genotype" if isinstance(given, Genotype) else name, options)
-        presets = nas.train.PRESETS if isinstance(given, Genotype) else nas.train.presets_for(name)
+        recipes = nas.training_recipes
+        presets = recipes.PRESETS if isinstance(given, Genotype) else recipes.presets_for(name)
         config = _configured(
             _preset(presets, dataset, preset), dataset, {**options, "run_dir": directory, "arch": name}
         )

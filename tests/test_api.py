@@ -20,6 +20,7 @@ import torch
 
 import nas.search
 import nas.train
+import nas.training_recipes
 import optinas
 import optinas.arrays
 from genotypes import Genotype
@@ -90,7 +91,7 @@ def test_a_named_directory_is_the_run_of_the_command(tmp_path: Path, capsys: pyt
 
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     argv = ["--arch", "DARTS_V2", *flags]
-    default = cli.preset(nas.train.presets_for("DARTS_V2"), argv)
+    default = cli.preset(nas.training_recipes.presets_for("DARTS_V2"), argv)
     assert trained.config == cli.parse(nas.train.TrainConfig, argv, description="", default=default)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["test_accuracy"] == trained.test_accuracy
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import nas.recipes
-import nas.train
+import nas.training_recipes
 import optinas
 from benchmarks import five_folder
 from nas import screen
@@ -56,7 +56,7 @@ def tiny_training(dataset: str) -> TrainConfig:
     return replace(SMALL_TRAINING(dataset), network=NetworkConfig(layers=2, init_channels=4))
 
 
-SMALL_SEARCH, SMALL_TRAINING = nas.recipes.PRESETS["small"], nas.train.PRESETS["small"]
+SMALL_SEARCH, SMALL_TRAINING = nas.recipes.PRESETS["small"], nas.training_recipes.PRESETS["small"]
 
 
 def no_packages() -> None:
@@ -68,7 +68,7 @@ def tiny() -> Iterator[pytest.MonkeyPatch]:
     """Networks of two cells; export and report have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(nas.recipes.PRESETS, "small", tiny_search)
-        patch.setitem(nas.train.PRESETS, "small", tiny_training)
+        patch.setitem(nas.training_recipes.PRESETS, "small", tiny_training)
         patch.setattr(stages, "check_packages", no_packages)
         patch.setattr("nas.latency.check_packages", no_packages)
         patch.setattr(stages, "write_report", lambda directory: (directory / "report.html").touch())
@@ -217,7 +217,7 @@ def test_the_plan_suits_the_images(tmp_path: Path) -> None:
 
 def test_a_limit_makes_the_network_narrower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(nas.recipes.PRESETS, "small", SMALL_SEARCH)
-    monkeypatch.setitem(nas.train.PRESETS, "small", SMALL_TRAINING)
+    monkeypatch.setitem(nas.training_recipes.PRESETS, "small", SMALL_TRAINING)
     folder = make_images(tmp_path / "my_images")
     plan = planned(AutoConfig(folder=str(folder), max_params=40_000))
     limits = plan.search.derivation

@@ -22,7 +22,7 @@ from nas.networks.export import to_onnx
 from nas.networks.library import LibraryArchitecture, build
 from nas.networks.library_recipes import recipe
 from nas.runs.run import Run
-from nas.train import presets_for
+from nas.training_recipes import presets_for
 from tests.tiny import DATA, assert_same, final_state
 
 ARCH = "torchvision:mobilenet_v3_small"

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 import nas.recipes
-import nas.train
+import nas.training_recipes
 import spaces
 from nas.networks import handmade
 from nas.networks.cost import count_macs, count_parameters
@@ -357,14 +357,14 @@ def test_the_protocols_are_those_of_the_presets() -> None:
         f"batch {searched.data.batch_size}," in one_line
     )
     for dataset, more in (("cifar10", "cutout"), ("imagenet", "label smoothing 0.1")):
-        trained = nas.train.PRESETS["paper"](dataset)
+        trained = nas.training_recipes.PRESETS["paper"](dataset)
         assert (
             f"{trained.network.layers} cells, {trained.network.init_channels} channels, {trained.epochs} epochs, "
             f"batch {trained.data.batch_size}, {more}" in one_line
         )
-    made = nas.train.HANDMADE_PRESETS["paper"]("cifar10")
+    made = nas.training_recipes.HANDMADE_PRESETS["paper"]("cifar10")
     assert f"{made.epochs} epochs, batch {made.data.batch_size}, SGD with Nesterov's momentum" in one_line
-    made = nas.train.HANDMADE_PRESETS["paper"]("imagenet")
+    made = nas.training_recipes.HANDMADE_PRESETS["paper"]("imagenet")
     assert f"{made.epochs} epochs of batch {made.data.batch_size} there" in one_line
 
 

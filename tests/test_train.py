@@ -31,7 +31,8 @@ from nas.networks.cost import network_cost
 from nas.runs import record
 from nas.runs.predictions import NAMES, TABLES
 from nas.runs.record import TrainRecord
-from nas.train import PRESETS, TrainConfig
+from nas.train import TrainConfig
+from nas.training_recipes import PRESETS
 from tests.tiny import OPERATIONS, SEARCH, TRAIN
 
 

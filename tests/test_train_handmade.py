@@ -16,7 +16,8 @@ from nas.data import DataConfig
 from nas.errors import Stopped
 from nas.networks import handmade, weights
 from nas.runs.run import Run
-from nas.train import HANDMADE_PRESETS, TrainConfig, presets_for
+from nas.train import TrainConfig
+from nas.training_recipes import HANDMADE_PRESETS, presets_for
 from tests.tiny import DATA, assert_same, final_state
 
 FLAGS = (*DATA, "--epochs", "2", "--learning-rate", "0.01")

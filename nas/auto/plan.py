@@ -12,7 +12,7 @@ import torch
 import tyro
 
 import nas.recipes
-import nas.train
+import nas.training_recipes
 import spaces
 from genotypes.config import AtMost, Common, Config, Count, Epochs, IsPath, MayDiffer, NoneMeans, Seed
 from nas import data
@@ -81,7 +81,7 @@ def planned(config: AutoConfig) -> Plan:
     found = read_folder(Path(config.folder), split_seed=0)
     _check_enough(found, config.folder)
     number = len(found.train.paths)
-    base, trained = nas.recipes.PRESETS["small"]("folder"), nas.train.PRESETS["small"]("folder")
+    base, trained = nas.recipes.PRESETS["small"]("folder"), nas.training_recipes.PRESETS["small"]("folder")
     served = {
         "data": config.folder,
         "image_size": config.image_size or _side(found),

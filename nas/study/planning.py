@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 import nas.recipes
-import nas.train
+import nas.training_recipes
 import spaces
 from genotypes.zoo import ZOO
 from nas.errors import UsageError
@@ -223,7 +223,7 @@ def _train_config(row: RowOfFile, file: File, *, arch: str, seed: int) -> TrainC
     others = architecture.foreign_options(arch)
     shared = {name: value for name, value in named(file.train).items() if name not in others}
     flags = {**named(file.data), **shared, **named(row.train)}
-    presets = nas.train.presets_for(arch)
+    presets = nas.training_recipes.presets_for(arch)
     config = _configured("train", _preset(presets, flags), flags, without=_OWN, taken=("preset",))
     return replace(config, arch=arch, seed=seed, test_at_end=True)
 
