@@ -33,7 +33,15 @@ FLOORS_OF_NAS = {
 }
 FLOORS_OF_NAS |= {"networks": 5, "supernet": 6, "methods": 7, "report": 8}
 FLOORS_OF_NAS |= {"evaluate": 9, "predict": 9, "latency": 9, "genotype_commands": 9}
-FLOORS_OF_NAS |= {"latency_table": 10, "search": 10, "train": 10, "recipes": 11, "study": 12, "auto": 13}
+FLOORS_OF_NAS |= {
+    "latency_table": 10,
+    "search": 10,
+    "train": 10,
+    "recipes": 11,
+    "training_recipes": 11,
+    "study": 12,
+    "auto": 13,
+}
 FILES = [p for name in ROOMS for p in [*(ROOT / name).rglob("*.py"), ROOT / f"{name}.py"] if p.is_file()]
 
 
