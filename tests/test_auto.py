@@ -19,7 +19,7 @@ from nas import screen
 from nas.auto import stages
 from nas.auto.__main__ import command
 from nas.auto.duration import told
-from nas.auto.plan import LARGEST_SIDE, AutoConfig, planned
+from nas.auto.plan import HELD_OUT, LARGEST_SIDE, AutoConfig, planned
 from nas.errors import UsageError
 from nas.methods.config import SearchConfig
 from nas.networks import weights
@@ -210,8 +210,9 @@ def test_the_plan_suits_the_images(tmp_path: Path) -> None:
     assert few.search.data.batch_size == len(few.images.train_labels) // 2
     assert few.train.network == tiny_training("folder").network
 
-    large = planned(AutoConfig(folder=str(make_images(tmp_path / "large", size=(100, 60))), flip=False))
+    large = planned(AutoConfig(folder=str(make_images(tmp_path / "large", number=40, size=(100, 60))), flip=False))
     assert large.images.image_size == (LARGEST_SIDE, LARGEST_SIDE)
+    assert (few.train.hold_out, large.train.hold_out) == (0.0, HELD_OUT)
     assert (large.search.data.flip, large.train.data.flip) == (False, False)
 
 

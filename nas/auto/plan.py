@@ -32,6 +32,8 @@ LARGEST_SIDE = 48
 TRAIN_VIEWS, SEARCH_VIEWS = 45_000, 7_200
 #: Fewest and most epochs of a training and of a search, for many and for few images.
 TRAIN_EPOCHS, SEARCH_EPOCHS = (20, 150), (6, 50)
+#: Share of the training images that calibrates the probabilities, where each class has so many that it can spare them.
+HELD_OUT, ENOUGH = 0.1, 20
 #: Random genotypes that say how large a network of some width usually is.
 _TYPICAL = 25
 
@@ -79,7 +81,7 @@ def planned(config: AutoConfig) -> Plan:
     Raises ValueError for a folder that cannot be learnt from, and limits that no network is within.
     """
     found = read_folder(Path(config.folder), split_seed=0)
-    _check_enough(found, config.folder)
+    fewest = _fewest(found, config.folder)
     number = len(found.train.paths)
     base, trained = nas.recipes.PRESETS["small"]("folder"), nas.training_recipes.PRESETS["small"]("folder")
     served = {
@@ -89,7 +91,8 @@ def planned(config: AutoConfig) -> Plan:
         # A search needs a batch of each half of the images.
         "batch_size": max(2, min(trained.data.batch_size, number // 2)),
     }
-    trained = replace(trained, data=configured(trained.data, served))
+    hold_out = HELD_OUT if fewest >= ENOUGH else 0.0
+    trained = replace(trained, hold_out=hold_out, data=configured(trained.data, served))
     images = data.load(trained.data)
     searched = replace(
         base,
@@ -102,7 +105,8 @@ def planned(config: AutoConfig) -> Plan:
     return Plan(images, searched, replace(network, seed=config.seed, epochs=epochs))
 
 
-def _check_enough(found: Folder, folder: str) -> None:
+def _fewest(found: Folder, folder: str) -> int:
+    """Training images of the smallest class. Raises ValueError where these are too few for a search."""
     counts = torch.bincount(found.train.labels, minlength=len(found.classes))
     if (fewest := int(counts.min())) < 2:
         raise ValueError(
@@ -110,6 +114,7 @@ def _check_enough(found: Folder, folder: str) -> None:
             "needs two or more, one to train the weights and one to choose the architecture; add some, or remove the "
             "class"
         )
+    return fewest
 
 
 def _side(found: Folder) -> int | None:
