@@ -94,7 +94,7 @@ def image_folder(root: Path, **counts: int) -> Path:
         (["--max-skips", "2", "--derivation", "projection"], "which --max-skips cannot limit; drop one"),
         (["--max-macs", "9999999", "--drop", "2"], "out of reach of the operations that --drop leaves; search without"),
         (["--max-params", "9999999", "--method", "fairdarts"], "this --method has a derivation of its own"),
-        (["--eval-layers", "2"], "the network that --max-params, --max-macs and --cost-weight count; add one"),
+        (["--eval-layers", "2"], "the network that --max-params, --max-macs, --latency-table and --cost-weight"),
         (["--dataset", "folder", "--data", "nowhere"], "nowhere"),
         (["--dataset", "cifar10", "--data", "nowhere"], "--download"),
         (["surplus"], "surplus"),

@@ -32,9 +32,12 @@ def run(directory: Path, *flags: str) -> dict[str, Any]:
 def test_training_saving_and_measuring_again(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
     save = weights.save
-    monkeypatch.setattr(
-        weights, "save", lambda path, network, *rest: (trained.append(network), save(path, network, *rest))
-    )
+
+    def keeping(path: Path, network: torch.nn.Module, *rest: Any, **more: Any) -> None:
+        trained.append(network)
+        save(path, network, *rest, **more)
+
+    monkeypatch.setattr(weights, "save", keeping)
     result = run(tmp_path / "run", "--arch", arch)
     assert result["arch"] == arch
     assert result["space"] is None
