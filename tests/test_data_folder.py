@@ -297,11 +297,11 @@ def expect_error(root: Path, message: str, **fields: object) -> None:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    expect_error(tmp_path / "nowhere", "cannot read the folder .*nowhere.*No such file.*--data must name")
+    expect_error(tmp_path / "nowhere", "cannot read the folder .*nowhere.*No such file.*pass a folder of class folders")
 
 
 def test_file_instead_of_a_folder(tmp_path: Path) -> None:
-    expect_error(write(tmp_path / "image.png"), "cannot read the folder .*image.png.*--data must name")
+    expect_error(write(tmp_path / "image.png"), "cannot read the folder .*image.png.*pass a folder of class folders")
 
 
 def test_folder_without_classes(tmp_path: Path) -> None:

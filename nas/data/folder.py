@@ -123,12 +123,12 @@ def _parts(root: Path, top: "Lister") -> tuple[Path, Path] | None:
         if not tests:
             raise DataError(
                 f"{root} has {train}/ but neither test/ nor val/ with class folders; add one, "
-                f"or pass --data {root / train} to keep a fifth of it for testing"
+                f"or pass the folder {root / train} to keep a fifth of it for testing"
             )
         return root / train, root / tests[0]
     if tests:
         raise DataError(
-            f"{root} has {tests[0]}/ but no train/ with class folders; add it, or pass --data {root / tests[0]} "
+            f"{root} has {tests[0]}/ but no train/ with class folders; add it, or pass the folder {root / tests[0]} "
             "to split its images"
         )
     if kinds["train"] and kinds["test"] + kinds["val"]:
@@ -151,7 +151,7 @@ class Lister:
         advice: what to do where a folder cannot be read.
     """
 
-    def __init__(self, *roots: Path, advice: str = f"--data must name {LAYOUT}") -> None:
+    def __init__(self, *roots: Path, advice: str = f"pass {LAYOUT}") -> None:
         self._advice = advice
         self.names: list[str] = []
         self._reading = [os.path.realpath(root) for root in roots]
@@ -188,7 +188,7 @@ class Lister:
         classes = list(Lister(folder).subfolders(folder))
         if len(classes) < 2:
             found = f"only one class folder, '{shown(classes[0])}'" if classes else "no class folders"
-            raise DataError(f"{folder} has {found}; two or more are needed: --data must name {LAYOUT}")
+            raise DataError(f"{folder} has {found}; two or more are needed: pass {LAYOUT}")
         for name in classes:
             if shown(name) != name:
                 raise DataError(f"the class folder '{shown(name)}' in {folder} is not named in UTF-8; rename it")
@@ -202,7 +202,7 @@ class Lister:
         """
         present = self.subfolders(folder)
         if not present:
-            raise DataError(f"{folder} has no class folders; --data must name {LAYOUT}")
+            raise DataError(f"{folder} has no class folders; pass {LAYOUT}")
         if unknown := sorted(set(present) - set(classes)):
             raise DataError(
                 f"{folder / shown(unknown[0])} is a class without training images; "
