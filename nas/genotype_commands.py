@@ -76,6 +76,11 @@ class Show(_OfOneGenotype):
     json: bool = False
     """Print one JSON object."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classes is not None and self.cost is None:
+            raise ValueError("--classes is for the form that --cost names; add --cost, or leave it out")
+
     def run(self) -> dict[str, Any] | None:
         """Prints the genotype, or returns the object to print. Raises UsageError, GenotypeError."""
         genotype = self.read()

@@ -5,10 +5,12 @@ Each operation is timed at each place of the evaluation network, then whole netw
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -23,7 +25,7 @@ from genotypes.config import AtLeast, AtMost, Common, Count, IsPath, NoneMeans
 from genotypes.genotype import MAX_NODES
 from nas import cli
 from nas.engine.device import algorithms, resolve_device
-from nas.errors import users_mistakes
+from nas.errors import UsageError, users_mistakes
 from nas.latency import memory_refused, processor, spread, timed, using_threads
 from nas.networks import latency_table
 from nas.networks.budget import FormConfig
@@ -281,6 +283,7 @@ def fitted(sums: Sequence[float], times: Sequence[float]) -> Calibration:
 def command(argv: list[str]) -> dict[str, Any]:
     """Parses, measures, writes the table, returns what scripts want to know of it."""
     config = cli.parse(LatencyTableConfig, argv, description=__doc__ or "")
+    _check_writable(config.out)
     table = measured(config)
     latency_table.write(table, config.out)
     fit = table.calibration
@@ -290,6 +293,14 @@ def command(argv: list[str]) -> dict[str, Any]:
     )
     kept = msgspec.to_builtins(table)
     return {"out": config.out, **{name: kept[name] for name in _TOLD}}
+
+
+def _check_writable(out: str) -> None:
+    """Raises UsageError, before minutes of measuring, where the table could not be written."""
+    if not Path(out).absolute().parent.is_dir():
+        raise UsageError(f"{out} is in a folder that does not exist; make it first, or choose another --out")
+    if os.path.isdir(out):
+        raise UsageError(f"{out} is a folder; name a file with --out")
 
 
 #: What of a table is in the result of the command.

@@ -204,5 +204,16 @@ def test_a_table_is_measured_and_used(tmp_path: Path, capsys: pytest.CaptureFixt
     assert from_python == genotypes.load(tmp_path / "g.json")
     with pytest.raises(UsageError, match="was measured for 1 cells of 2 channels .* has 20 cells of 36 channels"):
         genotype_tool.command(["show", str(tmp_path / "g.json"), "--cost", "cifar", "--latency-table", file])
+    with pytest.raises(UsageError, match="--classes is for the form that --cost names"):
+        genotype_tool.command(["show", str(tmp_path / "g.json"), "--classes", "3", "--latency-table", file])
     with pytest.raises(UsageError, match="--image-size takes the side, or height and width"):
         measuring.command([*same, "--out", file, "--image-size", "1", "2", "3"])
+
+
+@pytest.mark.parametrize(("out", "told"), [("no/table.json", "does not exist; make it first"), ("", "is a folder")])
+def test_a_table_that_cannot_be_written_is_not_measured(
+    out: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "measured", None)
+    with pytest.raises(UsageError, match=told):
+        measuring.command(["--space", "hb", "--out", str(tmp_path / out)])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchvision import models
 
@@ -118,5 +119,8 @@ def _timm(model: str) -> dict[str, Tensor]:
             f"downloaded; fetch them with: hf download {repository} model.safetensors"
         )
     overlay = {"file": os.fspath(path)}
-    network: nn.Module = import_timm().create_model(model, pretrained=True, pretrained_cfg_overlay=overlay)
+    try:
+        network: nn.Module = import_timm().create_model(model, pretrained=True, pretrained_cfg_overlay=overlay)
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        raise UsageError(f"{path} does not hold the weights of {model}: {reason_of(error)}") from error
     return network.state_dict()
