@@ -248,10 +248,10 @@ def test_every_program_can_be_tested(command: str) -> None:
 
 
 def stories() -> list[list[str]]:
-    """The programs and snippets of Python, in their order, each together with those that share a folder with it."""
+    """The programs and snippets of Python, in order, each together with those that share a folder or table with it."""
     told: list[tuple[set[str], list[str]]] = []
     for item in [*PROGRAMS, *SNIPPETS]:
-        folders, items = set(re.findall(r"runs/[\w-]+", item)), [item]
+        folders, items = set(re.findall(r"runs/[\w-]+|[\w-]*latency\.json", item)), [item]
         for other in [other for other in told if other[0] & folders]:
             told.remove(other)
             folders, items = other[0] | folders, other[1] + items
