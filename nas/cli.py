@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib.metadata import version
 from itertools import groupby
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
@@ -215,6 +216,12 @@ def run(command: Callable[[list[str]], dict[str, Any] | None], argv: Sequence[st
             raise
         code = _complain(f"{error.filename or 'the output'}: {error.strerror}; what was saved before is as it was", 1)
     sys.exit(code)
+
+
+def check_folder(path: str, flag: str) -> None:
+    """Raises UsageError, before anything is computed for it, where the file that a flag names could not be made."""
+    if not Path(path).parent.is_dir():
+        raise UsageError(f"{path} is in a folder that does not exist; make it first, or choose another {flag}")
 
 
 def _complain(error: object, code: int) -> int:

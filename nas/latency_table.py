@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -283,7 +282,9 @@ def fitted(sums: Sequence[float], times: Sequence[float]) -> Calibration:
 def command(argv: list[str]) -> dict[str, Any]:
     """Parses, measures, writes the table, returns what scripts want to know of it."""
     config = cli.parse(LatencyTableConfig, argv, description=__doc__ or "")
-    _check_writable(config.out)
+    cli.check_folder(config.out, "--out")
+    if os.path.isdir(config.out):
+        raise UsageError(f"{config.out} is a folder; name a file with --out")
     table = measured(config)
     latency_table.write(table, config.out)
     fit = table.calibration
@@ -293,14 +294,6 @@ def command(argv: list[str]) -> dict[str, Any]:
     )
     kept = msgspec.to_builtins(table)
     return {"out": config.out, **{name: kept[name] for name in _TOLD}}
-
-
-def _check_writable(out: str) -> None:
-    """Raises UsageError, before minutes of measuring, where the table could not be written."""
-    if not Path(out).absolute().parent.is_dir():
-        raise UsageError(f"{out} is in a folder that does not exist; make it first, or choose another --out")
-    if os.path.isdir(out):
-        raise UsageError(f"{out} is a folder; name a file with --out")
 
 
 #: What of a table is in the result of the command.

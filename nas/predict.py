@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -179,8 +178,8 @@ def command(argv: list[str]) -> None:
     Raises SystemExit, after all else is done, where files could not be read.
     """
     config = cli.parse(PredictConfig, argv, description=__doc__ or "")
-    if config.csv is not None and not Path(config.csv).parent.is_dir():
-        raise UsageError(f"{config.csv} is in a folder that does not exist; make it first, or choose another --csv")
+    if config.csv is not None:
+        cli.check_folder(config.csv, "--csv")
     predictions, unreadable = _predicted(config, load(config), find(config.images))
     if config.csv is not None:
         _write(config.csv, as_csv(predictions))

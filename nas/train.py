@@ -155,6 +155,14 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
         loader = images.train_loader(seed=config.seed, indices=held_out, augment=False, device=device)
         return calibrate(plain[1], run.interruptible(loader.epoch(0)))
 
+    def test(epoch: int, meter: Meter) -> None:
+        """Measures the test images; of the last epoch, what is predicted for each is kept too."""
+        training.measured.eval()
+        last = epoch + 1 == config.epochs
+        if last:
+            tested.temperature = _temperature(calibrated())
+        measure(test_on, run.interruptible(test_loader.epoch(epoch)), meter, tested if last else None)
+
     with run:
         same_data.report(run.directory)
         _log_start(run.directory, config, resolved.architecture, training, train_loader, len(held_out))
@@ -166,21 +174,15 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
                 loss, logits = train_on(batch)
                 meters.train.update(loss, logits, batch[1])
             if config.tests_after(epoch):
-                training.measured.eval()
-                if last := epoch + 1 == config.epochs:
-                    tested.temperature = _temperature(calibrated())
-                measure(test_on, run.interruptible(test_loader.epoch(epoch)), meters.test, tested if last else None)
+                test(epoch, meters.test)
             run.check_finite()
             _report_epoch(run, meters, learning_rate(training.optimizer))
             advance(schedule)
             meters.train.reset()
         if not (tested or predictions.complete(run.directory.path)):  # killed after the last epoch
-            tested.temperature = _temperature(calibrated())
-            training.measured.eval()
-            measure(test_on, run.interruptible(test_loader.epoch(config.epochs - 1)), Meter(), tested)
+            test(config.epochs - 1, Meter())
         if tested:
-            with run.directory.auxiliary(predictions.IMAGES):
-                predictions.write(run.directory.path, tested, images, run.directory.auxiliary)
+            predictions.write(run.directory.path, tested, images, run.directory.auxiliary)
         return _finish(run, config, resolved, training, meters, images, same_data, calibrated())
 
 

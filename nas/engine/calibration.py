@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.data import Batch
-from nas.engine.device import repeatable
+from nas.engine.meter import evaluated
 
 #: Confidences are compared with accuracies in so many intervals of the same width (sec. 2 of the paper).
 BINS = 15
@@ -42,13 +42,10 @@ def calibrate(step: Callable[[Batch], tuple[Tensor, ...]], batches: Iterable[Bat
     """Fits the temperature on images that the network was not trained on.
 
     Args:
-        step: gives the loss and the logits (N, K) of a batch; the network must be in evaluation mode.
+        step: gives the loss and the logits (N, K) of a batch, such as `evaluation_step` of one in evaluation mode.
         batches: at least one.
     """
-    found = []
-    for number, batch in enumerate(batches):
-        with repeatable(batch[0].device, number), torch.no_grad():
-            found.append((step(batch)[1].double().cpu(), batch[1].cpu()))
+    found = [(logits.double().cpu(), labels.cpu()) for _, logits, labels in evaluated(step, batches)]
     logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
     temperature = best_temperature(logits, labels)
     after = logits / temperature

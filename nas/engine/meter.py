@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -97,6 +97,20 @@ def _best(logits: Tensor) -> Tensor:
     return logits.topk(min(5, logits.shape[1]), dim=1).indices
 
 
+def evaluated(
+    step: Callable[[Batch], tuple[Tensor, ...]], batches: Iterable[Batch]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields the loss and the logits (N, classes) that `step` returns of each batch, and its labels (N,).
+
+    Where a step draws random numbers, they are the same in each call, and torch's generators are left as they are.
+    """
+    for number, batch in enumerate(batches):
+        # Only around the step: between two batches a run may be saved, with its own random state.
+        with repeatable(batch[0].device, number):
+            loss, logits = step(batch)
+        yield loss, logits, batch[1]
+
+
 def measure(
     step: Callable[[Batch], tuple[Tensor, ...]],
     batches: Iterable[Batch],
@@ -105,18 +119,13 @@ def measure(
 ) -> None:
     """Resets `meter` and fills it from the batches; `step` returns the loss and the logits (N, classes) of each.
 
-    So it does with `predictions`, if they are wanted.
-
-    Where a step draws random numbers, they are the same in each call, and torch's generators are left as they are.
+    So it does with `predictions`, if they are wanted. Random numbers are those of `evaluated`.
     """
     meter.reset()
     if predictions is not None:
         predictions.reset()
-    for number, batch in enumerate(batches):
-        # Only around the step: between two batches a run may be saved, with its own random state.
-        with repeatable(batch[0].device, number):
-            loss, logits = step(batch)
-        meter.update(loss, logits, batch[1])
+    for loss, logits, labels in evaluated(step, batches):
+        meter.update(loss, logits, labels)
         if predictions is not None:
             predictions.update(logits)
 
