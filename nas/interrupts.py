@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-#: By the names of their files; that of `python -m nas.study` is its folder's.
-_PROGRAMS = (
-    *("train_search", "train_eval", "genotype_tool", "study"),
-    *("optinas-search", "optinas-eval", "optinas-genotype", "optinas-predict", "optinas-study"),
-)
+#: By the names of their files, beside the console commands; that of `python -m nas.study` is its folder's.
+_PROGRAMS = ("train_search", "train_eval", "genotype_tool", "auto", "study")
+_COMMANDS = "optinas-"
 
 
 def leave(number: int, frame: FrameType | None) -> None:
@@ -28,10 +26,11 @@ def raise_again() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _program() -> str:
+def _is_ours() -> bool:
     path = Path(sys.argv[0])
-    return path.parent.name if path.stem == "__main__" else path.stem
+    name = path.parent.name if path.stem == "__main__" else path.stem
+    return name in _PROGRAMS or name.startswith(_COMMANDS)
 
 
-if _program() in _PROGRAMS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+if _is_ours() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, leave)

@@ -254,13 +254,15 @@ def test_a_fault_of_ours_is_not_told_as_the_users(
 
 
 @pytest.mark.parametrize(
-    "started", ["python train_search.py", "python train_eval.py", "python genotype_tool.py", "optinas-eval"]
+    "started",
+    ["python train_search.py", "python train_eval.py", "python genotype_tool.py", "optinas-eval", "optinas-auto"],
 )
 def test_ctrl_c_is_quiet_while_a_program_still_imports(started: str) -> None:
     """Here it comes when tyro is imported, which is before PyTorch."""
     *_, name = started.split()
+    modules = {"optinas-eval": "train_eval", "optinas-auto": "nas.auto.__main__"}
     run = (
-        f"import runpy; runpy.run_path({name!r}, run_name='__main__')" if name.endswith(".py") else "import train_eval"
+        f"import {modules[name]}" if name in modules else f"import runpy; runpy.run_path({name!r}, run_name='__main__')"
     )
     code = f"""
 import os, signal, sys
