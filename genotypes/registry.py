@@ -24,10 +24,11 @@ class Registry(Generic[T]):
         what: what they are, for messages, such as "search space".
         group: the entry point group under which installed packages offer theirs.
         base: their base class.
+        defines: the method that each of them must define, since the base has none.
     """
 
-    def __init__(self, what: str, *, group: str, base: type[T]) -> None:
-        self.what, self.group, self.base = what, group, base
+    def __init__(self, what: str, *, group: str, base: type[T], defines: str) -> None:
+        self.what, self.group, self.base, self.defines = what, group, base, defines
         self.classes: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -95,9 +96,11 @@ class Registry(Generic[T]):
         return self._checked(cls, point.name)
 
     def _checked(self, cls: object, name: str) -> type[T]:
+        base = f"{self.base.__module__.rpartition('.')[0]}.{self.base.__name__}"
         if not (isinstance(cls, type) and issubclass(cls, self.base)):
-            package = self.base.__module__.rpartition(".")[0]
-            raise ValueError(f"{self.what} {name!r} is not a subclass of {package}.{self.base.__name__}")
+            raise ValueError(f"{self.what} {name!r} is not a subclass of {base}")
+        if getattr(cls, self.defines) is getattr(self.base, self.defines):  # the base itself, or a half-written class
+            raise ValueError(f"{self.what} {name!r} does not define {self.defines}, as a subclass of {base} must")
         return cls
 
 

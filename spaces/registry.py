@@ -13,7 +13,7 @@ from genotypes.registry import Registry
 from spaces.ops import TABLE_6
 from spaces.space import INIT_GAP, SearchSpace
 
-_SPACES = Registry("search space", group="optinas.spaces", base=SearchSpace)
+_SPACES = Registry("search space", group="optinas.spaces", base=SearchSpace, defines="edges_between")
 register, names, get, load_installed = _SPACES.register, _SPACES.names, _SPACES.get, _SPACES.load_installed
 name_of = _SPACES.name_of
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import spaces
 from genotypes import registry, validate
+from nas.methods import named
 from nas.methods.relaxation import Relaxation
 from spaces import KINDS, TABLE_6, Kind, SearchSpace, SpaceConfig, Topology
 from spaces.space import INIT_GAP
@@ -433,9 +434,13 @@ def test_module_that_cannot_be_imported(name: str) -> None:
         spaces.get(name)
 
 
-def test_object_that_is_no_space() -> None:
+def test_object_that_is_no_space_or_method() -> None:
     with pytest.raises(ValueError, match="not a subclass"):
         spaces.get("math:pi")
+    with pytest.raises(ValueError, match="'spaces:SearchSpace' does not define edges_between"):
+        spaces.get("spaces:SearchSpace")
+    with pytest.raises(ValueError, match="'nas.methods:Method' does not define build"):
+        named("nas.methods:Method")
 
 
 def test_a_broken_module_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ class Method(Config):
         raise NotImplementedError
 
 
-_METHODS = Registry("search method", group="optinas.methods", base=Method)
+_METHODS = Registry("search method", group="optinas.methods", base=Method, defines="build")
 register, names = _METHODS.register, _METHODS.names
 
 

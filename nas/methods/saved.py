@@ -84,7 +84,9 @@ def _taken(tracked: Mapping[str, Any]) -> int | None:
 def _converted(saved: Any, kind: type[T], name: str, modules: Sequence[str]) -> T:
     """A block of the configuration. Raises ValueError for one that does not fit, or names a module that no user has."""
     chosen = saved.get(name) if isinstance(saved, dict) else None
-    module, colon, _ = str(chosen).partition(":")
+    if not isinstance(chosen, str):
+        raise ValueError(f"config.json does not say which {name} the search has")
+    module, colon, _ = chosen.partition(":")
     if colon and module not in modules:
         raise ValueError(
             f"the search's {name} is {chosen!r}, and no module that a file names is imported; if you trust it, name it "
