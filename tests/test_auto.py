@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import nas.recipes
@@ -16,7 +17,7 @@ import nas.training_recipes
 import optinas
 from benchmarks import five_folder
 from nas import screen
-from nas.auto import stages
+from nas.auto import duration, stages
 from nas.auto.__main__ import command
 from nas.auto.duration import told
 from nas.auto.plan import HELD_OUT, LARGEST_SIDE, AutoConfig, planned
@@ -203,7 +204,7 @@ def test_what_cannot_work_is_told_in_one_line_before_anything_is_written(
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_plan_suits_the_images(tmp_path: Path) -> None:
+def test_the_plan_suits_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = planned(AutoConfig(folder=str(make_images(tmp_path / "few"))))
     assert (few.images.channels, few.images.image_size) == (1, (8, 8))
     assert (few.search.epochs, few.train.epochs) == (50, 150)
@@ -214,6 +215,12 @@ def test_the_plan_suits_the_images(tmp_path: Path) -> None:
     assert large.images.image_size == (LARGEST_SIDE, LARGEST_SIDE)
     assert (few.train.hold_out, large.train.hold_out) == (0.0, HELD_OUT)
     assert (large.search.data.flip, large.train.data.flip) == (False, False)
+    # A step takes a second: what is held out is not trained on, and a test takes a third.
+    monkeypatch.setattr(duration, "_seconds", lambda step: 1.0)
+    kept, tested = len(large.images.hold_out(HELD_OUT)[0]), len(large.images.test_labels)
+    steps = [-(-number // large.train.data.batch_size) for number in (kept, tested)]
+    expected = large.train.epochs * (steps[0] + steps[1] / 3)
+    assert duration.typical_seconds(large, torch.device("cpu")) == pytest.approx(expected)
 
 
 def test_a_limit_makes_the_network_narrower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

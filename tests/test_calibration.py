@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nas.engine import calibration
 from nas.engine.calibration import BINS, LOWEST, best_temperature, calibrate, calibration_error
 
 
@@ -21,7 +22,7 @@ def overconfident(*, seed: int, sharpness: float, images: int = 300) -> tuple[to
 
 
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 4.0])
-def test_the_temperature_is_the_likeliest(sharpness: float) -> None:
+def test_the_temperature_is_the_likeliest(sharpness: float, monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = overconfident(seed=0, sharpness=sharpness)
     found = best_temperature(logits, labels)
     grid = np.geomspace(LOWEST, 1 / LOWEST, 4001)
@@ -30,6 +31,10 @@ def test_the_temperature_is_the_likeliest(sharpness: float) -> None:
     assert found == pytest.approx(sharpness, rel=0.2)
     told = calibrate(lambda batch: (torch.zeros(()), batch[0]), zip(logits.split(70), labels.split(70), strict=True))
     assert told.temperature == found
+    # Of many images some after another.
+    monkeypatch.setattr(calibration, "_AT_ONCE", 7 * 4)
+    assert best_temperature(logits, labels) == pytest.approx(found, rel=1e-6)
+    assert calibration_error(logits, labels, 2.0) == pytest.approx(calibration_error(logits / 2, labels), rel=1e-12)
     assert told.nll_calibrated <= told.nll
     assert told.images == 300
 

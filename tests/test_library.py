@@ -124,6 +124,16 @@ def test_mistakes_are_named_before_anything_is_written(flags: tuple[str, ...], m
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("error", [TypeError("no size"), IndexError("list index out of range"), KeyError()])
+def test_whatever_a_library_raises_for_a_size_is_one_line(error: Exception) -> None:
+    class Picky(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    with pytest.raises(UsageError, match=r"timm:picky cannot take images of 8x9 pixels and 3 channels \(.+\); pass"):
+        library._check_images("timm:picky", Picky(), (3, 8, 9))
+
+
 def test_without_timm_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     library._names.cache_clear()
     monkeypatch.setitem(sys.modules, "timm", None)

@@ -40,7 +40,9 @@ def train_seconds(config: TrainConfig, genotype: Genotype, images: ImageData, de
         in_channels=images.channels, image_size=images.image_size, num_classes=images.num_classes
     )
     training = Training(config.training, built.to(device).train(), resolve_precision(config.precision, device))
-    loader, tests = images.train_loader(seed=config.seed, device=device), images.test_loader(device=device)
+    kept, _ = images.hold_out(config.hold_out)
+    loader = images.train_loader(seed=config.seed, indices=kept, device=device)
+    tests = images.test_loader(device=device)
     batch = next(iter(loader.epoch(0)))
     step = _seconds(lambda: training.training_step(batch)[0].item())
     # Of a step, a third is the forward pass, which is all that a test needs.

@@ -111,7 +111,7 @@ class Calibration(_Part, frozen=True, kw_only=True):
     """How the sum of a network's operations becomes its latency, fitted to measured networks by least squares."""
 
     networks: _Count
-    """To so many."""
+    """To so many: the random ones, and the one without any operation."""
     rest_ms: _Number
     """Milliseconds of all that is on no edge."""
     factor: _Number

@@ -96,7 +96,8 @@ class TrainRecord(_Record, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     result: TrainResult
     architecture: str
-    """What was trained: the genotype in the notation of the literature, or the name of a hand-made network."""
+    """What was trained: the genotype in the notation of the literature, or the name of a network, such as hbnet56 or
+    torchvision:resnet18."""
     search: SearchRecord | None
     """The search that found the genotype. Training runs copy it, so that it survives when directories are moved."""
 
