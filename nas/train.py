@@ -46,7 +46,7 @@ from nas.networks.cells import Network, NetworkConfig
 from nas.networks.cost import count_parameters
 from nas.networks.handmade import HandmadeConfig
 from nas.networks.library import LibraryConfig
-from nas.runs import predictions, record
+from nas.runs import checkpoint, predictions, record
 from nas.runs.directory import RunDirectory
 from nas.runs.record import TrainRecord, TrainResult
 from nas.runs.run import Run, RunConfig, Stateful, directory_of
@@ -129,7 +129,9 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
         if config.library.pretrained:
             images = pretrained.normalized(images, config.arch)
         kept, held_out = images.hold_out(config.hold_out)
-    network = _network(config, resolved.architecture, images, device)
+    directory = _directory(config, device)
+    begun = config.run.resume and checkpoint.exists(directory.path)
+    network = _network(config, resolved.architecture, images, device, begun=begun)
     train_loader = images.train_loader(seed=config.seed, indices=kept, device=device)
     test_loader = images.test_loader(device=device)
     training = Training(config.training, network, precision)
@@ -138,7 +140,7 @@ def train(config: TrainConfig, *, images: ImageData | None = None, resolved: Res
     schedule = training.schedule(config.epochs)
     same_data, meters, tested = SameData(images), Meters(Meter(), Meter(), Best()), Predictions()
     run = Run(
-        _directory(config, device),
+        directory,
         _tracked(same_data, resolved.architecture, training, schedule, meters),
         device=device,
         deterministic=config.run.deterministic,
@@ -202,14 +204,19 @@ def _directory(config: TrainConfig, device: torch.device) -> RunDirectory:
     return directory_of(config.run, config, default_name=name, device=device)
 
 
-def _network(config: TrainConfig, arch: Architecture, images: ImageData, device: torch.device) -> nn.Module:
-    """The network to train, with new weights, pretrained ones, or those of `--init-from`."""
+def _network(
+    config: TrainConfig, arch: Architecture, images: ImageData, device: torch.device, *, begun: bool
+) -> nn.Module:
+    """The network to train, with new weights, pretrained ones, or those of `--init-from`.
+
+    That of a run that has `begun` gets the weights of its checkpoint later, and does not need those it started with.
+    """
     torch.manual_seed(config.seed)
     network = arch.build(in_channels=images.channels, image_size=images.image_size, num_classes=images.num_classes)
-    if config.library.pretrained:
+    if config.library.pretrained and not begun:
         pretrained.load(network, config.arch, images)
     network.to(device)
-    if config.init_from:
+    if config.init_from and not begun:
         _load_weights(network, arch, images, Path(config.init_from) / weights.NAME)
     return network
 

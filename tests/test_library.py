@@ -214,6 +214,10 @@ def test_pretrained_weights_come_from_the_cache_with_their_normalization(
         else:
             assert torch.equal(value, cached[1][name]), name
     assert (found.mean, found.std) == (pytest.approx((0.485, 0.456, 0.406)), pytest.approx((0.229, 0.224, 0.225)))
+    # The checkpoint has all weights.
+    cached[0].unlink()
+    run(tmp_path / "run", *PRETRAINED, "--resume", arch="torchvision:squeezenet1_1")
+    assert_same(dict(weights.load(tmp_path / "run").network.state_dict()), dict(found.network.state_dict()))
 
 
 def test_pretrained_weights_that_are_not_as_they_should_be(

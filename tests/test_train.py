@@ -231,6 +231,7 @@ def test_a_training_from_the_weights_of_another(tmp_path: Path, monkeypatch: pyt
     first, second = (weights.load(tmp_path / name / weights.NAME).network for name in ("first", "second"))
     for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+    (tmp_path / "first").rename(tmp_path / "elsewhere")
     run(tmp_path / "second", *still, "./first/", "--resume")
 
 
