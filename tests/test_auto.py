@@ -244,9 +244,14 @@ def test_a_folder_as_a_user_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(five_folder, "NUMBERS", {"train": 8, "test": 1})
     made = five_folder.command([str(tmp_path / "cifar"), str(tmp_path / "five")])
     assert made["images"] == 5 * 9 + 1
-    images = planned(AutoConfig(folder=str(tmp_path / "five"))).images
+    broken = tmp_path / "five" / "train" / five_folder.CLASSES[0] / "broken.jpg"
+    broken.write_bytes((tmp_path / "cifar" / "train" / broken.parent.name / "0.jpg").read_bytes()[:-100])
+    plan = planned(AutoConfig(folder=str(tmp_path / "five")))
+    images = plan.images
+    assert plan.search.data.skip_unreadable
     assert (len(images.train_labels), len(images.test_labels), images.channels) == (41, 5, 3)
     told = "\n".join(images.left_out)
+    assert f"left out: cannot read the image {broken}" in told
     for reason in ("2 hidden or system", "1 files outside", "1 .txt", "1 .heic", "1 links to folders"):
         assert f"left out: {reason}" in told
     with pytest.raises(UsageError, match="is there already"):

@@ -334,6 +334,19 @@ def test_train_without_test(tmp_path: Path) -> None:
     expect_error(tmp_path, "neither test/ nor val/")
 
 
+def test_of_many_unreadable_images_the_first_are_named(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"ant": 4, "bee": 14})
+    for number in range(12):
+        (tmp_path / "bee" / f"{number}.png").write_bytes(b"")
+    told = read_folder(tmp_path, 0, skip_unreadable=True).left_out
+    assert len(told) == 11
+    assert told[-1] == "left out: 2 more images that cannot be read"
+    for path in (tmp_path / "bee").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="bee has no readable images .*cannot read the image"):
+        read_folder(tmp_path, 0, skip_unreadable=True)
+
+
 def test_class_of_one_image_in_one_tree(tmp_path: Path) -> None:
     write_classes(tmp_path, {"ant": 9, "bee": 1})
     expect_error(tmp_path, "class 'bee' has a single image")
@@ -360,6 +373,10 @@ def test_unreadable_image_is_named(
         bad.unlink()
         bad = bad.with_suffix(".tiff")
         Image.new("F", (8, 8)).save(bad)
+    skipping = load_folder(tmp_path, skip_unreadable=True)
+    assert (len(skipping.train_labels), len(skipping.test_labels)) == (7, 2)
+    assert skipping.left_out[0].startswith(f"left out: cannot read the image {bad} (")
+    assert skipping.manifest().train.images == 7
     if workers is None:
         expect_error(tmp_path, "cannot read the image .*bee.3")
         return

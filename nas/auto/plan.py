@@ -80,12 +80,13 @@ def planned(config: AutoConfig) -> Plan:
 
     Raises ValueError for a folder that cannot be learnt from, and limits that no network is within.
     """
-    found = read_folder(Path(config.folder), split_seed=0)
+    found = read_folder(Path(config.folder), split_seed=0, skip_unreadable=True)
     fewest = _fewest(found, config.folder)
     number = len(found.train.paths)
     base, trained = nas.recipes.PRESETS["small"]("folder"), nas.training_recipes.PRESETS["small"]("folder")
     served = {
         "data": config.folder,
+        "skip_unreadable": True,
         "image_size": config.image_size or _side(found),
         "flip": config.flip,
         # A search needs a batch of each half of the images.

@@ -19,6 +19,10 @@ class DataConfig(Config):
     download: Annotated[bool, Common, MayDiffer] = False
     """Fetch cifar10 or cifar100 if it is not there yet."""
 
+    skip_unreadable: Annotated[bool, MayDiffer] = False
+    """Decode all images of a folder before the first step, and leave out those that cannot be decoded; each is named.
+    Otherwise the first one ends the run."""
+
     image_size: Annotated[Count | None, Common, NoneMeans("the data set's own size")] = None
     """Resize images to this side, in pixels."""
 

@@ -116,7 +116,8 @@ def cifar100(config: DataConfig) -> ImageData:
 def imagenet(config: DataConfig, view: View | None = None) -> ImageData:
     """ImageNet (Russakovsky et al. 2015) from train/ and val/ with one folder per class, streamed."""
     root = _folder_of(config)
-    found = _sampled(read_parts(root / "train", root / "val"), config)
+    files = read_parts(root / "train", root / "val", skip_unreadable=config.skip_unreadable)
+    found = _sampled(files, config)
     side = config.image_size or 224
     images = StreamedData(
         "imagenet",
@@ -136,7 +137,8 @@ def imagenet(config: DataConfig, view: View | None = None) -> ImageData:
 @dataset("folder")
 def folder(config: DataConfig, view: View | None = None) -> ImageData:
     """Your own images: class folders in train/ and test/ (or val/), or class folders that are split here."""
-    found = _sampled(read_folder(_folder_of(config), config.split_seed), config)
+    files = read_folder(_folder_of(config), config.split_seed, skip_unreadable=config.skip_unreadable)
+    found = _sampled(files, config)
     view = view or _common_view(config, found)
     pixels = view.channels * view.image_size[0] * view.image_size[1]
     held = view.resize == "fit" and pixels * (len(found.train.paths) + len(found.test.paths)) <= MEMORY_LIMIT

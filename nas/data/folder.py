@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from nas.data.errors import DataError
-from nas.data.pixels import extensions
+from nas.data.pixels import extensions, undecodable
 
 LAYOUT = "a folder of class folders, or train/ and test/ (or val/) with class folders in each"
 
 #: Share of the images to test on if a folder has no test part.
 TEST_PORTION = 0.2
+
+#: Files that cannot be decoded and are left out: of so many, it is said which they are and why.
+_NAMED = 10
 
 #: The spellings of parts, in lower case and without hyphens, underscores and spaces.
 _KINDS = {
@@ -62,8 +65,13 @@ def shown(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def read_folder(root: Path, split_seed: int) -> Folder:
+def read_folder(root: Path, split_seed: int, *, skip_unreadable: bool = False) -> Folder:
     """Find the images of a folder of either layout.
+
+    Args:
+        root: the folder.
+        split_seed: decides which images are for testing, if there is no part for that.
+        skip_unreadable: decode every image, and leave out those that cannot be decoded.
 
     Raises:
         DataError: the folder cannot be read, has neither layout or an ambiguous one, or has classes without images.
@@ -71,15 +79,15 @@ def read_folder(root: Path, split_seed: int) -> Folder:
     top = Lister()
     parts = _parts(root, top)
     if parts is not None:
-        return read_parts(*parts, top.beside(parts))
-    lister = Lister(root)
+        return read_parts(*parts, top.beside(parts), skip_unreadable=skip_unreadable)
+    lister = Lister(root, skip_unreadable=skip_unreadable)
     classes = lister.classes(root)
     files = lister.images(root, classes)
     in_test = chosen_for_test(files, classes, split_seed)
     return Folder(classes, files[(~in_test).nonzero()[:, 0]], files[in_test.nonzero()[:, 0]], lister.report())
 
 
-def read_parts(train: Path, test: Path, left_out: Sequence[str] = ()) -> Folder:
+def read_parts(train: Path, test: Path, left_out: Sequence[str] = (), *, skip_unreadable: bool = False) -> Folder:
     """Find the images of a training folder and a test folder, each with class folders.
 
     Raises:
@@ -89,7 +97,7 @@ def read_parts(train: Path, test: Path, left_out: Sequence[str] = ()) -> Folder:
         raise DataError(
             f"{test} is a link into {train}, so the test would use training images; give it images of its own"
         )
-    lister = Lister(train, test)
+    lister = Lister(train, test, skip_unreadable=skip_unreadable)
     classes = lister.classes(train)
     training = lister.images(train, classes, "train")
     return Folder(classes, training, lister.images(test, classes, "test"), [*left_out, *lister.report()])
@@ -149,10 +157,13 @@ class Lister:
     Args:
         roots: the folders that are read completely.
         advice: what to do where a folder cannot be read.
+        skip_unreadable: whether `images` leaves out what cannot be decoded.
     """
 
-    def __init__(self, *roots: Path, advice: str = f"pass {LAYOUT}") -> None:
+    def __init__(self, *roots: Path, advice: str = f"pass {LAYOUT}", skip_unreadable: bool = False) -> None:
         self._advice = advice
+        self._skip_unreadable = skip_unreadable
+        self._unreadable: list[str] = []
         self.names: list[str] = []
         self._reading = [os.path.realpath(root) for root in roots]
         self._files: set[str] = set()
@@ -210,7 +221,7 @@ class Lister:
             )
         paths, labels, names = [], [], []
         for name, path in present.items():
-            found = list(self.files_below(path))
+            found = self._readable(list(self.files_below(path)))
             if not found:
                 kinds = "" if not (left_out := self.report()) else f" ({'; '.join(left_out)})"
                 raise DataError(f"{folder / name} has no readable images{kinds}; add some (.jpg .png ...) or remove it")
@@ -218,6 +229,12 @@ class Lister:
             labels += [classes.index(name)] * len(found)
             names += [_name(part, name, os.path.relpath(file, path)) for file in found]
         return ImageFiles(paths, torch.tensor(labels), names)
+
+    def _readable(self, paths: list[str]) -> list[str]:
+        """Return the files without those that cannot be decoded, if these are to be left out."""
+        faults = undecodable(paths) if self._skip_unreadable else {}
+        self._unreadable += faults.values()
+        return [path for path in paths if path not in faults]
 
     def files_below(self, folder: str) -> Iterator[str]:
         """Yield the image files of a folder, then those of the folders in it.
@@ -236,13 +253,16 @@ class Lister:
             folders += reversed(inner)
 
     def report(self) -> list[str]:
-        """Return a line for each reason, with a count and an example."""
+        """Return a line for each of the first files that cannot be decoded, and for each other reason an example."""
+        broken, more = self._unreadable[:_NAMED], len(self._unreadable[_NAMED:])
+        told = [f"left out: {fault}" for fault in broken]
+        told += [f"left out: {more:,} more images that cannot be read"] if more else []
         lines = [
             f"left out: {count:,} {reason}, such as {shown(self._examples[reason])}"
             for reason, count in self._counts.most_common(12)
         ]
         rest = len(self._counts) - len(lines)
-        return lines + ([f"left out: files of {rest:,} more kinds"] if rest else [])
+        return told + lines + ([f"left out: files of {rest:,} more kinds"] if rest else [])
 
     def beside(self, parts: Sequence[Path]) -> list[str]:
         """Return the lines about what was left out next to the parts of a folder."""

@@ -111,6 +111,29 @@ def read_image(path: str, channels: int, *, depth: int = 16, cover: int | None =
         raise _unreadable(path, error) from error
 
 
+def undecodable(paths: Sequence[str]) -> dict[str, str]:
+    """Decode image files in threads, and return for each that cannot be decoded a line that says why."""
+    faults = in_parallel(_fault, paths, "checking images")
+    return {path: line for path, line in zip(paths, faults, strict=True) if line is not None}
+
+
+def _fault(path: str) -> str | None:
+    try:
+        found = os.stat(path)
+    except OSError as error:  # removed since it was listed
+        return str(_unreadable(path, error))
+    return _fault_of(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(2**17)  # optinas-auto comes three times
+def _fault_of(path: str, size: int, changed: int) -> str | None:
+    try:
+        read_image(path, 3, cover=1)  # a JPEG as small as can be, which is faster
+    except DataError as error:
+        return str(error)
+    return None
+
+
 def to_eight_bits(image: Image.Image, channels: int, *, depth: int = 16) -> Image.Image:
     """Convert an image of any mode to 8 bits: grey if `channels` is 1, else RGB.
 
