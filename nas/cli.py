@@ -157,7 +157,7 @@ def _flag(
         value = field.default_factory()
     else:
         value = tyro.MISSING_NONPROP if field.default is MISSING else field.default
-    if short and Common not in found and not is_dataclass(value):
+    if short and Common not in found and not is_dataclass(value) and value is not tyro.MISSING_NONPROP:
         hint = Annotated[hint, tyro.conf.Suppress]
     none = [mark.text for mark in found if isinstance(mark, NoneMeans)]
     if none and value is None:

@@ -319,12 +319,6 @@ def test_a_loss_that_is_not_finite_exits_1(tmp_path: Path, capsys: pytest.Captur
     assert "the loss is" in err
 
 
-@pytest.mark.parametrize("command", [train_search.command, train_eval.command, genotype_tool.command])
-def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(command, "--help") == 0
-    assert "usage: " in capsys.readouterr().out
-
-
 def unboxed(text: str) -> str:
     return " ".join(text.replace("│", " ").split())
 

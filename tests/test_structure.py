@@ -132,14 +132,20 @@ def entry_points() -> dict[str, str]:
     return dict(line.split(" = ") for line in lines)
 
 
-def test_every_console_command_is_installed() -> None:
+def test_every_console_command_is_installed_and_has_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = ["search", "eval", "predict", "genotype", "results", "report", "study", "handmade", "theory"]
     names += ["latency", "latency-table", "auto"]
     assert entry_points().keys() == {f"optinas-{name}" for name in names}
-    for target in entry_points().values():
+    for name, target in entry_points().items():
         module, function = target.split(":")
         assert module in setup()["options"]["py_modules"].split() or module.startswith("nas.")
-        assert callable(getattr(importlib.import_module(module), function))
+        monkeypatch.setattr(sys, "argv", [name, "--help"])
+        with pytest.raises(SystemExit) as ended:
+            getattr(importlib.import_module(module), function)()
+        assert ended.value.code == 0
+        assert "usage: " in capsys.readouterr().out
 
 
 def test_only_what_the_scripts_need_is_installed() -> None:
