@@ -207,7 +207,7 @@ def test_what_cannot_work_is_told_in_one_line_before_anything_is_written(
 def test_the_plan_suits_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = planned(AutoConfig(folder=str(make_images(tmp_path / "few"))))
     assert (few.images.channels, few.images.image_size) == (1, (8, 8))
-    assert (few.search.epochs, few.train.epochs) == (50, 150)
+    assert (few.search.epochs, few.train.epochs) == (50, 300)
     assert few.search.data.batch_size == len(few.images.train_labels) // 2
     assert few.train.network == tiny_training("folder").network
 

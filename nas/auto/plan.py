@@ -29,9 +29,9 @@ from spaces.derivation import Sampler
 #: Larger images are resized to this side unless --image-size says otherwise: the time of a step grows with its square.
 LARGEST_SIDE = 48
 #: Images that a training or a search learns from, each as often as it comes: what decides the time (LOG.md).
-TRAIN_VIEWS, SEARCH_VIEWS = 45_000, 7_200
+TRAIN_VIEWS, SEARCH_VIEWS = 96_000, 7_200
 #: Fewest and most epochs of a training and of a search, for many and for few images.
-TRAIN_EPOCHS, SEARCH_EPOCHS = (20, 150), (6, 50)
+TRAIN_EPOCHS, SEARCH_EPOCHS = (20, 300), (6, 50)
 #: Share of the training images that calibrates the probabilities, where each class has so many that it can spare them.
 HELD_OUT, ENOUGH = 0.1, 20
 #: Random genotypes that say how large a network of some width usually is.
@@ -56,7 +56,7 @@ class AutoConfig(Config):
     """Resize images to this side, in pixels. Finer details need more; the time grows with its square."""
     flip: Annotated[bool, Common] = True
     """Mirror half of the training images; --no-flip is for letters, digits and whatever has a left and a right."""
-    epochs: Annotated[Epochs | None, Common, NoneMeans("the fewer images, the more: 20 to 150")] = None
+    epochs: Annotated[Epochs | None, Common, NoneMeans("the fewer images, the more: 20 to 300")] = None
     """Passes of the training over its images."""
     search_epochs: Annotated[Epochs | None, Common, NoneMeans("the fewer images, the more: 6 to 50")] = None
     """Passes of the search over half of the training images."""
