@@ -186,7 +186,7 @@ def largest_edge(weights: mixing.EpochMixing) -> str:
     return f"{mixing.edge_names(weights.edges)[e]} with {edges[e]:.3g}"
 
 
-def test_the_page_of_a_training(runs: Path) -> None:
+def test_the_page_of_a_training(runs: Path, tmp_path: Path) -> None:
     shown = read(runs / "train")
     check(shown)
     result = json.loads((runs / "train" / "result.json").read_text())
@@ -204,6 +204,14 @@ def test_the_page_of_a_training(runs: Path) -> None:
     for column, key in ((2, "params"), (3, "macs")):
         values = [int(line[column].replace(",", "")) for line in (*edges, rest)]
         assert sum(values) == result[key] == int(total[column].replace(",", ""))
+    # The tables are rewritten for other images, the result is not; the page says so.
+    assert not shown.shows("later evaluation")
+    directory = shutil.copytree(runs / "train", tmp_path / "run")
+    told = train_eval.command(["--evaluate", str(directory), "--device", "cpu", "--fake-test", "7"])
+    write_report(directory)
+    other = read(directory)
+    assert other.shows(f"{result['test_error']:.2f} %")
+    assert other.shows(f"a later evaluation (--evaluate), of 7 images, {told['test_accuracy']:.2f} % of them right")
 
 
 def test_hostile_names_are_text(runs: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import genotypes
 from nas import cli, data
 from nas.errors import UsageError
 from nas.genotype_commands import Random
+from nas.options import leaves
 from nas.runs import record
 from nas.study import cells, local, page, slurm, table
 from nas.study.__main__ import command
@@ -240,6 +241,12 @@ def test_jobs_of_a_cluster_compute_the_same(tmp_path: Path, monkeypatch: pytest.
         ('[[row]]\nname = "a"\narc = "hbnet8"\n', HEAD, "unknown field `arc`"),
         ('[[row]]\nname = "a"\nsearch = { preset = "papre" }\n', HEAD, "unknown preset 'papre'"),
         ('[[row]]\nname = "a"\nsearch = { method = "ista", init = "hb", space = "hb" }\n', HEAD, "--method ista"),
+        (
+            '[[row]]\nname = "a"\nsearch = { method = "gdas", samples = 3 }\n',
+            HEAD,
+            "row 'a': search sets samples, which is for the method random-ws, and this row's is gdas; leave it out",
+        ),
+        (SEARCHED, HEAD.replace("[search]", "[search]\nkl_weight = 0.5"), "row 'Space-HB': .* for the method drnas"),
         ('[[row]]\nname = "a"\nrandom = { max_params = 10 }\n', HEAD, "row 'a': .*10"),
         ("", HEAD, "required field `row`"),
         ("[[row", HEAD, "not the file of a study"),
@@ -254,6 +261,19 @@ def test_what_is_wrong_in_a_file_is_told_before_anything_begins(
     assert "study.toml" in str(error.value)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_each_row_takes_the_shared_flags_of_its_own_method(tmp_path: Path) -> None:
+    head = HEAD.replace("[search]", '[search]\nmethod = "gdas"\ntemperature = 7.0\n"kl-weight" = 0.5')
+    others = ('method = "snas", temperature = 8.0', 'method = "drnas"', 'method = "darts"', "")
+    rows = [f'[[row]]\nname = "{number}"\nsearch = {{ {flags} }}\n' for number, flags in enumerate(others)]
+    taken = [leaves(cell.search.method) for cell in read(write(tmp_path, *rows, head=head), {}).cells if cell.search]
+    assert [(own.get("temperature"), own.get("kl_weight")) for own in taken] == [
+        (8.0, None),
+        (None, 0.5),
+        (None, None),
+        (7.0, None),
+    ]
 
 
 def test_commands_refuse_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

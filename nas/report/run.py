@@ -75,7 +75,7 @@ def of_run(directory: Path) -> str:
     parts += [
         page.section("Curves", _charts("curves", _CURVES, run.rows)),
         page.section("Figures of the search", _charts("figures", _FIGURES, run.rows)),
-        tested.section(found),
+        tested.section(found, run.record if isinstance(run.record, TrainRecord) else None),
     ]
     if result is not None:
         parts.append(_costs(result, run.form))

@@ -20,6 +20,7 @@ from nas.report import page, plots
 from nas.report.files import read_or_none, read_table
 from nas.report.page import Html, element
 from nas.runs import confusion, mistakes, predictions
+from nas.runs.record import TrainRecord
 
 T = TypeVar("T")
 
@@ -89,9 +90,16 @@ def read(directory: Path, image_size: tuple[int, int] | None, channels: int) -> 
     return Tested(classes=classes, pairs=pairs, mistakes=found, tiles=tiles, channels=channels, faults=tuple(faults))
 
 
-def section(found: Tested) -> Html:
-    """The part of the page; nothing where nothing is known."""
-    return page.section("Test images", _accuracies(found), _confusions(found), _worst(found))
+def section(found: Tested, training: TrainRecord | None) -> Html:
+    """The part of the page; nothing where nothing is known.
+
+    Args:
+        found: what the last evaluation left.
+        training: with the result that the page shows, if the training has ended.
+    """
+    return page.section(
+        "Test images", _of_others(found, training), _accuracies(found), _confusions(found), _worst(found)
+    )
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -114,6 +122,22 @@ def _pairs(path: Path, classes: Sequence[OfClass]) -> dict[tuple[int, int], int]
 
 
 # --- showing --------------------------------------------------------------------------------------------------
+
+
+def _of_others(found: Tested, training: TrainRecord | None) -> Html | None:
+    """That the tables are not those of the training's result, where `--evaluate` has written others since."""
+    images = sum(one.images for one in found.classes)
+    if training is None or not images:
+        return None
+    accuracy = 100 * sum(one.correct for one in found.classes) / images
+    # One image more or less is a larger difference.
+    if images == training.data.test.images and abs(accuracy - training.result.test_accuracy) < 1e-6:
+        return None
+    text = (
+        f"What follows is of a later evaluation (--evaluate), of {images:,} images, {accuracy:.2f}\N{NO-BREAK SPACE}% "
+        "of them right. The result above is that of the training."
+    )
+    return element("p", text)
 
 
 def _accuracies(found: Tested) -> Html | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import nas.recipes
 import nas.training_recipes
 import spaces
 from genotypes.zoo import ZOO
+from nas import methods
 from nas.errors import UsageError
 from nas.genotype_commands import Random
 from nas.methods import combinations
@@ -52,17 +54,49 @@ def read(path: Path, data: Mapping[str, bool | int | float | str]) -> Plan:
     if "dataset" in data:
         own.pop("data", None)  # the folder of another one
     file = msgspec.structs.replace(file, data={**own, **data})
+    of_methods = set[str]()
+    for row in file.row:
+        with _naming(path, row):
+            of_methods |= _flags_of_method(row, file)
     rows, folders = [], dict[str, str]()
     for row in file.row:
-        try:
+        with _naming(path, row):
             if (other := folders.get(slug(row.name))) is not None:
                 raise ValueError(f"its folder would be that of row {other!r}, {slug(other)!r}; rename one of them")
             folders[slug(row.name)] = row.name
-            rows.append(_row(row, file, path.parent))
-        except ValueError as error:
-            raise UsageError(f"{path}, row {row.name!r}: {error}") from error
+            rows.append(_row(_with_shared(row, file, of_methods), file, path.parent))
     settings = {name: getattr(file, name) for name in ("data", "search", "train")}
     return Plan(title=file.title, settings=settings, rows=tuple(rows))
+
+
+@contextmanager
+def _naming(path: Path, row: RowOfFile) -> Iterator[None]:
+    """Within it, what is wrong is told with the file and the row."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{path}, row {row.name!r}: {error}") from error
+
+
+def _with_shared(row: RowOfFile, file: File, of_methods: Collection[str]) -> RowOfFile:
+    """The row with all flags of its search.
+
+    What all rows share may be for several methods, and `of_methods` are the flags that are of one: each row takes those
+    of its own.
+    """
+    if row.search is None:
+        return row
+    own = _flags_of_method(row, file)
+    shared = {name: value for name, value in named(file.search).items() if name in own or name not in of_methods}
+    return msgspec.structs.replace(row, search={**named(file.data), **shared, **named(row.search)})
+
+
+def _flags_of_method(row: RowOfFile, file: File) -> set[str]:
+    """The flags that are of the method of a row, but for its name; none where nothing is searched."""
+    if row.search is None:
+        return set()
+    method = _default_search({**named(file.data), **named(file.search), **named(row.search)}).method
+    return {*leaves(method)} - {"method"}
 
 
 def _row(row: RowOfFile, file: File, folder: Path) -> Row:
@@ -95,7 +129,7 @@ def _space(row: RowOfFile, file: File) -> str | None:
         return str(row.random.get("space", Random().space))
     if row.search is None:
         return None
-    return _searched_space(row, file).space
+    return _search_config(row.search).space.space
 
 
 def _baseline(row: RowOfFile, file: File) -> str | None:
@@ -112,13 +146,9 @@ def _baseline(row: RowOfFile, file: File) -> str | None:
         return row.baseline
     if row.search is None:
         return None
-    own = _derivable(_searched_space(row, file))
+    own = _derivable(_search_config(row.search).space)
     same = [name for name, other in rivals.items() if _derivable(_drawn_space(other)) == own]
     return same[0] if len(same) == 1 else None
-
-
-def _searched_space(row: RowOfFile, file: File) -> SpaceConfig:
-    return _search_config({**named(file.data), **named(file.search), **named(row.search or {})}).space
 
 
 def _drawn_space(row: RowOfFile) -> SpaceConfig:
@@ -138,7 +168,7 @@ def _derivable(config: SpaceConfig) -> Any:
 
 
 def _searched(row: RowOfFile, file: File, folder: Path, seeds: Sequence[int]) -> Iterator[Cell]:
-    config = _search_config({**named(file.data), **named(file.search), **named(row.search or {})})
+    config = _search_config(row.search or {})
     _check(config)
     for seed in seeds:
         train = _train_config(row, file, arch="", seed=seed)
@@ -211,10 +241,23 @@ def _cell(row: RowOfFile, seed: int, **parts: Any) -> Cell:
     return Cell(row=row.name, seed=seed, path=path, **{"search": None, "genotype": None, **parts})
 
 
+def _default_search(flags: Mapping[str, Any]) -> SearchConfig:
+    """That of the preset and the method."""
+    default: SearchConfig = _preset(nas.recipes.PRESETS, flags)
+    method = flags.get("method")
+    return default if method is None else with_method(default, str(method))
+
+
 def _search_config(flags: Mapping[str, Any]) -> SearchConfig:
-    default = _preset(nas.recipes.PRESETS, flags)
-    if (method := flags.get("method")) is not None:
-        default = with_method(default, str(method))
+    default = _default_search(flags)
+    known = leaves(default)
+    for name in flags:
+        whose = [other for other in methods.names() if name not in known and name in leaves(methods.named(other))]
+        if whose:
+            raise ValueError(
+                f"search sets {name}, which is for the method {' or '.join(whose)}, and this row's is "
+                f"{default.method.method}; leave it out"
+            )
     return _configured("search", default, flags, without=_OWN, taken=("preset", "method"))
 
 
