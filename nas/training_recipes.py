@@ -46,8 +46,8 @@ def smoke(dataset: str) -> TrainConfig:
 def small(dataset: str) -> TrainConfig:
     """Five cells of 16 channels, for a few hundred to a few thousand images.
 
-    80.1 % on 1,200 images of five classes of CIFAR-10, in 11 minutes of CPU time; 78.7 % in half as many epochs, with or
-    without cutout, where such a network without smoothed labels learns its images by heart (LOG.md). The average is
+    80.1 % on 1,200 images of five classes of CIFAR-10, in 11 minutes of CPU time; 78.7 % in half as many epochs, with
+    or without cutout, where such a network without smoothed labels learns its images by heart (LOG.md). The average is
     over about the last 100 of 3,000 steps.
     """
     return TrainConfig(

@@ -250,10 +250,8 @@ def _default_search(flags: Mapping[str, Any]) -> SearchConfig:
 
 def _search_config(flags: Mapping[str, Any]) -> SearchConfig:
     default = _default_search(flags)
-    known = leaves(default)
-    for name in flags:
-        whose = [other for other in methods.names() if name not in known and name in leaves(methods.named(other))]
-        if whose:
+    for name in [name for name in flags if name not in (*leaves(default), "preset")]:
+        if whose := [other for other in methods.names() if name in leaves(methods.named(other))]:
             raise ValueError(
                 f"search sets {name}, which is for the method {' or '.join(whose)}, and this row's is "
                 f"{default.method.method}; leave it out"
