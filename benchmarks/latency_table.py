@@ -26,7 +26,7 @@ from nas import latency, latency_table
 from nas.latency_table import LatencyTableConfig, Stopwatch, network_ms
 from nas.networks.latency_table import LatencyModel
 from nas.screen import table
-from spaces.derivation import Sampler
+from spaces.sampling import Sampler
 
 #: Space, cells and channels of each table.
 _FORMS = (("darts", 5, 16), ("hb", 8, 24), ("agd", 20, 16), ("darts", 20, 36), ("hb", 5, 36), ("agd", 14, 24))

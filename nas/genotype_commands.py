@@ -288,7 +288,7 @@ class Random(BudgetConfig):
         from nas.networks.edge_costs import costs_in
         from nas.networks.forms import FORMS, chosen
         from nas.networks.latency_table import model_of
-        from spaces.derivation import Sampler
+        from spaces.sampling import Sampler
 
         with users_mistakes():
             space = spaces.build(

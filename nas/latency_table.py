@@ -43,7 +43,7 @@ from nas.networks.latency_table import (
 from nas.runs.environment import device_name
 from nas.screen import say
 from spaces import SearchSpace, build_operation
-from spaces.derivation import Sampler
+from spaces.sampling import Sampler
 from spaces.space import CELL_INPUTS
 
 

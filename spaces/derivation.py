@@ -1,56 +1,36 @@
-"""Genotypes of a space beyond the strongest: within limits, with few identities, and random ones.
+"""Genotypes of a space beyond the strongest: the strongest within limits, and those with few identities.
 
 Shape letters: E edges (mixed operations of one cell), O candidate operations.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from operator import add, le
+from collections.abc import Iterable, Iterator, Sequence
+from operator import add, le, mul, sub
 from typing import NamedTuple
 
-from genotypes import CellGenotype, Edge, Genotype
-from spaces.space import CELL_INPUTS, KINDS, Kind, Mixing, SearchSpace
+from genotypes import Genotype
+from spaces.bounds import Option, multipliers
+from spaces.limits import (
+    Choice,
+    Limit,
+    Node,
+    Table,
+    extreme,
+    genotype_of,
+    least,
+    nodes_of,
+    picks_of,
+    skip_limit,
+    told,
+    total,
+)
+from spaces.space import KINDS, Kind, Mixing, SearchSpace
 
-#: The rows of a matrix (E, O), by cell kind.
-Table = Mapping[Kind, Sequence[Sequence[int]]]
-#: The kept edges of both cells, node by node: E * O numbers for each kind, edge * O + operation.
-Choice = tuple[int, ...]
-
-#: To how many steps the room within a limit is divided for counting genotypes; more reject less and count longer.
-_STEPS = 2000
-#: Random genotypes are given up on after so many of them were within one limit, but not within the others.
-_TRIES = 10_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limit:
-    """The most that a genotype may cost, where a cost is a sum over the kept edges.
-
-    Attributes:
-        name: what is counted, for messages, such as "parameters".
-        most: the largest total.
-        costs: what each operation costs on each edge, (E, O) for each cell kind; not negative.
-        rest: what every genotype costs, whatever its edges.
-    """
-
-    name: str
-    most: int
-    costs: Table
-    rest: int = 0
-
-
-def skip_limit(space: SearchSpace, most: int) -> Limit:
-    """At most `most` operations skip_connect in the normal cell."""
-    row = [int(name == "skip_connect") for name in space.operations]
-    edges = range(len(space.topology.edges))
-    return Limit(
-        name="identities in the normal cell",
-        most=most,
-        costs={"normal": [row for _ in edges], "reduce": [[0] * len(row) for _ in edges]},
-    )
+#: The largest strength has so many, or more: what a unit of a cost is worth is rounded to whole units of strength.
+_BITS = 64
+#: The first slack allowed is this part of the widest; less takes more rounds, more extends parts in vain.
+_FIRST_SLACK = 1000
 
 
 def best_within(space: SearchSpace, mixing: Mixing, limits: Sequence[Limit]) -> Genotype:
@@ -73,7 +53,8 @@ def best_within(space: SearchSpace, mixing: Mixing, limits: Sequence[Limit]) -> 
     Raises ValueError if no genotype is within the limits, which says how little is possible, and as `space.derive`.
     """
     space.derive(mixing)  # for what it refuses
-    return _genotype(space, _best(space, _exact(mixing), limits))
+    check_possible(space, limits)
+    return genotype_of(space, _strongest(space, _exact(mixing), limits))
 
 
 def capped(space: SearchSpace, mixing: Mixing, most: int) -> Genotype:
@@ -86,99 +67,43 @@ def capped(space: SearchSpace, mixing: Mixing, most: int) -> Genotype:
     Raises ValueError if every genotype has more, which says how few are possible, and as `space.derive`.
     """
     space.derive(mixing)  # for what it refuses
-    _check_possible(space, [skip_limit(space, most)])
+    check_possible(space, [skip_limit(space, most)])
     strengths = {kind: [list(row) for row in rows] for kind, rows in _exact(mixing).items()}
     # Set to this, a weight is weaker than all others together, so that it is kept only where nothing else is left.
     ruled_out = -1 - sum(abs(weight) for rows in strengths.values() for row in rows for weight in row)
     normal = strengths["normal"]
     while True:
-        choice = _best(space, strengths, ())
-        picks = [(e, o) for kind, e, o in _picks(space, choice) if kind == "normal"]
+        choice = _strongest(space, strengths, ())
+        picks = [(e, o) for kind, e, o in picks_of(space, choice) if kind == "normal"]
         skips = [(e, o) for e, o in picks if space.operations[o] == "skip_connect"]
         if len(skips) <= most:
-            return _genotype(space, choice)
+            return genotype_of(space, choice)
         # One that is ruled out already is kept only where nothing else is left.
         e, o = min((s for s in skips if normal[s[0]][s[1]] != ruled_out), key=lambda s: normal[s[0]][s[1]])
         normal[e][o] = ruled_out
 
 
-class Sampler:
-    """Draws genotypes at random: every choice of edges and operations within the limits is equally likely.
-
-    Without limits, the kept edges of a node are uniform, and so are their operations other than zero.
-
-    The choices within one limit are counted, from the last edge to the first, and each edge is drawn in proportion to
-    these counts, so that tight limits take no longer than loose ones. Costs are rounded down for this, to a
-    two-thousandth of the limit; a genotype that exceeds it after all, or another limit, is drawn again.
-
-    Raises ValueError if no genotype is within the limits, which says how little is possible.
-    """
-
-    def __init__(self, space: SearchSpace, limits: Sequence[Limit] = ()) -> None:
-        self._space, self._limits = space, limits
-        nothing = _nothing(space)
-        _best(space, nothing, limits)  # for what it refuses
-        free = Limit(name="", most=0, costs=nothing)
-        # The one that leaves the smallest share of what the most expensive genotype costs.
-        tightest = min(
-            limits, key=lambda limit: (limit.most - limit.rest) / max(1, _largest(space, limit)), default=free
-        )
-        self._counts = _Counts(space, tightest)
-
-    def draw(self, generator: random.Random) -> Genotype:
-        """A genotype, independent of those before.
-
-        Raises ValueError if almost none of those within one limit are within the others.
-        """
-        for _ in range(_TRIES):
-            choice = self._counts.draw(generator)
-            if all(_cost(self._space, limit, choice) <= limit.most for limit in self._limits):
-                return _genotype(self._space, choice)
-        raise ValueError(f"none of {_TRIES:,} random genotypes has {_told(self._limits)}; raise one of the limits")
+def check_possible(space: SearchSpace, limits: Sequence[Limit]) -> None:
+    """Raises ValueError if no genotype is within all limits, which says how little is possible."""
+    fewest = [least(space, limit) for limit in limits]
+    if any(few > limit.most for few, limit in zip(fewest, limits, strict=True)):
+        each = ", each on its own" if len(limits) > 1 else ""
+        told_fewest = " and ".join(f"{few:,} {limit.name}" for few, limit in zip(fewest, limits, strict=True))
+        raise ValueError(f"{_none(limits)}; the smallest possible has {told_fewest}{each}; raise the limit")
+    # One limit after another joins the others. What has few values comes first: very many choices have the least of it.
+    ordered = sorted(limits, key=lambda limit: limit.most - limit.rest)
+    for i, limit in enumerate(ordered[1:], 1):
+        cheapness = {kind: [[-cost for cost in row] for row in limit.costs[kind]] for kind in KINDS}
+        few = total(space, limit, _strongest(space, cheapness, ordered[:i]))
+        if few > limit.most:
+            raise ValueError(
+                f"{_none(limits)}; with {told(ordered[:i])}, the smallest possible has {few:,} {limit.name}; "
+                "raise one of the limits"
+            )
 
 
-# --- the structure that all of them go through ----------------------------------------------------------------
-
-
-class _Node(NamedTuple):
-    kind: Kind
-    entering: dict[int, list[int]]
-    """The edges that enter it, and the operations that each may keep."""
-    kept: int
-    """How many of these edges are kept."""
-
-
-def _nodes(space: SearchSpace) -> list[_Node]:
-    """The nodes of both cells."""
-    nodes = []
-    for kind in KINDS:
-        for target in range(CELL_INPUTS, CELL_INPUTS + space.topology.nodes):
-            edges = space.topology.entering(target)
-            entering = {edge: space.candidates(kind, edge) for edge in edges}
-            nodes.append(_Node(kind, entering, len(edges[: space.edges_kept])))
-    return nodes
-
-
-def _picks(space: SearchSpace, choice: Choice) -> Iterator[tuple[Kind, int, int]]:
-    """Cell kind, edge and operation of each kept edge; both cells keep the same number."""
-    for i, pick in enumerate(choice):
-        yield KINDS[2 * i // len(choice)], *divmod(pick, len(space.operations))
-
-
-def _genotype(space: SearchSpace, choice: Choice) -> Genotype:
-    concat = tuple(range(CELL_INPUTS, CELL_INPUTS + space.topology.nodes))
-    nodes: dict[Kind, dict[int, list[Edge]]] = {kind: {target: [] for target in concat} for kind in KINDS}
-    for kind, e, o in _picks(space, choice):
-        source, target = space.topology.edges[e]
-        nodes[kind][target].append(Edge(operation=space.operations[o], source=source))
-    normal, reduce = (
-        CellGenotype(nodes=tuple(tuple(edges) for edges in nodes[kind].values()), concat=concat) for kind in KINDS
-    )
-    return Genotype(normal=normal, reduce=reduce)
-
-
-def _cost(space: SearchSpace, limit: Limit, choice: Choice) -> int:
-    return limit.rest + sum(limit.costs[kind][e][o] for kind, e, o in _picks(space, choice))
+def _none(limits: Sequence[Limit]) -> str:
+    return f"no genotype of this space has {told(limits)}"
 
 
 def _exact(mixing: Mixing) -> dict[Kind, list[list[int]]]:
@@ -191,11 +116,6 @@ def _exact(mixing: Mixing) -> dict[Kind, list[list[int]]]:
     }
 
 
-def _nothing(space: SearchSpace) -> Table:
-    row = [0] * len(space.operations)
-    return {kind: [row for _ in space.topology.edges] for kind in KINDS}
-
-
 # --- the strongest --------------------------------------------------------------------------------------------
 
 
@@ -205,6 +125,8 @@ class _State(NamedTuple):
     costs: tuple[int, ...]
     strength: int
     choice: Choice
+    slack: int = 0
+    """How far any genotype with this part stays below the bound on the strength, at the least."""
 
     @property
     def rank(self) -> tuple[int, Choice]:
@@ -214,41 +136,147 @@ class _State(NamedTuple):
     def then(self, other: _State) -> _State:
         """Both parts together."""
         return _State(
-            tuple(map(add, self.costs, other.costs)), self.strength + other.strength, self.choice + other.choice
+            tuple(map(add, self.costs, other.costs)),
+            self.strength + other.strength,
+            self.choice + other.choice,
+            self.slack + other.slack,
         )
 
 
-def _best(space: SearchSpace, strengths: Table, limits: Sequence[Limit]) -> Choice:
-    """Raises ValueError if no choice is within the limits."""
-    _check_possible(space, limits)
+class _Edge(NamedTuple):
+    """The ways to keep an edge, and to leave it out."""
+
+    picks: list[_State]
+    leave: _State
+
+
+class _Group(NamedTuple):
+    """The edges that enter a node, with the slack of each way, of which so many are kept."""
+
+    edges: list[_Edge]
+    kept: int
+    bound: int
+    """The largest strength, less what its costs are worth."""
+    least: tuple[int, ...]
+    """What it costs at the least, for each limit."""
+
+
+def _strongest(space: SearchSpace, strengths: Table, limits: Sequence[Limit]) -> Choice:
+    """The first of the strongest choices within the limits, which are possible.
+
+    Lagrange multipliers say what a unit of each cost is worth. The bound on the strength is that of the best choice
+    whose costs are paid for, plus the worth of all the room. What a choice loses against the best at these prices is
+    its slack, a sum over all edges: its strength is at least so far below the bound. So only parts of little slack are
+    extended. If what they lead to is no closer to the bound than the slack allowed, more is allowed.
+    """
     rooms = tuple(limit.most - limit.rest for limit in limits)
-    states = [_State((0,) * len(limits), 0, ())]
-    for node in _nodes(space):
-        states = _joined(states, _ways(space, node, strengths, limits, rooms), rooms)
-    if not states:
-        raise ValueError(_impossible(space, limits))
-    return min(states, key=lambda state: state.rank).choice
+    nodes = nodes_of(space)
+    strengths = _finer(strengths)
+    worth = _worth(space, nodes, strengths, limits, rooms)
+    groups = [_group(space, node, strengths, limits, worth) for node in nodes]
+    bound = sum(group.bound for group in groups) + sum(map(mul, worth, rooms))
+    # No choice is weaker than all of its weakest operations.
+    widest = bound - sum(extreme(node, strengths, largest=False) for node in nodes)
+    allowed = widest // _FIRST_SLACK
+    while True:
+        best = min(_within(groups, rooms, allowed), key=lambda state: state.rank, default=None)
+        if best is not None and bound - best.strength <= allowed:
+            return best.choice
+        assert best is not None or allowed < widest
+        # All that are as strong as the one found have no more slack than it is below the bound.
+        allowed = min(2 * allowed + 1, widest if best is None else bound - best.strength)
 
 
-def _ways(
-    space: SearchSpace, node: _Node, strengths: Table, limits: Sequence[Limit], rooms: tuple[int, ...]
-) -> list[_State]:
-    """The ways to keep edges of a node, without those that others beat."""
+def _finer(strengths: Table) -> Table:
+    """In units so small that a unit of a cost is worth a whole number of them, nearly."""
+    largest = max(abs(strength) for rows in strengths.values() for row in rows for strength in row)
+    shift = max(0, _BITS - largest.bit_length())
+    return {kind: [[strength << shift for strength in row] for row in rows] for kind, rows in strengths.items()}
+
+
+def _worth(
+    space: SearchSpace, nodes: Sequence[Node], strengths: Table, limits: Sequence[Limit], rooms: tuple[int, ...]
+) -> tuple[int, ...]:
+    """What a unit of each cost is worth in strength."""
+    if not limits:
+        return ()
+    options = [
+        Option(i, i * len(space.topology.edges) + edge, strengths[kind][edge][o], _costs(limits, kind, edge, o))
+        for i, (kind, entering, _) in enumerate(nodes)
+        for edge, operations in entering.items()
+        for o in operations
+    ]
+    return multipliers(options, [node.kept for node in nodes], rooms)
+
+
+def _costs(limits: Sequence[Limit], kind: Kind, edge: int, operation: int) -> tuple[int, ...]:
+    return tuple(limit.costs[kind][edge][operation] for limit in limits)
+
+
+def _group(space: SearchSpace, node: Node, strengths: Table, limits: Sequence[Limit], worth: tuple[int, ...]) -> _Group:
+    """The ways of a node, with their slack.
+
+    Its bound is the sum over its best edges. With the least of these as a threshold that each kept edge must pay, an
+    edge gains what it is above the threshold, or nothing if it is left out, and the slack of each way is what it gains
+    less than the best way of the same edge.
+    """
     kind, entering, kept = node
     width = len(space.operations)
-    found: list[list[_State]] = [[_State((0,) * len(limits), 0, ())], *([] for _ in range(kept))]  # by edges so far
+
+    def net(edge: int, o: int) -> int:
+        return strengths[kind][edge][o] - sum(map(mul, worth, _costs(limits, kind, edge, o)))
+
+    tops = {edge: max(net(edge, o) for o in operations) for edge, operations in entering.items()}
+    best = sorted(tops.values(), reverse=True)[:kept]
+    edges = []
     for edge, operations in entering.items():
+        gain = max(0, tops[edge] - best[-1])
         picks = [
-            _State(tuple(limit.costs[kind][edge][o] for limit in limits), strengths[kind][edge][o], (edge * width + o,))
+            _State(
+                _costs(limits, kind, edge, o),
+                strengths[kind][edge][o],
+                (edge * width + o,),
+                gain - (net(edge, o) - best[-1]),
+            )
             for o in operations
         ]
-        for number in range(kept, 0, -1):
-            found[number] = _frontier([*found[number], *_joined(found[number - 1], picks, rooms)], rooms)
-    return found[kept]
+        edges.append(_Edge(picks, _State((0,) * len(limits), 0, (), gain)))
+    return _Group(edges, kept, sum(best), tuple(extreme(node, limit.costs, largest=False) for limit in limits))
 
 
-def _joined(first: Iterable[_State], second: Sequence[_State], rooms: tuple[int, ...]) -> list[_State]:
-    return _frontier((a.then(b) for a in first for b in second), rooms)
+def _within(groups: Sequence[_Group], rooms: tuple[int, ...], slack: int) -> list[_State]:
+    """The choices within the rooms and with no more slack, without those that others beat."""
+    states = [_State((0,) * len(rooms), 0, ())]
+    # What is left of the rooms when every group costs as little as it can.
+    spare = tuple(map(sub, rooms, map(sum, zip(*(group.least for group in groups), strict=True))))
+    within = states[0].costs
+    for group in groups:
+        within = tuple(map(add, within, group.least))
+        ways = _ways(group, tuple(map(add, spare, group.least)), slack)
+        states = _frontier(_joined(states, ways, slack), tuple(map(add, spare, within)))
+    return states
+
+
+def _ways(group: _Group, rooms: tuple[int, ...], slack: int) -> list[_State]:
+    """The ways to keep edges of a node, without those that others beat."""
+    found: list[list[_State]] = [[_State((0,) * len(rooms), 0, ())], *([] for _ in range(group.kept))]  # by edges kept
+    for picks, leave in group.edges:
+        for number in range(group.kept, -1, -1):
+            ways = list(_joined(found[number], [leave], slack))
+            if number:
+                ways += _joined(found[number - 1], picks, slack)
+            found[number] = _frontier(ways, rooms)
+    return found[group.kept]
+
+
+def _joined(first: Iterable[_State], second: Iterable[_State], slack: int) -> Iterator[_State]:
+    """Each of the first with each of the second, if both together have no more slack."""
+    ordered = sorted(second, key=lambda state: state.slack)
+    for a in first:
+        for b in ordered:
+            if a.slack + b.slack > slack:
+                break
+            yield a.then(b)
 
 
 def _frontier(states: Iterable[_State], rooms: tuple[int, ...]) -> list[_State]:
@@ -265,98 +293,3 @@ def _frontier(states: Iterable[_State], rooms: tuple[int, ...]) -> list[_State]:
         if not any(all(map(le, other.costs, state.costs)) for other in reversed(kept)):
             kept.append(state)
     return kept
-
-
-def _check_possible(space: SearchSpace, limits: Sequence[Limit]) -> None:
-    if any(_fewest(space, limit) > limit.most for limit in limits):
-        raise ValueError(_impossible(space, limits))
-
-
-def _fewest(space: SearchSpace, limit: Limit) -> int:
-    """The smallest possible total."""
-    total = limit.rest
-    for kind, entering, kept in _nodes(space):
-        costs = [min(limit.costs[kind][edge][o] for o in operations) for edge, operations in entering.items()]
-        total += sum(sorted(costs)[:kept])
-    return total
-
-
-def _impossible(space: SearchSpace, limits: Sequence[Limit]) -> str:
-    fewest = [f"{_fewest(space, limit):,} {limit.name}" for limit in limits]
-    each = ", each on its own" if len(limits) > 1 else ""
-    return (
-        f"no genotype of this space has {_told(limits)}; the smallest possible has {' and '.join(fewest)}{each}; "
-        "raise the limit"
-    )
-
-
-def _told(limits: Sequence[Limit]) -> str:
-    return " and ".join(f"at most {limit.most:,} {limit.name}" for limit in limits)
-
-
-# --- random ones ----------------------------------------------------------------------------------------------
-
-
-def _largest(space: SearchSpace, limit: Limit) -> int:
-    """The largest possible total of the kept edges."""
-    total = 0
-    for kind, entering, kept in _nodes(space):
-        costs = [max(limit.costs[kind][edge][o] for o in operations) for edge, operations in entering.items()]
-        total += sum(sorted(costs)[len(costs) - kept :])
-    return total
-
-
-class _Counts:
-    """How many choices are within one limit, and draws of them; a few are beyond it, as costs are rounded down."""
-
-    def __init__(self, space: SearchSpace, limit: Limit) -> None:
-        self._space, self._nodes = space, _nodes(space)
-        room = min(limit.most - limit.rest, _largest(space, limit))
-        unit = max(1, -(-room // _STEPS))
-        self._room = room // unit
-        self._costs = {kind: [[cost // unit for cost in row] for row in limit.costs[kind]] for kind in KINDS}
-        self._ways = self._counted()
-
-    def _counted(self) -> list[list[list[list[int]]]]:
-        """By node, edge of it, edges that it must still keep, and room: the number of ways to choose from there on."""
-        ways: list[list[list[list[int]]]] = []
-        rest = [1] * (self._room + 1)
-        for node in reversed(self._nodes):
-            none = [0] * len(rest)
-            # After the last edge of a node, it has kept all that it must.
-            tables = [[rest, *(none for _ in range(node.kept))]]
-            for edge, operations in reversed(node.entering.items()):
-                later, costs = tables[-1], [self._costs[node.kind][edge][o] for o in operations]
-                tables.append([later[0], *(_with(costs, *later[k : k + 2]) for k in range(node.kept))])
-            ways.append(tables[::-1])
-            rest = tables[-1][node.kept]
-        return ways[::-1]
-
-    def draw(self, generator: random.Random) -> Choice:
-        """One of the choices, all equally likely."""
-        choice, room = [], self._room
-        for (kind, entering, missing), tables in zip(self._nodes, self._ways, strict=True):
-            for (edge, operations), here, later in zip(entering.items(), tables, tables[1:], strict=False):
-                # The number of a way: first those that leave this edge out, then those of its operations, in order.
-                number = generator.randrange(here[missing][room]) - later[missing][room]
-                if number < 0:
-                    continue
-                missing -= 1
-                for o in operations:
-                    cost = self._costs[kind][edge][o]
-                    ways = later[missing][room - cost] if cost <= room else 0
-                    if number < ways:
-                        break
-                    number -= ways
-                room -= cost
-                choice.append(edge * len(self._space.operations) + o)
-        return tuple(choice)
-
-
-def _with(costs: Sequence[int], kept: Sequence[int], left_out: Sequence[int]) -> list[int]:
-    """The number of ways, by room: an operation of one of these costs and then `kept`, or none and then `left_out`."""
-    total = list(left_out)
-    for cost in costs:
-        for room in range(cost, len(total)):
-            total[room] += kept[room - cost]
-    return total

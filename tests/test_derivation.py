@@ -38,7 +38,9 @@ from nas.networks.forms import FORMS, Form, chosen, form_of
 from nas.networks.handmade import HandmadeConfig
 from optinas import Derived
 from spaces import KINDS, Kind, Mixing, SearchSpace, SpaceConfig
-from spaces.derivation import Limit, Sampler, best_within, capped, skip_limit
+from spaces.derivation import best_within, capped
+from spaces.limits import Limit, skip_limit
+from spaces.sampling import Sampler
 from tests.tiny import SEARCH, SPACES, nodes_of, params_table
 
 CIFAR = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
@@ -148,6 +150,21 @@ def test_the_best_within_limits_is_that_of_full_enumeration(name: str, levels: i
                 assert best_within(space, mixing, limits) == expected
 
 
+@pytest.mark.parametrize("levels", [None, 2])
+@pytest.mark.parametrize("name", ["darts", "hb", "masked"])
+def test_the_best_within_limits_that_are_unrelated_is_that_of_full_enumeration(name: str, levels: int | None) -> None:
+    space, generator = small(name, FOUR), random.Random(0)
+    for seed in range(12):
+        mixing = random_mixing(space, seed, levels=levels)
+        limits = []
+        for i in range(2 + seed % 2):
+            costs = {kind: [[generator.randrange(100) for _ in FOUR] for _ in space.topology.edges] for kind in KINDS}
+            limits.append(Limit(name=f"cost {i}", most=generator.randrange(150, 400), costs=costs, rest=7))
+        expected = best_by_enumeration(space, mixing, limits)
+        with nullcontext() if expected else pytest.raises(ValueError, match="the smallest possible has"):
+            assert best_within(space, mixing, limits) == expected
+
+
 @pytest.mark.parametrize("name", ["darts", "hb", "agd"])
 def test_limits_that_nothing_exceeds_change_nothing(name: str) -> None:
     space = build(name)
@@ -204,8 +221,10 @@ def test_what_is_impossible_is_told_with_the_smallest_possible() -> None:
     space = build("darts", nodes=1, operations=("sep_conv_3x3", "skip_connect"))
     costs = edge_costs(space, TINY, **ODD)
     # Each is possible: few parameters by identities, no identities by many parameters.
-    limits = [*costs.limits(costs.rest_params + 100, None), skip_limit(space, 0)]
-    with pytest.raises(ValueError, match="and at most 0 identities in the normal cell; .* each on its own; raise"):
+    limits = [*costs.limits(1_152, None), skip_limit(space, 0)]
+    with pytest.raises(
+        ValueError, match="; with at most 0 identities in the normal cell, the smallest .* parameters; raise"
+    ):
         best_within(space, random_mixing(space, 0), limits)
     with pytest.raises(ValueError, match="not finite"):
         best_within(space, {kind: torch.full((2, 2), torch.nan) for kind in KINDS}, [])

@@ -27,7 +27,7 @@ from nas.study import cells, planning, regret
 from nas.study import table as study_table
 from nas.study.exhaustive import Benchmark, Protocol, Trained, canonical, choices, distinct
 from spaces import KINDS, Kind, SearchSpace
-from spaces.derivation import Sampler
+from spaces.sampling import Sampler
 
 ROOT = Path(__file__).resolve().parent.parent
 OPERATIONS = ("sep_conv_3x3", "skip_connect", "neg_skip_connect")

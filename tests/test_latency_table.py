@@ -29,7 +29,8 @@ from nas.networks.edge_costs import costs_in
 from nas.networks.forms import Form
 from nas.networks.latency_table import LatencyModel
 from spaces import KINDS, SearchSpace, SpaceConfig
-from spaces.derivation import Sampler, best_within
+from spaces.derivation import best_within
+from spaces.sampling import Sampler
 from tests.tiny import SPACES, nodes_of, params_table
 
 #: Odd sizes, not square.

@@ -24,7 +24,7 @@ from nas.methods.bilevel import Bilevel
 from nas.methods.random_ws import RandomWS, UniformSampling, mixing_of
 from nas.search import Search
 from spaces import KINDS, Mixing, SearchSpace, SpaceConfig
-from spaces.derivation import Sampler
+from spaces.sampling import Sampler
 from tests.tiny import OPERATIONS, SEARCH, MaskedSpace, assert_same, final_state
 
 FLAGS = ("--method", "random-ws", "--samples", "5", "--finalists", "2")

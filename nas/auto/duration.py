@@ -18,7 +18,7 @@ from nas.methods.config import SearchConfig
 from nas.networks import architecture
 from nas.search import Search
 from nas.train import TrainConfig
-from spaces.derivation import Sampler
+from spaces.sampling import Sampler
 
 
 def search_seconds(config: SearchConfig, images: ImageData, device: torch.device) -> float:

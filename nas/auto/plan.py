@@ -24,7 +24,7 @@ from nas.networks.edge_costs import costs_in
 from nas.networks.forms import Form
 from nas.options import configured
 from nas.train import TrainConfig
-from spaces.derivation import Sampler
+from spaces.sampling import Sampler
 
 #: Larger images are resized to this side unless --image-size says otherwise: the time of a step grows with its square.
 LARGEST_SIDE = 48

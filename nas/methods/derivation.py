@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
-
 from genotypes import Genotype
 from genotypes.config import AtLeast, Common, NoneMeans, flag
 from nas.errors import UsageError
@@ -15,8 +13,10 @@ from nas.networks.budget import BudgetConfig
 from nas.networks.edge_costs import costs_in
 from nas.networks.forms import Form, chosen
 from nas.networks.latency_table import model_of
-from spaces import KINDS, Mixing, SearchSpace
-from spaces.derivation import Limit, Sampler, best_within, capped, skip_limit
+from spaces import Mixing, SearchSpace
+from spaces.derivation import best_within, capped, check_possible
+from spaces.limits import Limit, skip_limit
+from spaces.sampling import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +109,8 @@ class Derivation:
 
     def _check_possible(self, space: SearchSpace) -> None:
         """Raises ValueError if no genotype is within the limits."""
-        shape = (len(space.topology.edges), len(space.operations))
         try:
-            self._from(space, {kind: torch.zeros(shape) for kind in KINDS})
+            check_possible(space, self._all_limits(space))
         except ValueError as error:
             if not self._config.limited:
                 raise

@@ -21,7 +21,7 @@ from nas.methods.diagnostics import one_hot
 from nas.methods.registry import Method, register
 from nas.methods.relaxation import Noise, Relaxation, Weights
 from spaces import KINDS, Kind, Mixing, SearchSpace
-from spaces.derivation import Sampler
+from spaces.sampling import Sampler
 
 #: Steps of the weights for each round of the choice (Li and Talwalkar's code).
 STEPS_PER_ROUND = 10_000

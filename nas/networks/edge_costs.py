@@ -19,7 +19,7 @@ from nas.networks.cost import Cost, count_macs, count_parameters, network_cost
 from nas.networks.forms import Form
 from nas.networks.macro import CellPlan, build_stem, edge_stride, plan_cells, resolve_stem
 from spaces import KINDS, Kind, SearchSpace, build_operation
-from spaces.derivation import Limit
+from spaces.limits import Limit
 from spaces.space import CELL_INPUTS
 
 
@@ -41,7 +41,7 @@ class EdgeCosts:
     rest_macs: int
 
     def limits(self, max_params: int | None, max_macs: int | None) -> list[Limit]:
-        """Limits of the network's total, for `spaces.derivation`; None sets none."""
+        """Limits of the network's total, for `best_within`; None sets none."""
         rows = (
             ("parameters", max_params, self.params, self.rest_params),
             ("multiply-adds", max_macs, self.macs, self.rest_macs),

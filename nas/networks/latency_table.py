@@ -28,7 +28,7 @@ from nas.networks.forms import Form
 from nas.networks.macro import CellPlan, resolve_stem
 from nas.runs.directory import read_json
 from spaces import KINDS, Kind, SearchSpace
-from spaces.derivation import Limit
+from spaces.limits import Limit
 from spaces.space import CELL_INPUTS
 
 # The bounds keep what a stranger's file makes us compute small.
@@ -221,7 +221,7 @@ class LatencyModel:
         return total / 1000
 
     def limits(self, space: SearchSpace, max_ms: float | None) -> list[Limit]:
-        """The limit of the network's latency, for `spaces.derivation`; None sets none. Raises ValueError as `costs`."""
+        """The limit of the network's latency, for `best_within`; None sets none. Raises ValueError as `costs`."""
         if max_ms is None:
             return []
         # Rounded first: 1000 * 1.001 is a little less than 1001.
