@@ -44,7 +44,11 @@ def _evaluated(run: str, argv: list[str]) -> EvaluationResult:
     default = as_trained(run)
     for flag in cli.foreign_flags(argv, of=TrainConfig, to=EvaluateConfig):
         raise UsageError(f"{flag} is for training; with --evaluate it is as the run had it, leave it out")
-    return evaluate(cli.parse(EvaluateConfig, argv, description=__doc__ or "", default=default))
+    config = cli.parse(EvaluateConfig, argv, description=__doc__ or "", default=default)
+    result = evaluate(config)
+    for path in filter(None, (config.onnx, config.pt2)):
+        print(f"network written to {path}")
+    return result
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -90,7 +91,7 @@ def parse(config: Any, argv: Sequence[str], *, description: str, default: Any = 
     resumable = is_dataclass(config) and _has(config, Resumes)
     if is_dataclass(config) and {"-h", "--help", ALL} & {*argv}:
         short = ALL not in argv and _has(config, Common)
-        description += f"\n\n{_MORE_HELP}" if short else ""
+        description = f"{description.strip()}\n\n{_MORE_HELP}" if short else description
         argv = ["--help"]
     complaint = io.StringIO()
     try:
@@ -161,11 +162,18 @@ def _flag(
         hint = Annotated[hint, tyro.conf.Suppress]
     none = [mark.text for mark in found if isinstance(mark, NoneMeans)]
     if none and value is None:
-        hint = Annotated[hint, tyro.conf.arg(help_behavior_hint=f"(default: {none[0]})")]
+        name = _metavar(get_type_hints(config)[field.name])
+        hint = Annotated[hint, tyro.conf.arg(metavar=name, help_behavior_hint=f"(default: {none[0]})")]
     text = texts(config).get(field.name)
     if text and resumable and MayDiffer in found and Resumes not in found:
         text += " May differ with --resume."
     return tyro.constructors.StructFieldSpec(field.name, hint, value, text)
+
+
+def _metavar(hint: Any) -> str | None:
+    """What stands for a value in the help where leaving the flag out means None; None leaves that to tyro."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    return kinds[0].__name__.upper() if len(kinds) == 1 and kinds[0] in (int, float, str) else None
 
 
 def _has(config: Any, mark: type) -> bool:

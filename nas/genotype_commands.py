@@ -24,7 +24,7 @@ from nas.networks.budget import BudgetConfig
 #: Of a picture, in millimetres; a poster is less.
 WIDEST_MM = 2000
 
-GenotypeName = Annotated[str, tyro.conf.Positional]
+GenotypeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GENOTYPE")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ class Derived(NamedTuple):
 class Derive(BudgetConfig):
     """Derive the strongest genotype within limits from the newest checkpoint of a search, ended or not."""
 
-    run_dir: Annotated[str, tyro.conf.Positional]
+    run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Directory of the search."""
     max_skips: Annotated[int | None, AtLeast(0), Common, NoneMeans("any number")] = None
     """Most identities in the normal cell (P-DARTS: 2). The weakest are replaced as in P-DARTS; with --max-params,

@@ -40,7 +40,7 @@ _WARM_UP = 5
 class LatencyConfig(Config):
     """Which network is timed, on which batches, and how."""
 
-    arch: Annotated[str, IsPath, Common, tyro.conf.Positional]
+    arch: Annotated[str, IsPath, Common, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_ARCH")]
     """What to time: the directory of a training run or, with random weights, that of a search run, a genotype file, the
     name of a published genotype, that of a hand-made network, such as hbnet56, or one of torchvision or timm, such as
     torchvision:resnet18."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_a_line_for_each_stage_and_a_table_at_the_end(
     )
     assert len(lines) == 6
     assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=False))
-    assert lines[-1] == "no network.onnx: onnx is not installed"
+    assert lines[-1] == "no network.onnx: onnx is not installed; the same command tries again"
     assert (out / "log.txt").read_text().splitlines() == lines[:-1]
     assert (out / "search" / "report.html").exists()
     found = record.read(out / "train")
@@ -131,6 +132,17 @@ def test_a_line_for_each_stage_and_a_table_at_the_end(
     shown = capsys.readouterr().out
     assert "multiply-adds" in shown
     assert f"predict: optinas-predict {moved / 'train'} photo.jpg" in shown
+
+
+def test_installed_later_the_packages_of_onnx_are_used(
+    folder: Path, whole: tuple[stages.Made, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "check_packages", lambda: None)
+    monkeypatch.setattr("nas.evaluate.export", lambda trained, images, config: Path(config.onnx).touch())
+    for stage in ("search", "train"):
+        monkeypatch.setattr(stages, stage, must_not_run)
+    out = Path(shutil.copytree(folder.parent / "whole", tmp_path / "out"))
+    assert stages.auto(AutoConfig(folder=str(folder), out=str(out), **TINY)).onnx == str(out / "network.onnx")
 
 
 def test_stopped_between_the_stages_the_same_command_gives_the_same_network(

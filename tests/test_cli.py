@@ -326,7 +326,10 @@ def unboxed(text: str) -> str:
 def test_help_is_short_and_help_all_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     for command in (train_search.command, train_eval.command):
         call(command, "--epochs", "3", "--help")
-        short = unboxed(capsys.readouterr().out)
+        raw = capsys.readouterr().out
+        assert "\n\n\n" not in raw
+        short = unboxed(raw)
+        assert "--image-size INT Resize images" in short  # None is no value to type
         call(command, "--help-all")
         whole = unboxed(capsys.readouterr().out)
         assert len(short) < 0.7 * len(whole)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
@@ -196,7 +197,7 @@ def write_tiny(source: type[CIFAR10], root: Path) -> None:
 @pytest.fixture(params=["cifar10", "cifar100"])
 def cifar(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     for source in (CIFAR10, CIFAR100):
-        monkeypatch.setattr(registry, source.__name__, tiny(source))
+        monkeypatch.setattr(torchvision.datasets, source.__name__, tiny(source))
     return str(request.param)
 
 
@@ -225,7 +226,9 @@ def test_cifar_that_is_not_there(cifar: str, tmp_path: Path) -> None:
 def test_download_leaves_the_data_set_and_nothing_else(cifar: str, tmp_path: Path) -> None:
     config = DataConfig(dataset=cifar, data=str(tmp_path / "data"), download=True)
     load(dataclasses.replace(config, batch_size=2))
-    assert [entry.name for entry in (tmp_path / "data").iterdir()] == [getattr(registry, cifar.upper()).base_folder]
+    assert [entry.name for entry in (tmp_path / "data").iterdir()] == [
+        getattr(torchvision.datasets, cifar.upper()).base_folder
+    ]
 
 
 def test_failed_download_leaves_nothing_half_written(
@@ -235,7 +238,7 @@ def test_failed_download_leaves_nothing_half_written(
         (Path(self.root) / "half.tar.gz").write_text("half")
         raise OSError("no network")
 
-    monkeypatch.setattr(getattr(registry, cifar.upper()), "download", fail)
+    monkeypatch.setattr(getattr(torchvision.datasets, cifar.upper()), "download", fail)
     with pytest.raises(DataError, match=r"could not fetch .*\(no network\); check the network"):
         load(DataConfig(dataset=cifar, data=str(tmp_path), download=True))
     assert not list(tmp_path.iterdir())
@@ -244,5 +247,5 @@ def test_failed_download_leaves_nothing_half_written(
 def test_no_second_download(cifar: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = DataConfig(dataset=cifar, data=str(tmp_path), download=True)
     load(config)
-    monkeypatch.setattr(getattr(registry, cifar.upper()), "download", lambda self: pytest.fail("again"))
+    monkeypatch.setattr(getattr(torchvision.datasets, cifar.upper()), "download", lambda self: pytest.fail("again"))
     load(config)

@@ -134,10 +134,10 @@ def test_whatever_a_library_raises_for_a_size_is_one_line(error: Exception) -> N
         library._check_images("timm:picky", Picky(), (3, 8, 9))
 
 
-def test_without_timm_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_one_line_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     library._names.cache_clear()
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match="need the package 'timm'; install optinas"):
+    with pytest.raises(ValueError, match="need the package 'timm'; pip install timm"):
         build("timm:resnet18", **SHAPE)
 
 

@@ -51,6 +51,9 @@ SHORTER = {
     f"--batch-size 6 {TINY}",
     "optinas-auto my_images": "optinas-auto my_images --image-size 8 --epochs 1 --search-epochs 1 --device cpu",
     "--dataset digits --preset smoke": f"--dataset digits --preset smoke --batch-size 359 {TINY}",
+    "torchvision:mobilenet_v3_small --preset small --dataset folder --data my_images --image-size 48 --hold-out 0.1": ""
+    "torchvision:mobilenet_v3_small --preset small --dataset folder --data my_images --image-size 8 --batch-size 6 "
+    "--epochs 1",
     "--dataset npz --data arrays.npz": f"--dataset npz --data arrays.npz --batch-size 6 {TINY}",
     **{
         f"--arch {arch} --dataset cifar10 --data data": f"--arch {smaller} {FAKE} --epochs 1"
@@ -73,13 +76,15 @@ SHORTER = {
     "benchmarks.scaling --space darts": "benchmarks.scaling --space darts --base-channels 2 --base-layers 1 "
     "--base-nodes 1 --base-batch-size 2 --base-image-size 8 --channels 2 4 --layers 1 2 --nodes 1 2 --batch-size 2 4 "
     "--image-size 8 16 --rounds 1",
+    "optinas-latency-table --space hb --eval-layers 5 --eval-channels 16 --image-size 32": "optinas-latency-table "
+    "--space hb --eval-layers 5 --eval-channels 16 --image-size 8 --rounds 2 --networks 2 --device cpu",
     "optinas-latency-table --space hb": "optinas-latency-table --space hb --rounds 2 --networks 2 --device cpu",
     "--max-latency 20": "--max-latency 100000",  # whatever the machine
     "simulate --quick": "simulate --depths 2 --samples 40 --dimension 3 --batch-size 20 --epochs 1",
 }
 #: What is short as it stands there.
 SHORT = re.compile(
-    r"python (genotype_tool\.py(?!.*--max-latency)|train_eval\.py --evaluate) |"
+    r"python (examples/serve\.py|genotype_tool\.py(?!.*--max-latency)|train_eval\.py --evaluate) |"
     r"optinas-(genotype|predict|results|report|latency(?!-table)|handmade|theory (check|rates))"
 )
 #: As SHORTER, for Python.
@@ -105,7 +110,12 @@ def blocks(language: str, text: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
-COMMANDS = [line for path in DOCUMENTS for block in blocks("bash", path.read_text()) for line in block.splitlines()]
+def commands(text: str) -> list[str]:
+    """Each on a line of its own, whatever the lines it is written on."""
+    return [line for block in blocks("bash", text) for line in re.sub(r" \\\n +", " ", block).splitlines()]
+
+
+COMMANDS = [command for path in DOCUMENTS for command in commands(path.read_text())]
 PROGRAMS = [c for c in COMMANDS if re.match(r"python |optinas-", c)]
 PYTHON = list(dict.fromkeys(block for path in DOCUMENTS for block in blocks("python", path.read_text())))
 FILES = {block.splitlines()[0].removeprefix("# "): block for block in PYTHON if block.startswith("# ")}
@@ -156,7 +166,9 @@ def _run(item: str, folder: Path) -> None:
 
 #: It imports everything once, and forks a process for each program, which is done sooner than it would have started.
 STARTER = get_context("forkserver")
-STARTER.set_forkserver_preload(["train_search", "train_eval", "genotype_tool", "nas.theory.simulation"])
+#: These are imported late, because they take long.
+LATE = ("scipy.stats", "sklearn.datasets", "sklearn.model_selection", "torchvision.transforms.v2")
+STARTER.set_forkserver_preload(["train_search", "train_eval", "genotype_tool", "nas.theory.simulation", *LATE])
 
 
 def start(item: str, folder: Path) -> Outcome:
@@ -251,7 +263,7 @@ def stories() -> list[list[str]]:
     """The programs and snippets of Python, in order, each together with those that share a folder or table with it."""
     told: list[tuple[set[str], list[str]]] = []
     for item in [*PROGRAMS, *SNIPPETS]:
-        folders, items = set(re.findall(r"runs/[\w-]+|[\w-]*latency\.json", item)), [item]
+        folders, items = set(re.findall(r"runs/[\w-]+|[\w-]*latency\.json|network\.onnx", item)), [item]
         for other in [other for other in told if other[0] & folders]:
             told.remove(other)
             folders, items = other[0] | folders, other[1] + items

@@ -71,7 +71,7 @@ def test_genotypes_of_one_kind_of_search_are_one_row_and_searches_are_left_out(
     rows, said = table_of(capsys, *sorted(tmp_path.iterdir()))
     told = [(row["architecture"], row["setting"], row["runs"], row["seeds"]) for row in rows]
     assert told == [("searched, hb", "init None", 2, "0/0, 1/0"), ("searched, hb", "init random", 1, "0/0")]
-    assert said.count("is not a training run") == 3
+    assert said.count("is a search; name the training of its genotype") == 3
     shutil.rmtree(tmp_path / "search0")  # what a row needs of it went with the training
     assert table_of(capsys, *(tmp_path / name for name in "012"))[0] == rows
 

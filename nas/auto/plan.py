@@ -42,7 +42,7 @@ _TYPICAL = 25
 class AutoConfig(Config):
     """Search, train and test a small network for the images in a folder; the same command resumes what was stopped."""
 
-    folder: Annotated[str, IsPath, Common, tyro.conf.Positional]
+    folder: Annotated[str, IsPath, Common, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder of images: one folder a class, or train/ and test/ with class folders in each (docs/DATA.md)."""
     out: Annotated[str | None, IsPath, Common, MayDiffer, NoneMeans("runs/auto- and the folder's name")] = None
     """Directory for the runs, the network and the report."""

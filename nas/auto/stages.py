@@ -73,9 +73,20 @@ def auto(config: AutoConfig) -> Made:
         for line in plan.images.found:
             directory.log(one_line(line))
         _compute(plan, directory, device)
-        if not (directory.path / record.RESULT).exists():
+        if not _is_finished(directory.path):
             directory.write_json(record.RESULT, msgspec.to_builtins(_finish(plan.images, directory.path, str(device))))
         return _placed(read_json(directory.path / record.RESULT, Made), directory.path)
+
+
+def _is_finished(path: Path) -> bool:
+    """Whether there is a result, and the network as ONNX unless the packages for that are missing."""
+    if not (path / record.RESULT).exists():
+        return False
+    try:
+        check_packages()
+    except ValueError:
+        return True
+    return (path / _ONNX).exists()
 
 
 def _directory(config: AutoConfig, device: torch.device) -> RunDirectory:
@@ -196,6 +207,6 @@ def _exported(images: ImageData, path: Path) -> bool:
         check_packages()
         evaluate.export(trained, trained.normalized(images), config)
     except ValueError as error:
-        screen.say(one_line(f"no {_ONNX}: {error}"))
+        screen.say(one_line(f"no {_ONNX}: {error}; the same command tries again"))
         return False
     return True

@@ -1,5 +1,7 @@
 """The data sets, one function each. To add one, write a function under `@dataset("name")`."""
 
+from __future__ import annotations
+
 import difflib
 import shutil
 import tempfile
@@ -7,11 +9,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from sklearn.datasets import load_digits
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from nas.data.config import DataConfig
 from nas.data.errors import DataError
@@ -20,8 +20,10 @@ from nas.data.images import ImageData, generator, sample, stratified_split
 from nas.data.manifest import Contents
 from nas.data.memory import MemoryData, channel_statistics
 from nas.data.pixels import survey
-from nas.data.stream import StreamedData
 from nas.data.view import View
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
 Builder = Callable[[DataConfig], ImageData]
 B = TypeVar("B", bound=Builder)
@@ -81,6 +83,8 @@ def _size(view: View) -> str:
 @dataset("digits")
 def digits(config: DataConfig) -> ImageData:
     """scikit-learn's 1,797 handwritten digits of 8x8 grey pixels: 1,437 to train, 360 to test."""
+    from sklearn.datasets import load_digits  # takes long to import, as does torchvision below
+
     _refuse_folder(config)
     pixels, labels = load_digits(return_X_y=True)
     # The values 0..16 become 0..255.
@@ -103,18 +107,24 @@ def digits(config: DataConfig) -> ImageData:
 @dataset("cifar10")
 def cifar10(config: DataConfig) -> ImageData:
     """CIFAR-10 (Krizhevsky 2009): 60,000 colour images of 32x32, ten classes."""
+    from torchvision.datasets import CIFAR10
+
     return _cifar(CIFAR10, config)
 
 
 @dataset("cifar100")
 def cifar100(config: DataConfig) -> ImageData:
     """CIFAR-100 (Krizhevsky 2009): 60,000 colour images of 32x32, a hundred classes."""
+    from torchvision.datasets import CIFAR100
+
     return _cifar(CIFAR100, config)
 
 
 @dataset("imagenet")
 def imagenet(config: DataConfig, view: View | None = None) -> ImageData:
     """ImageNet (Russakovsky et al. 2015) from train/ and val/ with one folder per class, streamed."""
+    from nas.data.stream import StreamedData
+
     root = _folder_of(config)
     files = read_parts(root / "train", root / "val", skip_unreadable=config.skip_unreadable)
     found = _sampled(files, config)
@@ -181,6 +191,8 @@ def _held(config: DataConfig, found: Folder, view: View) -> ImageData:
 
 
 def _streamed(config: DataConfig, found: Folder, view: View) -> ImageData:
+    from nas.data.stream import StreamedData
+
     # Evenly spaced, because the files are sorted by class.
     sample = found.train.paths[:: -(-len(found.train.paths) // STATISTICS_SAMPLE)]
     mean, std = channel_statistics(replace(view, resize="fit").decode(sample)[0])

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from nas.data.config import DataConfig
@@ -50,6 +49,8 @@ def stratified_split(labels: Tensor, *, first: float, seed: int, classes: Sequen
     Raises:
         DataError: a class has fewer than two images, or there are too few images for both parts.
     """
+    from sklearn.model_selection import train_test_split  # takes long to import
+
     counts = torch.bincount(labels, minlength=len(classes))
     if (smallest := int(counts.min())) < 2:
         raise DataError(

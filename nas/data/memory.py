@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
 
 from nas.data.augment import Augmentation, normalize
 from nas.data.config import DataConfig
@@ -34,6 +33,8 @@ def brought_to(images: Tensor, side: int | None) -> Tensor:
     """Resize uint8 images (N, C, H, W) to squares of the given side in pixels; None leaves them as they are."""
     if side is None or images.shape[-2:] == (side, side):
         return images
+    from torchvision.transforms.v2.functional import resize  # takes long to import
+
     return torch.cat([resize(chunk, [side, side], antialias=True) for chunk in images.split(1024)])
 
 

@@ -3,18 +3,22 @@
 Shape letters: N images, C channels, H height, W width.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms import v2
 
 from nas.data.pixels import in_parallel, read_image, to_eight_bits
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 #: fit: scale to cover the size, keep the centre. crop: ImageNet's test view (scale to 256, keep the centre 224).
 Resize = Literal["fit", "crop"]
@@ -91,4 +95,6 @@ def content_digest(path: str) -> bytes:
 
 def eval_transform(image_size: tuple[int, int]) -> v2.Transform:
     """Return the usual test view of ImageNet (scale to 256, keep the centre 224), PIL image to PIL image."""
+    from torchvision.transforms import v2  # takes long to import
+
     return v2.Compose([v2.Resize(round(min(image_size) * 256 / 224)), v2.CenterCrop(image_size)])

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from sklearn.linear_model import lars_path
 from torch import Tensor, nn
 
 from genotypes import CELL_NAMES, CellGenotype, Edge, Genotype
@@ -22,6 +21,8 @@ from spaces.space import CELL_INPUTS
 
 def lasso(dictionary_MN: Tensor, code_M: Tensor, penalty: float) -> Tensor:
     """The z (N,) with the least 1/2 |A z - b|^2 + penalty |z|_1, by LARS in float64 on the CPU; penalty > 0."""
+    from sklearn.linear_model import lars_path  # takes long to import
+
     # scikit-learn divides the square by M. Its tolerance is absolute, hence a problem scaled to the penalty 1.
     scale = penalty / len(code_M)
     A, b = (tensor.detach().cpu().double().numpy() for tensor in (dictionary_MN, code_M))

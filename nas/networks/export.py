@@ -91,7 +91,7 @@ def check_packages() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"ONNX needs the package {error.name!r}; install optinas[onnx]") from error
+        raise ValueError(f"ONNX needs the package {error.name!r}; pip install onnx onnxruntime onnxscript") from error
 
 
 def to_onnx(trained: TrainedNetwork, path: str | Path, images: Tensor | None = None) -> None:

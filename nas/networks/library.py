@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from torchvision import models
 
 from genotypes.config import Common, Config
 from genotypes.messages import reason_of
@@ -85,6 +84,8 @@ def parsed(name: str) -> tuple[str, str]:
 @cache
 def _names(library: str) -> frozenset[str]:
     if library == "torchvision":
+        from torchvision import models  # takes long to import
+
         return frozenset(models.list_models(module=models))
     return frozenset(import_timm().list_models())
 
@@ -95,7 +96,7 @@ def import_timm() -> Any:
         import timm
     except ImportError as error:
         raise UsageError(
-            f"networks of timm need the package {error.name!r}; install optinas[timm], or take one of torchvision"
+            f"networks of timm need the package {error.name!r}; pip install timm, or take one of torchvision"
         ) from error
     return timm
 
@@ -131,6 +132,8 @@ class _NumbersOnCpu(TorchFunctionMode):
 
 
 def _torchvision(name: str, in_channels: int, num_classes: int) -> nn.Module:
+    from torchvision import models
+
     # Both warn without init_weights, which will change.
     options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     network = models.get_model(name, weights=None, num_classes=num_classes, **options)

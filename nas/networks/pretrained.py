@@ -7,16 +7,19 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torchvision import models
 
 from genotypes.messages import reason_of
 from nas.data import ImageData
 from nas.errors import UsageError
 from nas.networks.library import build, import_timm, parsed
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 #: Networks whose weights are for pixels in -1..1; torchvision rescales in them what was normalized for the others.
 _INCEPTIONS = ("googlenet", "inception_v3")
@@ -71,11 +74,13 @@ def _statistics(library: str, model: str) -> tuple[Sequence[float], Sequence[flo
     return transforms.mean, transforms.std
 
 
-def _default_weights(model: str) -> models.WeightsEnum:
+def _default_weights(model: str) -> WeightsEnum:
+    from torchvision import models  # takes long to import
+
     weights = models.get_model_weights(model)
     if not len(weights):
         raise UsageError(f"torchvision has no pretrained weights for {model}; leave --pretrained out")
-    default: models.WeightsEnum = weights["DEFAULT"]
+    default: WeightsEnum = weights["DEFAULT"]
     return default
 
 

@@ -274,7 +274,9 @@ def load(path: str | os.PathLike[str]) -> TrainedNetwork:
     """
     path = Path(path) / NAME if os.path.isdir(path) else Path(path)
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; a training run writes it when it ends")
+        inner = path.parent / "train"  # of what optinas-auto writes
+        hint = f"name {inner}" if (inner / NAME).is_file() else "a training run writes it when it ends"
+        raise ValueError(f"{path} does not exist; {hint}")
     try:
         with path.open("rb") as file:
             return _read(file)

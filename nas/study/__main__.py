@@ -44,7 +44,7 @@ from nas.study.planning import read
 class StudyConfig(Config):
     """Which study, and where and how it is computed."""
 
-    file: Annotated[str, Common, tyro.conf.Positional]
+    file: Annotated[str, Common, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The study, a file in TOML."""
     out: Annotated[str, IsPath, Common]
     """Folder of the study: its cells, and the table in several forms."""

@@ -34,7 +34,7 @@ from nas.screen import table
 class ResultsConfig(Config):
     """Training runs side by side; runs that differ only in their seed are one row."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUNS...")]
     """Directories of training runs that have ended; others are left out, and named."""
     latency: bool = False
     """Also time each row's network: the median milliseconds of one image on this machine's CPU with one thread, of the
@@ -57,7 +57,7 @@ def read_training_run(directory: Path) -> TrainingRun:
     """The training run in a directory. Raises UsageError if there is none, or it has not ended."""
     found = record.read(directory)
     if not isinstance(found, TrainRecord):
-        raise UsageError(f"{directory} is not a training run")
+        raise UsageError(f"{directory} is a search; name the training of its genotype")
     settings = {**found.settings, "images": _images(found)}
     if found.search is None:
         settings["architecture"] = _digest(found.architecture.encode())
@@ -144,7 +144,10 @@ def command(argv: list[str]) -> dict[str, Any]:
         except UsageError as error:
             print(f"left out: {one_line(str(error))}", file=sys.stderr)
     if not runs:
-        raise UsageError("none of these directories holds a finished training run; name those of train_eval.py")
+        raise UsageError(
+            "none of these directories holds a finished training run; name those of train_eval.py, and of optinas-auto "
+            "the folder train in its --out"
+        )
     rows = compare(list(runs.values()), latency=config.latency)
     print(table(rows))
     return {"rows": rows}

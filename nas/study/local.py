@@ -93,7 +93,8 @@ def _context() -> SpawnContext | ForkServerContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nas.study.local"])
+    # The last two are imported late, because they take long.
+    context.set_forkserver_preload(["nas.study.local", "sklearn.model_selection", "torchvision.transforms.v2"])
     # Ctrl-C in a terminal reaches it while it imports, too; the study ends it.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

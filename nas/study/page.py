@@ -36,7 +36,7 @@ _KINDS = {"search": "searched", "random": "random", "arch": "given", "every": "a
 class ReportConfig(Config):
     """Write a page that shows a search, a training or a study, finished or not, in one file that needs nothing else."""
 
-    directory: Annotated[str, IsPath, tyro.conf.Positional]
+    directory: Annotated[str, IsPath, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_STUDY")]
     """Directory of the run or the study."""
     out: Annotated[str | None, IsPath, NoneMeans("report.html in the directory")] = None
     """File to write."""

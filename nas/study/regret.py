@@ -30,7 +30,7 @@ from nas.study.table import CellResult, RowResult
 class RegretConfig(Config):
     """Rank and regret of the searches of a study, and the tables that they were looked up in."""
 
-    study: Annotated[str, IsPath, tyro.conf.Positional]
+    study: Annotated[str, IsPath, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
     """Folder of the study, the --out of optinas-study."""
     save: Annotated[str | None, IsPath, NoneMeans("write none")] = None
     """Folder to write the tables of whole spaces to, each named after its row."""

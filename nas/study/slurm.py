@@ -54,7 +54,7 @@ def run(
     try:
         import submitit
     except ImportError:
-        raise ValueError("--executor slurm needs submitit: pip install 'optinas[slurm]'") from None
+        raise ValueError("--executor slurm needs submitit: pip install submitit") from None
     folder = (root / "slurm").resolve()
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)

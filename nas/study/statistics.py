@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import msgspec
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 
@@ -27,13 +26,20 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     high: float | None
 
 
+def _quantile(freedom: float) -> float:
+    """What the absolute value of Student's t with these degrees of freedom exceeds with a probability of 5 %."""
+    from scipy import stats  # takes long to import
+
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+
+
 def mean(values: Sequence[float]) -> Interval:
     """The mean of at least one value, with its t-interval for two or more."""
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 2:
         return Interval(mean=float(array[0]), std=None, low=None, high=None)
     center, std = float(array.mean()), float(array.std(ddof=1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(array) - 1)) * std / math.sqrt(len(array))
+    half = _quantile(len(array) - 1) * std / math.sqrt(len(array))
     return Interval(mean=center, std=std, low=center - half, high=center + half)
 
 
@@ -51,7 +57,7 @@ def difference(values: Sequence[float], baseline: Sequence[float]) -> Interval:
     freedom = sum(errors) ** 2 / sum(
         error**2 / (len(sample) - 1) for error, sample in zip(errors, (values, baseline), strict=True)
     )
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(sum(errors))
+    half = _quantile(freedom) * math.sqrt(sum(errors))
     return Interval(mean=center, std=None, low=center - half, high=center + half)
 
 
@@ -81,4 +87,6 @@ def agreement(ours: Mapping[str, float], others: Mapping[str, float]) -> float |
     pairs = [(ours[name], others[name]) for name in both]
     if len(pairs) < 2 or any(all(a == b for a, b in pairwise(column)) for column in zip(*pairs, strict=True)):
         return None
+    from scipy import stats
+
     return float(stats.kendalltau(*zip(*pairs, strict=True)).statistic)

@@ -20,7 +20,7 @@ from nas.screen import table
 class Costs(Config):
     """Parameters and multiply-adds of one image, of hand-made networks as their papers have them."""
 
-    networks: Annotated[tuple[str, ...], tyro.conf.Positional] = handmade.names()
+    networks: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NETWORKS...")] = handmade.names()
     """Names, such as hbnet56 (default: all that are listed)."""
     image_size: Annotated[Count | None, NoneMeans("32, or 224 for the networks of ImageNet")] = None
     """Side of the images in pixels."""
