@@ -2,7 +2,7 @@
 
 Cases are random: mixing weights, and latencies of 0.3 to 12 ms that have nothing to do with parameters. Parameters and
 multiply-adds are those of the CIFAR-10 form. Each limit lies on the way from the least to the most that a genotype can
-have: 20, 30 or 40 % of it from the least, or 2 %, where each limit can be kept, but latency not together with others.
+have: 20, 30 or 40 % of it from the least, or 2 %, where each limit can be kept, but hardly latency with another one.
 Prints a row for each space and set of limits; --out also writes them as JSON.
 """
 
