@@ -447,8 +447,10 @@ class Search:
             epochs=run.epoch,
             seconds=round(run.seconds, 3),
         )
-        data = self.same_data.summary
-        found = SearchRecord(seed=config.seed, settings=directory.settings, data=data, result=result)
+        # Not the table's path, which may differ when the search is resumed.
+        table = None if self.derivation.latency is None else self.derivation.latency.digest
+        settings = {**directory.settings, "derivation.latency_table": table}
+        found = SearchRecord(seed=config.seed, settings=settings, data=self.same_data.summary, result=result)
         record.write(directory, found)
         directory.log(
             f"genotype and pictures of its cells written to {directory.path}: genotype.json, normal.svg, reduce.svg"

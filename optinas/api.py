@@ -230,6 +230,7 @@ def auto(folder: PathLike, out: PathLike, *, progress: bool = False, **options: 
             **_trained(run, run, trained),
             latency_ms=made.latency_ms,
             onnx_latency_ms=made.onnx_latency_ms,
+            predicted_latency_ms=made.predicted_latency_ms,
             weights=Path(made.weights),
             onnx=None if made.onnx is None else Path(made.onnx),
             report=Path(made.report),

@@ -113,6 +113,7 @@ class Automatic(Trained):
     Attributes:
         latency_ms: median of an image by PyTorch.
         onnx_latency_ms: the same by ONNX Runtime; None where that is not installed.
+        predicted_latency_ms: what the search predicted; None without max_latency.
         weights: file that `optinas.load` and `optinas-predict` read.
         onnx: the network as ONNX; None where the packages for it are not installed.
         report: page of the training.
@@ -120,6 +121,7 @@ class Automatic(Trained):
 
     latency_ms: float
     onnx_latency_ms: float | None
+    predicted_latency_ms: float | None
     weights: Path
     onnx: Path | None
     report: Path

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,16 +18,21 @@ import nas.recipes
 import nas.training_recipes
 import optinas
 from benchmarks import five_folder
-from nas import screen
-from nas.auto import duration, stages
+from nas import latency_table, screen
+from nas.auto import duration, speed, stages
 from nas.auto.__main__ import command
 from nas.auto.duration import told
 from nas.auto.plan import HELD_OUT, LARGEST_SIDE, AutoConfig, planned
 from nas.errors import UsageError
+from nas.latency_table import LatencyTableConfig
 from nas.methods.config import SearchConfig
+from nas.networks import latency_table as latency_table_files
 from nas.networks import weights
 from nas.networks.cells import NetworkConfig
+from nas.networks.cost import count_parameters
+from nas.networks.latency_table import LatencyTable
 from nas.runs import record
+from nas.search import Search
 from nas.supernet import SupernetConfig
 from nas.train import TrainConfig
 from spaces import SpaceConfig
@@ -244,6 +250,65 @@ def test_a_limit_makes_the_network_narrower(tmp_path: Path, monkeypatch: pytest.
     assert (limits.max_params, limits.eval_layers) == (40_000, plan.train.network.layers)
     assert limits.eval_channels == plan.train.network.init_channels
     assert 2 < plan.train.network.init_channels < SMALL_TRAINING("folder").network.init_channels
+
+
+def test_a_limit_of_the_latency_is_kept_by_a_table_that_is_measured_once(
+    folder: Path, tiny: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths: list[int | None] = []
+
+    def by_size(config: LatencyTableConfig) -> LatencyTable:
+        """On a machine that takes a millisecond for each parameter."""
+        widths.append(config.eval_channels)
+        return latency_table.measured(config, lambda network, _: count_parameters(network))
+
+    monkeypatch.setattr(speed, "measured", by_size)
+    config = AutoConfig(folder=str(folder), out=str(tmp_path / "out"), max_latency=1.0, **TINY)
+    with pytest.raises(UsageError, match=r"at most 1,000 microseconds .*the smallest .* 2 cells of 2 channels on 8x8"):
+        stages.auto(config)
+    assert widths == [4, 2]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    config = replace(config, max_latency=1500.0, max_macs=15_000)
+
+    # Stopped within the search, and gone on with elsewhere.
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Search, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            stages.auto(config)
+    monkeypatch.setattr(speed, "measured", must_not_run)
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    made = stages.auto(replace(config, out=str(moved)))
+    assert made.predicted_latency_ms is not None
+    assert made.predicted_latency_ms == pytest.approx(made.params, rel=0.01)
+    assert made.predicted_latency_ms <= 1500
+    assert made.macs <= 15_000
+    assert stages.auto(replace(config, out=str(moved))) == made
+
+    # Another run takes the table, and with it the number of channels.
+    table = str(moved / speed.NAME)
+    config = replace(config, latency_table=table)
+    plan, _ = stages._fast_enough(config, planned(config), tmp_path / "new", torch.device("cpu"))
+    found = latency_table_files.read(table)
+    assert plan.train.network.init_channels == plan.search.derivation.eval_channels == found.form.init_channels
+    for change, message in (
+        ({"image_size": 7}, "was measured for .* on 8x8 pixels"),
+        ({"max_latency": 9.0}, "at most 9,0"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            stages.auto(replace(config, out=str(tmp_path / "other"), **change))
+    other = str(tmp_path / "other.json")
+    latency_table_files.write(msgspec.structs.replace(found, rounds=3), other)
+    (moved / record.RESULT).unlink()
+    with pytest.raises(UsageError, match=r"other.json is not the table that the run began with"):
+        stages.auto(replace(config, out=str(moved), latency_table=other))
+    (moved / speed.NAME).unlink()
+    with pytest.raises(UsageError, match=r"latency.json is gone"):
+        stages.auto(replace(config, out=str(moved)))
+    with pytest.raises(ValueError, match="--latency-table .* is for --max-latency"):
+        replace(config, max_latency=None)
 
 
 def test_a_folder_as_a_user_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

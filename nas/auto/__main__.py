@@ -24,6 +24,7 @@ def _table(made: Made) -> str:
         "multiply-adds": made.macs,
         "test accuracy %": made.test_accuracy,
         "ms an image, PyTorch": made.latency_ms,
+        **({} if made.predicted_latency_ms is None else {"predicted": made.predicted_latency_ms}),
         "ONNX Runtime": made.onnx_latency_ms,
     }
     return screen.table([row])

@@ -14,7 +14,18 @@ import tyro
 import nas.recipes
 import nas.training_recipes
 import spaces
-from genotypes.config import AtMost, Common, Config, Count, Epochs, IsPath, MayDiffer, NoneMeans, Seed
+from genotypes.config import (
+    AtMost,
+    Common,
+    Config,
+    Count,
+    Epochs,
+    IsPath,
+    MayDiffer,
+    MoreThan,
+    NoneMeans,
+    Seed,
+)
 from nas import data
 from nas.data import ImageData
 from nas.data.folder import Folder, read_folder
@@ -50,6 +61,12 @@ class AutoConfig(Config):
     """Most parameters of the network."""
     max_macs: Annotated[Count | None, Common, NoneMeans("any number")] = None
     """Most multiply-adds of the network for one image."""
+    max_latency: Annotated[float | None, MoreThan(0), AtMost(10**9), Common, NoneMeans("any time")] = None
+    """Most milliseconds of the network for one image on this machine, as a table predicts them, which is measured first
+    unless --latency-table names one."""
+    latency_table: Annotated[str | None, IsPath, MayDiffer, NoneMeans("one is measured for --max-latency")] = None
+    """File of optinas-latency-table, or the latency.json of another run, for networks like these; the network gets its
+    number of channels."""
     image_size: Annotated[
         Count | None, AtMost(8192), Common, NoneMeans("the images' own, but at most 48, which suits a CPU")
     ] = None
@@ -64,6 +81,11 @@ class AutoConfig(Config):
     """Seed of the search and of the training."""
     device: Annotated[str, Common, MayDiffer] = "auto"
     """cpu, cuda, cuda:1 and so on, or auto: a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.latency_table is not None and self.max_latency is None:
+            raise ValueError(f"--latency-table {self.latency_table} is for --max-latency; set a limit, or leave it out")
 
 
 class Plan(NamedTuple):

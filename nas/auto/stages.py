@@ -16,6 +16,7 @@ import torch
 import genotypes
 from genotypes.messages import one_line
 from nas import data, evaluate, screen
+from nas.auto import speed
 from nas.auto.duration import search_seconds, told, train_seconds, typical_seconds
 from nas.auto.plan import AutoConfig, Plan, planned
 from nas.data import ImageData, manifest
@@ -23,8 +24,9 @@ from nas.engine.device import resolve_device
 from nas.errors import Stopped, UsageError, users_mistakes
 from nas.evaluate import EvaluateConfig
 from nas.latency import LatencyConfig, latency
-from nas.networks import weights
+from nas.networks import latency_table, weights
 from nas.networks.export import check_packages
+from nas.networks.latency_table import LatencyModel, LatencyTable
 from nas.report import run as report
 from nas.runs import record
 from nas.runs.directory import RunDirectory, read_json
@@ -49,6 +51,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Median of an image by PyTorch."""
     onnx_latency_ms: float | None
     """The same by ONNX Runtime, where that is installed."""
+    predicted_latency_ms: float | None = None
+    """What the search predicted; None without --max-latency."""
     seconds: float
     """Of the search and the training."""
     weights: str
@@ -67,14 +71,20 @@ def auto(config: AutoConfig) -> Made:
         device = resolve_device(config.device)
         directory = _directory(config, device)
         plan = planned(config)
-    with directory.opened(), _told_how_to_resume(directory):
+    with directory.opened():
         _check_same_images(plan.images, directory.path / SEARCH)
-        directory.begin()
-        for line in plan.images.found:
-            directory.log(one_line(line))
-        _compute(plan, directory, device)
-        if not _is_finished(directory.path):
-            directory.write_json(record.RESULT, msgspec.to_builtins(_finish(plan.images, directory.path, str(device))))
+        plan, table = _fast_enough(config, plan, directory.path, device)
+        # Nothing has been written yet: what is stopped here begins anew.
+        with _told_how_to_resume(directory):
+            directory.begin()
+            if table is not None:
+                latency_table.write(table, directory.path / speed.NAME)
+            for line in plan.images.found:
+                directory.log(one_line(line))
+            _compute(plan, directory, device)
+            if not _is_finished(directory.path):
+                made = _finish(plan.images, directory.path, str(device))
+                directory.write_json(record.RESULT, msgspec.to_builtins(made))
         return _placed(read_json(directory.path / record.RESULT, Made), directory.path)
 
 
@@ -87,6 +97,18 @@ def _is_finished(path: Path) -> bool:
     except ValueError:
         return True
     return (path / _ONNX).exists()
+
+
+def _fast_enough(config: AutoConfig, plan: Plan, path: Path, device: torch.device) -> tuple[Plan, LatencyTable | None]:
+    """The plan within --max-latency, and the table to keep; None without a limit, and at the end."""
+    if config.max_latency is None or (path / record.RESULT).exists():
+        return plan, None
+    kept = path / speed.NAME
+    if (path / SEARCH).exists() and not kept.exists():
+        raise UsageError(f"{kept} is gone, by which the network was chosen; restore it, or choose another --out")
+    with users_mistakes():
+        table = speed.table_for(config, plan, kept, device)
+    return speed.limited(plan, table, config.max_latency, kept), table
 
 
 def _directory(config: AutoConfig, device: torch.device) -> RunDirectory:
@@ -177,9 +199,16 @@ def _finish(images: ImageData, path: Path, device: str) -> Made:
         **{name: getattr(found.result, name) for name in ("test_accuracy", "test_error", "params", "macs")},
         latency_ms=times["torch_ms"]["median"],
         onnx_latency_ms=times["onnx_ms"] and times["onnx_ms"]["median"],
+        predicted_latency_ms=_predicted(path),
         seconds=round(found.result.seconds + (found.result.search_seconds or 0), 3),
         **_paths(path, onnx),
     )
+
+
+def _predicted(path: Path) -> float | None:
+    if not (path / speed.NAME).exists():
+        return None
+    return LatencyModel.read(str(path / speed.NAME)).predicted(genotypes.load(path / SEARCH / "genotype.json"))
 
 
 def _paths(path: Path, onnx: bool) -> dict[str, Any]:

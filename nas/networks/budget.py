@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from genotypes.config import AtLeast, AtMost, Common, Config, Count, IsPath, MoreThan, NoneMeans, flag
+from genotypes.config import AtLeast, AtMost, Common, Config, Count, IsPath, KeptInCheckpoint, MoreThan, NoneMeans, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class BudgetConfig(FormConfig):
     """Most multiply-adds of the evaluation network for one image."""
     max_latency: Annotated[float | None, MoreThan(0), AtMost(10**9), Common, NoneMeans("any time")] = None
     """Longest forward pass of the evaluation network in milliseconds, as --latency-table predicts it."""
-    latency_table: Annotated[str | None, IsPath, Common, NoneMeans("no latency is predicted")] = None
+    latency_table: Annotated[str | None, IsPath, Common, KeptInCheckpoint, NoneMeans("no latency is predicted")] = None
     """File of optinas-latency-table, measured for that network."""
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import genotypes
 from genotypes import Genotype
-from genotypes.config import KeptInCheckpoint, MayDiffer, marked
+from genotypes.config import MayDiffer, marked
 from nas.methods.config import SearchConfig
 from nas.runs.directory import described, flat
 from nas.study.file import Flags
@@ -52,7 +52,7 @@ class Cell:
 
 
 def _binding(config: SearchConfig | TrainConfig) -> dict[str, Any]:
-    ignored = {**marked(config, MayDiffer), **marked(config, KeptInCheckpoint)}
+    ignored = {*marked(config, MayDiffer), "arch"}  # the architecture is told by what it is
     return {name: value for name, value in flat(described(config)).items() if name not in ignored}
 
 
