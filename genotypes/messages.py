@@ -2,16 +2,15 @@
 
 import unicodedata
 
-_LONGEST = 2000  # characters
-_LONGEST_REASON = 300
+_LONGEST_REASON = 300  # characters
 
 
-def one_line(text: str) -> str:
-    """`text` as one line of at most 2,000 characters, without control characters that a terminal would obey."""
+def one_line(text: str, *, longest: int = 2000) -> str:
+    """`text` as one line of at most `longest` characters, without control characters that a terminal would obey."""
     line = " ".join(text.split())
     shown = escaped(line)
     # The end of a message says how to fix it.
-    return shown if len(shown) <= _LONGEST else f"{shown[:1400]} ... {shown[-590:]}"
+    return shown if len(shown) <= longest else f"{shown[: 7 * longest // 10]} ... {shown[-(29 * longest // 100) :]}"
 
 
 def escaped(text: str) -> str:

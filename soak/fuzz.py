@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import io
-import itertools
 import json
 import shutil
 import signal
@@ -19,11 +17,9 @@ from random import Random
 
 import msgspec
 import torch
-from PIL import Image, features
 
 import genotypes
 import nas.runs.environment
-from genotypes.config import Config
 from nas.data import DataError
 from nas.data.pixels import read_image
 from nas.errors import UsageError
@@ -32,12 +28,12 @@ from nas.methods import saved
 from nas.networks import architecture, weights
 from nas.networks.cells import NetworkConfig
 from nas.networks.handmade import HandmadeConfig
-from nas.networks.latency_table import Calibration, LatencyModel, LatencyTable, MeasuredForm, OperationLatency
+from nas.networks.latency_table import LatencyModel
+from nas.report import tested
 from nas.runs import checkpoint, mixing, record
 from nas.runs.directory import read_config
-from nas.runs.run import Run, RunConfig, directory_of
-from nas.study import compare
-from soak import processes
+from nas.study import compare, planning
+from soak import processes, seeds
 from soak.cases import Case, Reference, Result, generator, message_fault
 from soak.mutate import mutated
 
@@ -89,10 +85,11 @@ def cases(references: list[Reference], seed: int) -> list[Case]:
 
 
 def readers(references: list[Reference]) -> list[Reader]:
-    """The readers of genotypes in both notations, of run files, of weights, and of images in every format."""
+    """The readers of genotypes in both notations, of run files, weights, studies, and images in every format."""
     finished = {reference.job.name: reference.directory for reference in references}
     search, train, small = (finished[name] for name in JOBS)
-    nothing = _run_of_nothing(search.parent / "nothing")
+    nothing = seeds.run_of_nothing(search.parent / "nothing")
+    tables = seeds.tables(search.parent / "tables")
     operations = tuple(f"{quote}{name}{quote}".encode() for name in genotypes.OPERATIONS for quote in "\"'")
     found = [genotype.genotype for genotype in map(genotypes.get, genotypes.names())]
     as_json = tuple(genotypes.to_json(genotype).encode() for genotype in found)
@@ -123,7 +120,7 @@ def readers(references: list[Reference]) -> list[Reader]:
             "checkpoint",
             lambda path: checkpoint.load(path.parent),
             UsageError,
-            (_content(nothing, checkpoint.NAME),),
+            ((nothing / checkpoint.NAME).read_bytes(),),
             checkpoint.NAME,
             mutate=_sealed_again,
         ),
@@ -131,7 +128,7 @@ def readers(references: list[Reference]) -> list[Reader]:
             "weights",
             weights.load,
             ValueError,
-            (_content(small, weights.NAME),),
+            (seeds.weights_of(small / weights.NAME),),
             weights.NAME,
             mutate=_with_other_header,
         ),
@@ -139,28 +136,33 @@ def readers(references: list[Reference]) -> list[Reader]:
             "latency-table",
             predict_latency,
             ValueError,
-            (msgspec.json.encode(_latency_table()),),
+            (msgspec.json.encode(seeds.latency_table()),),
             "latency.json",
             words=language,
         ),
+        *[_of_run(name.replace(".", "-"), read_tables, tables, name) for name in seeds.TABLES],
+        Reader(
+            "study-toml", read_study, UsageError, seeds.STUDIES, "study.toml", words=_words(b" ".join(seeds.STUDIES))
+        ),
         *[
             Reader(f"image-{kind}", partial(read_image, channels=3), DataError, images, f"image.{kind}")
-            for kind, images in image_seeds().items()
+            for kind, images in seeds.images().items()
         ],
     ]
-
-
-def _content(directory: Path, name: str) -> bytes:
-    return (directory / name).read_bytes()
 
 
 def _of_run(
     name: str, read: Callable[[Path], object], directory: Path, file: str, *, of_folder: bool = False
 ) -> Reader:
-    content = _content(directory, file)
-    words = tuple({*content.replace(b",", b" ").split()})
+    content = seeds.of_run(directory, file)
+    words = _words(content)
     given = (lambda path: read(path.parent)) if of_folder else read
     return Reader(name, given, UsageError, (content,), file, directory, words)
+
+
+def _words(content: bytes) -> tuple[bytes, ...]:
+    """The words of a file, in the same order in each process, which that of a set is not."""
+    return tuple(sorted({*content.replace(b",", b" ").split()}))
 
 
 def read_genotype(path: Path) -> None:
@@ -173,30 +175,6 @@ def read_genotype(path: Path) -> None:
 def predict_latency(path: Path) -> None:
     """Reads a table of latencies and predicts that of a published genotype."""
     LatencyModel.read(str(path)).predicted(genotypes.get("DARTS_V2").genotype)
-
-
-def _latency_table() -> LatencyTable:
-    """A table of networks of a single cell, which reduces."""
-    form = MeasuredForm(layers=1, init_channels=2, stem="cifar", in_channels=3, height=8, width=8, classes=10)
-    first = [
-        OperationLatency(operation=name, channels=4, stride=2, height=8, width=8, ms=0.5)
-        for name in genotypes.OPERATIONS
-    ]
-    times = (*first, *(msgspec.structs.replace(time, stride=1, height=4, width=4) for time in first))
-    return LatencyTable(
-        runtime="pytorch",
-        space="darts",
-        edges=(2, 2, 2, 2),
-        form=form,
-        batch=1,
-        rounds=30,
-        device="cpu",
-        processor="some",
-        threads=1,
-        torch="2.14.1",
-        operations=times,
-        calibration=Calibration(networks=13, rest_ms=1.5, factor=0.9, mean_error=3, largest_error=9),
-    )
 
 
 def read_configuration(path: Path) -> None:
@@ -212,59 +190,31 @@ def read_mixing(path: Path) -> None:
         raise UsageError(faults[0])
 
 
-@dataclass(frozen=True)
-class _Anything(Config):
-    run: RunConfig
-
-
-def _run_of_nothing(directory: Path) -> Path:
-    """The directory of a run that computes nothing, so that it resumes in no time, after two of its three epochs."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        _epochs(directory, 2)
-    return directory
-
-
-def _epochs(directory: Path, number: int, *, resume: bool = False) -> None:
-    config = RunConfig(run_dir=str(directory), resume=resume)
-    cpu = torch.device("cpu")
-    kept = directory_of(config, _Anything(config), default_name="", device=cpu)
-    run = Run(kept, {}, device=cpu, deterministic=False, epochs=3, steps=1)
-    with run:
-        for _ in itertools.islice(run.epochs(), number + 1):
-            if number:
-                run.add_metrics({"train_loss": 1.0})
-            number -= 1
-
-
 def resume(path: Path) -> None:
     """Resumes a copy of the run that the file belongs to."""
     copy = path.parent.with_name("copy")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(path.parent, copy)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        _epochs(copy, 1, resume=True)
+        seeds.epochs_of_nothing(copy, 1, resume=True)
+
+
+def read_tables(path: Path) -> None:
+    """Reads the tables of a training, and shows what is valid. Raises UsageError for those that are left out."""
+    found = tested.read(path.parent, seeds.TABLES_SIZE, 3)
+    tested.section(found, None)
+    if found.faults:
+        raise UsageError(found.faults[0])
+
+
+def read_study(path: Path) -> None:
+    """Plans the study in a file."""
+    planning.read(path, {})
 
 
 def read_architecture(path: Path) -> None:
     """Resolves the directory of the search as an architecture to train."""
     architecture.resolve(str(path.parent), NetworkConfig(), HandmadeConfig())
-
-
-def image_seeds() -> dict[str, tuple[bytes, ...]]:
-    """Small images in several modes, in every format that Pillow can write and that users may have."""
-    formats = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "gif": "GIF", "tif": "TIFF", "ppm": "PPM", "webp": "WEBP"}
-    formats |= {"tga": "TGA", "ico": "ICO"}
-    formats |= {"jp2": "JPEG2000"} if features.check("jpg_2000") else {}
-    formats |= {"avif": "AVIF"} if features.check("avif") else {}
-    gradient = Image.linear_gradient("L").resize((19, 17))
-    found: dict[str, tuple[bytes, ...]] = {}
-    for ending, name in formats.items():
-        for mode in ("L", "RGB", "RGBA", "P", "I;16", "1"):
-            buffer = io.BytesIO()
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                gradient.convert(mode).save(buffer, name)
-                found[ending] = (*found.get(ending, ()), buffer.getvalue())
-    return found
 
 
 def _batch(reader: Reader, seed: int, numbers: range, scratch: Path, result: Result) -> None:
@@ -313,14 +263,13 @@ def _with_other_header(content: bytes, random: Random, words: tuple[bytes, ...])
         return mutated(content[:end], random) + content[end:]
     header = json.loads(content[8:end])
     ours = header["__metadata__"]["optinas"].encode()
-    words = tuple({*ours.replace(b",", b" ").replace(b"{", b" ").split()})
+    words = _words(ours.replace(b"{", b" "))
     header["__metadata__"]["optinas"] = mutated(ours, random, words).decode(errors="replace")
-    header["__metadata__"]["sha256"] = zeros = "0" * 64
+    header["__metadata__"]["sha256"] = seeds.NO_DIGEST
     text = json.dumps(header).encode()
     if random.random() < 0.2:
         text = mutated(text, random)
-    file = len(text).to_bytes(8, "little") + text + content[end:]
-    return file.replace(zeros.encode(), hashlib.sha256(file).hexdigest().encode())
+    return seeds.sealed_weights(text, content[end:])
 
 
 def shown(content: bytes) -> str:

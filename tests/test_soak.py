@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import genotypes
-from soak import fuzz, runs
+from soak import fuzz, runs, seeds
 from soak.cases import LONGEST_MESSAGE, Reference, generator, message_fault, one_line
 from soak.damage import damaged
 from soak.fuzz import Reader
@@ -35,9 +35,27 @@ def test_an_input_depends_on_its_name_and_the_seed_alone() -> None:
 
 
 def test_images_of_every_format_are_mutated() -> None:
-    seeds = fuzz.image_seeds()
-    assert {"png", "jpg", "bmp", "gif", "tif", "ppm", "tga"} <= seeds.keys()
-    assert all(mutated(image, Random(3)) for images in seeds.values() for image in images)
+    found = seeds.images()
+    assert {"png", "jpg", "bmp", "gif", "tif", "ppm", "tga"} <= found.keys()
+    assert all(mutated(image, Random(3)) for images in found.values() for image in images)
+
+
+def test_the_files_that_are_mutated_do_not_depend_on_where_and_when(tmp_path: Path) -> None:
+    found = []
+    for name, seconds in (("a", 1.25), ("longer", 12.5)):
+        directory = seeds.run_of_nothing(tmp_path / name)
+        result = {"run_dir": str(directory), "seconds": seconds, "search_seconds": seconds, "test_error": 200 / 3}
+        (directory / "record.json").write_text(json.dumps({"result": result}, indent=2))
+        files = ("config.json", "env.json", "metrics.csv", "record.json")
+        found.append([(directory / "checkpoint.pt").read_bytes(), *(seeds.of_run(directory, file) for file in files)])
+    assert found[0] == found[1]
+    assert json.loads(found[0][-1])["result"] == {
+        "run_dir": "runs/seed",
+        "seconds": 1.5,
+        "search_seconds": 1.5,
+        "test_error": 66.66,
+    }
+    assert fuzz._words(b"b a,c\nb") == (b"a", b"b", b"c")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +77,8 @@ def test_every_reader_takes_or_refuses_mutated_files(
     for reader in fuzz.readers(references):
         folder = tmp_path / reader.name
         shutil.copytree(reader.folder, folder) if reader.folder else folder.mkdir()
+        for content in reader.seeds:
+            assert fuzz.read(reader, content, folder) == ("valid", None), reader.name
         for number in range(200):
             outcome, wrong = fuzz.read(reader, fuzz.inputs(reader, 0, number), folder)
             assert wrong is None, f"fuzz/{reader.name}, input {number}: {outcome}: {wrong}"

@@ -15,6 +15,7 @@ import msgspec
 import nas.recipes
 import nas.training_recipes
 import spaces
+from genotypes.messages import one_line
 from genotypes.zoo import ZOO
 from nas import methods
 from nas.errors import UsageError
@@ -47,20 +48,18 @@ def read(path: Path, data: Mapping[str, bool | int | float | str]) -> Plan:
     Raises UsageError for a file that cannot be read, and for whatever in it is not right.
     """
     file = decoded(path)
-    try:
+    with _naming(str(path)):
         own = named(file.data)
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from error
     if "dataset" in data:
         own.pop("data", None)  # the folder of another one
     file = msgspec.structs.replace(file, data={**own, **data})
     of_methods = set[str]()
     for row in file.row:
-        with _naming(path, row):
+        with _naming(f"{path}, row {row.name!r}"):
             of_methods |= _flags_of_method(row, file)
     rows, folders = [], dict[str, str]()
     for row in file.row:
-        with _naming(path, row):
+        with _naming(f"{path}, row {row.name!r}"):
             if (other := folders.get(slug(row.name))) is not None:
                 raise ValueError(f"its folder would be that of row {other!r}, {slug(other)!r}; rename one of them")
             folders[slug(row.name)] = row.name
@@ -70,12 +69,12 @@ def read(path: Path, data: Mapping[str, bool | int | float | str]) -> Plan:
 
 
 @contextmanager
-def _naming(path: Path, row: RowOfFile) -> Iterator[None]:
-    """Within it, what is wrong is told with the file and the row."""
+def _naming(place: str) -> Iterator[None]:
+    """Within it, what is wrong is told with its place, and shortened: it may quote all that the file holds."""
     try:
         yield
     except ValueError as error:
-        raise UsageError(f"{path}, row {row.name!r}: {error}") from error
+        raise UsageError(f"{place}: {one_line(str(error), longest=700)}") from error
 
 
 def _with_shared(row: RowOfFile, file: File, of_methods: Collection[str]) -> RowOfFile:
