@@ -32,7 +32,7 @@ from nas.networks.latency_table import LatencyModel
 from nas.report import tested
 from nas.runs import checkpoint, mixing, record
 from nas.runs.directory import read_config
-from nas.study import compare, planning
+from nas.study import compare, planning, table
 from soak import processes, seeds
 from soak.cases import Case, Reference, Result, generator, message_fault
 from soak.mutate import mutated
@@ -143,6 +143,14 @@ def readers(references: list[Reference]) -> list[Reader]:
         *[_of_run(name.replace(".", "-"), read_tables, tables, name) for name in seeds.TABLES],
         Reader(
             "study-toml", read_study, UsageError, seeds.STUDIES, "study.toml", words=_words(b" ".join(seeds.STUDIES))
+        ),
+        Reader(
+            "study-table",
+            table.read,
+            UsageError,
+            (msgspec.json.encode(seeds.table_of_study()),),
+            "table.json",
+            words=_words(msgspec.json.encode(seeds.table_of_study()).replace(b":", b" ")),
         ),
         *[
             Reader(f"image-{kind}", partial(read_image, channels=3), DataError, images, f"image.{kind}")

@@ -23,6 +23,8 @@ from nas.networks.latency_table import Calibration, LatencyTable, MeasuredForm, 
 from nas.runs import mistakes, predictions
 from nas.runs.mistakes import Mistake
 from nas.runs.run import Run, RunConfig, directory_of
+from nas.study.statistics import Interval
+from nas.study.table import CellResult, Failed, RowResult, Table
 
 STUDIES = (
     b"""title = "Searched and drawn"
@@ -141,6 +143,49 @@ def tables(directory: Path) -> Path:
         (directory / name).write_text(text)
     mistakes.sheet([np.zeros((3, *TABLES_SIZE), np.uint8)] * 2, wrong).save(directory / mistakes.SHEET)
     return directory
+
+
+def table_of_study() -> Table:
+    """A search of two seeds against two random architectures."""
+    apart = Interval(mean=-1.0, std=None, low=-3.0, high=1.0)
+    rows = []
+    for name, kind in (("hb", "search"), ("random", "random")):
+        cells = [
+            CellResult(
+                seed=seed,
+                test_error=3.0 + seed,
+                params=300_000 + seed,
+                macs=5_000_000,
+                search_seconds=20.0 if kind == "search" else None,
+                train_seconds=70.5,
+                genotype="resnet20",
+                directory=f"cells/{name}/{seed}",
+            )
+            for seed in range(2)
+        ]
+        row = RowResult(
+            name=name,
+            kind=kind,
+            baseline="random" if kind == "search" else None,
+            published=2.5,
+            planned=3,
+            n=2,
+            test_error=Interval(mean=3.5, std=0.7, low=-2.8, high=9.8),
+            params=300_000.5,
+            macs=5_000_000.0,
+            search_seconds=20.0 if kind == "search" else None,
+            train_seconds=70.5,
+            device="cpu (x86_64)",
+            difference=apart if kind == "search" else None,
+            relative_improvement=apart if kind == "search" else None,
+            cells=cells,
+            failed=[Failed(seed=2, why="the disk is full")],
+        )
+        rows.append(row)
+    environment = {"commit": None, "command": ["soak"], "packages": {"torch": "2"}}
+    return Table(
+        title="Small", environment=environment, settings={"data": {"dataset": "fake"}}, agreement=0.0, rows=rows
+    )
 
 
 def latency_table() -> LatencyTable:

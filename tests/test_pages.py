@@ -543,7 +543,13 @@ def test_a_study_without_results_and_a_damaged_table(tmp_path: Path) -> None:
     assert not shown.all("svg")
     assert shown.shows("none yet: 4 of 4 cells have not been computed")
     (tmp_path / "table.json").write_text("{}")
-    with pytest.raises(UsageError, match="is not the table of a study"):
+    with pytest.raises(UsageError, match="table.json cannot be read: .*missing required field"):
+        write_report(tmp_path)
+    table.write(study(), tmp_path)
+    damaged = json.loads((tmp_path / "table.json").read_text())
+    damaged["rows"][0]["test_error"]["high"] = None
+    (tmp_path / "table.json").write_text(json.dumps(damaged))
+    with pytest.raises(UsageError, match="table.json cannot be read: an interval has only one end"):
         write_report(tmp_path)
 
 

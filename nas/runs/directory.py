@@ -379,16 +379,16 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} holds no run (no config.json); name the directory of a run") from None
 
 
-def read_json(file: Path, kind: Any) -> Any:
-    """What a JSON file holds, of the type `kind`.
+def read_json(file: Path, kind: Any, *, largest: int = _LARGEST_JSON) -> Any:
+    """What a JSON file of at most `largest` bytes holds, of the type `kind`.
 
     Raises UsageError where it cannot be read or holds something else, FileNotFoundError.
     """
     try:
         with file.open("rb") as opened:
-            content = opened.read(_LARGEST_JSON + 1)
-        if len(content) > _LARGEST_JSON:
-            raise ValueError(f"it holds more than {_LARGEST_JSON:,} bytes")
+            content = opened.read(largest + 1)
+        if len(content) > largest:
+            raise ValueError(f"it holds more than {largest:,} bytes")
         return msgspec.json.decode(content, type=kind)
     except FileNotFoundError:
         raise

@@ -73,11 +73,12 @@ class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def decoded(path: Path) -> File:
     """The content of a study's file. Raises UsageError for a file that is none."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as opened:
+            content = opened.read(_LARGEST + 1)
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); name the file of a study") from error
     if len(content) > _LARGEST:
-        raise UsageError(f"{path} has {len(content):,} bytes, which is no study; name the file of one")
+        raise UsageError(f"{path} has more than {_LARGEST:,} bytes, which is no study; name the file of one")
     try:
         return msgspec.toml.decode(content, type=File)
     except RecursionError:

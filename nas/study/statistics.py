@@ -9,21 +9,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 LEVEL = 0.95
+
+#: In a file; what is larger could not be drawn.
+_Number = Annotated[float, Meta(ge=-1e12, le=1e12)]
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An estimate with its interval; without one where there are too few values."""
 
-    mean: float
-    std: float | None
+    mean: _Number
+    std: _Number | None
     """Standard deviation of the sample; None for one value, and for a difference."""
-    low: float | None
-    high: float | None
+    low: _Number | None
+    high: _Number | None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an interval of one end, which a damaged file may have."""
+        if (self.low is None) != (self.high is None):
+            raise ValueError("an interval has only one end")
 
 
 def _quantile(freedom: float) -> float:

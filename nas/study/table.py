@@ -8,14 +8,16 @@ import re
 import statistics as means
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 import genotypes
 from genotypes import Genotype
 from genotypes.atomic import write_atomically
 from nas.errors import UsageError
+from nas.runs.directory import read_json
 from nas.runs.record import SearchRecord, TrainRecord
 from nas.study import cells, statistics
 from nas.study.cells import Reader
@@ -24,17 +26,26 @@ from nas.study.file import Flags
 from nas.study.plan import Cell, Plan, Row
 from nas.study.statistics import Interval
 
+#: Bytes of table.json; 100,000 cells have fewer.
+_LARGEST = 50_000_000
+
+
+# The bounds keep small what a stranger's file makes us draw.
+_Name = Annotated[str, Meta(max_length=100)]  # as in the file of a study
+_Count = Annotated[int, Meta(ge=0, le=2**62)]
+_Amount = Annotated[float, Meta(ge=0, le=1e18)]
+
 
 class CellResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What became of one cell."""
 
     seed: int
-    test_error: float
+    test_error: Annotated[float, Meta(ge=0, le=100)]
     """Percent."""
-    params: int
-    macs: int
-    search_seconds: float | None
-    train_seconds: float | None
+    params: _Count
+    macs: _Count
+    search_seconds: _Amount | None
+    train_seconds: _Amount | None
     """None where the errors are looked up."""
     genotype: str
     """In the notation of the literature, or the name of a hand-made network."""
@@ -52,20 +63,20 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class RowResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A row over its seeds; what needs a result is None as long as there is none."""
 
-    name: str
-    kind: str
+    name: _Name
+    kind: _Name
     """search, random, arch or every."""
-    baseline: str | None
+    baseline: _Name | None
     """The row of random architectures that it is compared with."""
     published: float | None
     """Test error in percent of another protocol, for the order alone."""
     planned: int
     n: int
     test_error: Interval | None
-    params: float | None
-    macs: float | None
-    search_seconds: float | None
-    train_seconds: float | None
+    params: _Amount | None
+    macs: _Amount | None
+    search_seconds: _Amount | None
+    train_seconds: _Amount | None
     device: str | None
     difference: Interval | None
     """Of the test error from that of the baseline; negative: fewer errors."""
@@ -92,7 +103,7 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The results of a study, as in `table.json`."""
 
-    title: str
+    title: _Name
     environment: dict[str, Any]
     """Of the process that wrote it: commit, command, versions, hardware."""
     settings: dict[str, Flags]
@@ -252,11 +263,10 @@ def write(table: Table, directory: Path) -> None:
 def read(path: Path) -> Table:
     """The table in a file `table.json`. Raises UsageError for a file that is none."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Table)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); name the table.json of a study") from error
-    except (msgspec.DecodeError, ValueError) as error:
-        raise UsageError(f"{path} is not the table of a study: {error}") from error
+        table: Table = read_json(path, Table, largest=_LARGEST)
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist; name the table.json of a study") from None
+    return table
 
 
 def _as_csv(table: Table) -> bytes:
