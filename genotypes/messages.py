@@ -1,6 +1,8 @@
 """Safe messages: names in files, and library messages that quote them, may contain anything."""
 
+import os
 import unicodedata
+from pathlib import Path
 
 _LONGEST_REASON = 300  # characters
 
@@ -21,6 +23,12 @@ def escaped(text: str) -> str:
 def one_row(name: str) -> str:
     """`name` as a row of a table in a file has it: as `escaped`, but for line breaks and control characters alone."""
     return "".join(escaped(c) if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in name)
+
+
+def below(directory: str | os.PathLike[str], name: str) -> str:
+    """What a message adds where a directory lacks a file that folders in it have, such as those of optinas-auto."""
+    found = [str(path.parent) for path in sorted(Path(directory).glob(f"*/{name}"))]
+    return f", such as {' or '.join(found[:2])}" if found else ""
 
 
 def reason_of(error: Exception) -> str:

@@ -4,6 +4,7 @@ import os
 
 from genotypes.files import load
 from genotypes.genotype import Genotype, GenotypeError, unknown_name
+from genotypes.messages import below
 from genotypes.zoo import ZOO, find
 
 
@@ -21,7 +22,9 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Genotype:
     if os.path.isdir(text):
         path = os.path.join(text, "genotype.json")
         if not os.path.isfile(path):
-            raise GenotypeError(f"{text}: holds no genotype.json; name the directory of a finished run")
+            raise GenotypeError(
+                f"{text}: holds no genotype.json; name the directory of a finished run{below(text, 'genotype.json')}"
+            )
         return load(path)
     if os.path.exists(text):
         return load(text)

@@ -17,7 +17,7 @@ from torch import nn
 
 import spaces
 from genotypes.config import Common, Config, IsPath
-from genotypes.messages import one_line, reason_of
+from genotypes.messages import below, one_line, reason_of
 from nas import data
 from nas.data import DataConfig, ImageData
 from nas.engine.device import PrecisionChoice, algorithms, resolve_device, resolve_precision
@@ -77,7 +77,10 @@ def read_run(directory: str) -> TrainedRun:
     try:
         return msgspec.convert(described, TrainedRun)
     except ValueError as error:
-        raise UsageError(f"{directory} is not the directory of a training run: {reason_of(error)}") from error
+        other = below(directory, weights.NAME)
+        raise UsageError(
+            f"{directory} is not the directory of a training run ({reason_of(error)}); name one{other}"
+        ) from error
 
 
 def as_trained(directory: str) -> EvaluateConfig:

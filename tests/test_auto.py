@@ -125,6 +125,9 @@ def test_a_line_for_each_stage_and_a_table_at_the_end(
         found.result.macs,
     )
 
+    with pytest.raises(ValueError, match=f"a training run writes it when it ends, such as {out / 'train'}$"):
+        weights.load(out)
+
     # Nothing is computed again, not even how fast the network is; a moved directory has other paths.
     for stage in ("search", "train", "latency", "write_report"):
         monkeypatch.setattr(stages, stage, must_not_run)
@@ -228,6 +231,8 @@ def test_the_plan_suits_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (few.search.epochs, few.train.epochs) == (50, 300)
     assert few.search.data.batch_size == len(few.images.train_labels) // 2
     assert few.train.network == tiny_training("folder").network
+    short = planned(AutoConfig(folder=str(tmp_path / "few"), epochs=20))
+    assert (few.train.training.ema_decay, short.train.training.ema_decay) == (0.99, 1 - 5 / 40)
 
     large = planned(AutoConfig(folder=str(make_images(tmp_path / "large", number=40, size=(100, 60))), flip=False))
     assert large.images.image_size == (LARGEST_SIDE, LARGEST_SIDE)

@@ -51,9 +51,8 @@ SHORTER = {
     f"--batch-size 6 {TINY}",
     "optinas-auto my_images": "optinas-auto my_images --image-size 8 --epochs 1 --search-epochs 1 --device cpu",
     "--dataset digits --preset smoke": f"--dataset digits --preset smoke --batch-size 359 {TINY}",
-    "torchvision:mobilenet_v3_small --preset small --dataset folder --data my_images --image-size 48 --hold-out 0.1": ""
-    "torchvision:mobilenet_v3_small --preset small --dataset folder --data my_images --image-size 8 --batch-size 6 "
-    "--epochs 1",
+    "--dataset folder --data my_images --image-size 48 --epochs 80 --hold-out 0.1": "--dataset folder "
+    "--data my_images --image-size 8 --epochs 1 --batch-size 6",
     "--dataset npz --data arrays.npz": f"--dataset npz --data arrays.npz --batch-size 6 {TINY}",
     **{
         f"--arch {arch} --dataset cifar10 --data data": f"--arch {smaller} {FAKE} --epochs 1"
@@ -263,7 +262,7 @@ def stories() -> list[list[str]]:
     """The programs and snippets of Python, in order, each together with those that share a folder or table with it."""
     told: list[tuple[set[str], list[str]]] = []
     for item in [*PROGRAMS, *SNIPPETS]:
-        folders, items = set(re.findall(r"runs/[\w-]+|[\w-]*latency\.json|network\.onnx", item)), [item]
+        folders, items = set(re.findall(r"runs/[\w-]+|[\w-]*latency\.json|network\.onnx|fast\.json", item)), [item]
         for other in [other for other in told if other[0] & folders]:
             told.remove(other)
             folders, items = other[0] | folders, other[1] + items
@@ -297,12 +296,13 @@ def documented_keys(command: str) -> set[str]:
     """The keys that the documents state for the result of a command; none where they state none."""
     rows = re.findall(r"^\| `(.*?)` \| (.*) \|$", TEXT["USAGE"].split("## For scripts")[1], re.MULTILINE)
     keys = {name: set(re.findall(r"`(\w+)`", cells)) for row, cells in rows for name in row.split("`, `")}
-    if command in SNIPPETS or command.startswith("python -m benchmarks."):
+    if command in SNIPPETS or command.startswith(("python -m benchmarks.", "python examples/")):
         return set()
     program, *flags = shlex.split(command.removeprefix("python "))
     if program == "genotype_tool.py":
         named = [f"{program} {flags[0]} {flag}" for flag in flags]
-        return next((keys[name] for name in named if name in keys), set())
+        found = next((keys[name] for name in named if name in keys), set())
+        return found | {"latency_ms"} if found and "--latency-table" in flags else found
     if program == "optinas-predict":
         return keys[f"{program} --json"] if "--json" in flags else set()
     for name in (f"{program} --evaluate" if "--evaluate" in flags else program, f"{program} {flags[0]}"):

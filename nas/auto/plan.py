@@ -30,6 +30,7 @@ from nas import data
 from nas.data import ImageData
 from nas.data.folder import Folder, read_folder
 from nas.data.pixels import survey
+from nas.engine.training import TrainingConfig
 from nas.methods.config import SearchConfig
 from nas.networks.edge_costs import costs_in
 from nas.networks.forms import Form
@@ -125,7 +126,15 @@ def planned(config: AutoConfig) -> Plan:
     )
     searched, network = _within_limits(config, searched, trained, images)
     epochs = config.epochs or _epochs(TRAIN_VIEWS, number, TRAIN_EPOCHS)
-    return Plan(images, searched, replace(network, seed=config.seed, epochs=epochs))
+    training = _averaged(network.training, epochs * max(1, number // trained.data.batch_size))
+    return Plan(images, searched, replace(network, seed=config.seed, epochs=epochs, training=training))
+
+
+def _averaged(training: TrainingConfig, steps: int) -> TrainingConfig:
+    """With an average of the weights that forgets the first of them, which keep exp(-5) of it, in however few steps."""
+    if training.ema_decay is None:
+        return training
+    return replace(training, ema_decay=min(training.ema_decay, max(0.5, 1 - 5 / steps)))
 
 
 def _fewest(found: Folder, folder: str) -> int:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import genotypes
 import spaces
 from genotypes.atomic import write_atomically
-from genotypes.messages import reason_of
+from genotypes.messages import below, reason_of
 from nas.data import ImageData, View
 from nas.data.augment import normalize
 from nas.data.view import Resize
@@ -274,9 +274,8 @@ def load(path: str | os.PathLike[str]) -> TrainedNetwork:
     """
     path = Path(path) / NAME if os.path.isdir(path) else Path(path)
     if not path.is_file():
-        inner = path.parent / "train"  # of what optinas-auto writes
-        hint = f"name {inner}" if (inner / NAME).is_file() else "a training run writes it when it ends"
-        raise ValueError(f"{path} does not exist; {hint}")
+        other = below(path.parent, NAME)
+        raise ValueError(f"{path} does not exist; a training run writes it when it ends{other}")
     try:
         with path.open("rb") as file:
             return _read(file)

@@ -15,7 +15,7 @@ import msgspec
 
 import genotypes
 from genotypes import Genotype, GenotypeError
-from genotypes.messages import reason_of
+from genotypes.messages import below, reason_of
 from nas.data import manifest
 from nas.data.manifest import Manifest
 from nas.errors import UsageError
@@ -87,7 +87,9 @@ def read(directory: Path) -> RunFiles:
     kind = _kind(config, found, searched=bool(weights or by_epoch))
     if kind is None:
         raise UsageError(
-            faults[0] if faults and not config else f"{directory} holds neither a search nor a training; name one"
+            faults[0]
+            if faults and not config
+            else f"{directory} holds neither a search nor a training; name one{below(directory, 'config.json')}"
         )
     final = directory / "genotype.json"
     return RunFiles(

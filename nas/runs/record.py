@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from genotypes.messages import below
 from nas.data.manifest import Manifest
 from nas.engine.calibration import Calibration
 from nas.errors import UsageError
@@ -119,8 +120,8 @@ def read(directory: Path) -> SearchRecord | TrainRecord:
         return read_json(directory / NAME, SearchRecord | TrainRecord)
     except FileNotFoundError:
         raise UsageError(
-            f"{directory} has no {NAME}, which a run writes when it ends; name the directory of a finished run, or "
-            "finish this one with --resume"
+            f"{directory} has no {NAME}, which a run writes when it ends; name the directory of a finished run"
+            f"{below(directory, NAME)}, or finish this one with --resume"
         ) from None
 
 
