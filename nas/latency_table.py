@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor, nn
 
 import spaces
@@ -267,6 +266,8 @@ def fitted(sums: Sequence[float], times: Sequence[float]) -> Calibration:
 
     Neither is negative.
     """
+    from scipy.optimize import nnls  # takes long to import
+
     s, t = np.array(sums), np.array(times)
     (rest, factor), _ = nnls(np.stack([1 / t, s / t], axis=1), np.ones(len(t)))
     errors = 100 * np.abs((rest + factor * s) / t - 1)
