@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # imported later, it would make its folder of caches in a temporary folder of a test
 
 import nas.search
 import nas.train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import signal
@@ -192,6 +193,14 @@ def wait_until_free(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")  # its open files
+def test_a_module_that_the_user_has_named_is_imported(tmp_path: Path) -> None:
+    row = SEARCHED.replace('"hb"', '"spaces.hb:HBSpace"')
+    (cell,) = read(write(tmp_path, row), {}, modules=("spaces.hb",)).cells
+    assert cell.search is not None
+    assert cell.search.space.space == "spaces.hb:HBSpace"
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # those of submitit's stand-in
 def test_jobs_of_a_cluster_compute_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By submitit's stand-in for Slurm, which runs a job in this process."""
     pytest.importorskip("submitit")
@@ -206,6 +215,7 @@ def test_jobs_of_a_cluster_compute_the_same(tmp_path: Path, monkeypatch: pytest.
     for option in ("partition", "=x", "a="):
         with pytest.raises(ValueError, match="write name=value"):
             slurm.run(pending, tmp_path, jobs=1, device="cpu", options=(option,), cluster="debug")
+    gc.collect()  # while the warning is ignored
 
 
 @pytest.mark.parametrize(
@@ -239,6 +249,16 @@ def test_jobs_of_a_cluster_compute_the_same(tmp_path: Path, monkeypatch: pytest.
             "row 'A': its folder would be",
         ),
         ('[[row]]\nname = "a"\narc = "hbnet8"\n', HEAD, "unknown field `arc`"),
+        (
+            '[[row]]\nname = "a"\nsearch = { space = "os:path" }\n',
+            HEAD,
+            "row 'a': it names the module 'os', .*add --operations-from os",
+        ),
+        ('[[row]]\nname = "a"\nrandom = { space = "os:path" }\n', HEAD, "row 'a': it names the module 'os'"),
+        ('[[row]]\nname = "a"\nevery = { space = "os:path" }\n', HEAD, "row 'a': it names the module 'os'"),
+        ('[[row]]\nname = "a"\nsearch = { method = "os:path" }\n', HEAD, "row 'a': it names the module 'os'"),
+        ('[[row]]\nname = "a"\narch = "x"\ntrain = { operations-from = ["os"] }\n', HEAD, "it names the module 'os'"),
+        (RANDOM, HEAD.replace("[search]", '[search]\noperations-from = ["os"]'), "it names the module 'os'"),
         ('[[row]]\nname = "a"\nsearch = { preset = "papre" }\n', HEAD, "unknown preset 'papre'"),
         ('[[row]]\nname = "a"\nsearch = { method = "ista", init = "hb", space = "hb" }\n', HEAD, "--method ista"),
         (

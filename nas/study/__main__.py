@@ -56,6 +56,8 @@ class StudyConfig(Config):
     """Data set in place of the file's: digits, cifar10, cifar100, imagenet or folder."""
     data: Annotated[str | None, IsPath, Common, NoneMeans("that of the file")] = None
     """Folder that holds the data."""
+    operations_from: tuple[str, ...] = ()
+    """Modules of your own that the study may name, for their spaces, methods and operations: no others are imported."""
     executor: Annotated[Literal["local", "slurm"], Common] = "local"
     """Compute on this machine, or as an array of jobs of Slurm."""
     slurm_options: tuple[str, ...] = ()
@@ -80,7 +82,8 @@ def study(config: StudyConfig) -> dict[str, Any]:
     Raises UsageError, before anything is computed, for what is not right in its file; Stopped; OSError.
     """
     named = {"dataset": config.dataset, "data": config.data}
-    plan = read(Path(config.file), {name: value for name, value in named.items() if value is not None})
+    given = {name: value for name, value in named.items() if value is not None}
+    plan = read(Path(config.file), given, config.operations_from)
     reader = Reader(Path(config.out))
     begun = reader.root.is_dir()
     pending = [cell for cell in plan.cells if not (begun and reader.finished(cell))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,24 +38,27 @@ C = TypeVar("C")
 _OWN = ("seed", "run_dir", "resume", "device", "arch", "test_at_end", "report_best")
 
 
-def read(path: Path, data: Mapping[str, bool | int | float | str]) -> Plan:
+def read(path: Path, data: Mapping[str, bool | int | float | str], modules: Collection[str] = ()) -> Plan:
     """The study in a file.
 
     Args:
         path: of the file. Where `arch` names a file, it may be relative to the folder of this one.
         data: flags of the data that take the place of those in the file.
+        modules: those that the user has named. No other module is imported, even if the file names it.
 
     Raises UsageError for a file that cannot be read, and for whatever in it is not right.
     """
     file = decoded(path)
     with _naming(str(path)):
         own = named(file.data)
+        _check_modules([file.search, file.train], modules)
     if "dataset" in data:
         own.pop("data", None)  # the folder of another one
     file = msgspec.structs.replace(file, data={**own, **data})
     of_methods = set[str]()
     for row in file.row:
         with _naming(f"{path}, row {row.name!r}"):
+            _check_modules([row.search, row.random, row.every, row.train], modules)
             of_methods |= _flags_of_method(row, file)
     rows, folders = [], dict[str, str]()
     for row in file.row:
@@ -75,6 +78,22 @@ def _naming(place: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UsageError(f"{place}: {one_line(str(error), longest=700)}") from error
+
+
+def _check_modules(tables: Iterable[Flags | None], modules: Collection[str]) -> None:
+    """Raises ValueError for a module that would be imported and that the user has not named: importing runs code."""
+    for flags in filter(None, tables):
+        given = named(flags)
+        classes = [str(given[name]).partition(":") for name in ("space", "method") if name in given]
+        listed = given.get("operations_from", [])
+        wanted = [module for module, colon, _ in classes if colon]
+        wanted += listed if isinstance(listed, list) else [listed]
+        for module in wanted:
+            if module not in modules:
+                raise ValueError(
+                    f"it names the module {module!r}, and no module that a file names is imported; if you trust it, "
+                    f"add --operations-from {module}"
+                )
 
 
 def _with_shared(row: RowOfFile, file: File, of_methods: Collection[str]) -> RowOfFile:
