@@ -88,7 +88,7 @@ def check_possible(space: SearchSpace, limits: Sequence[Limit]) -> None:
     fewest = [least(space, limit) for limit in limits]
     if any(few > limit.most for few, limit in zip(fewest, limits, strict=True)):
         each = ", each on its own" if len(limits) > 1 else ""
-        told_fewest = " and ".join(f"{few:,} {limit.name}" for few, limit in zip(fewest, limits, strict=True))
+        told_fewest = " and ".join(limit.told(few) for few, limit in zip(fewest, limits, strict=True))
         raise ValueError(f"{_none(limits)}; the smallest possible has {told_fewest}{each}; raise the limit")
     # One limit after another joins the others. What has few values comes first: very many choices have the least of it.
     ordered = sorted(limits, key=lambda limit: limit.most - limit.rest)
@@ -97,7 +97,7 @@ def check_possible(space: SearchSpace, limits: Sequence[Limit]) -> None:
         few = total(space, limit, _strongest(space, cheapness, ordered[:i]))
         if few > limit.most:
             raise ValueError(
-                f"{_none(limits)}; with {told(ordered[:i])}, the smallest possible has {few:,} {limit.name}; "
+                f"{_none(limits)}; with {told(ordered[:i])}, the smallest possible has {limit.told(few)}; "
                 "raise one of the limits"
             )
 

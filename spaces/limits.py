@@ -27,12 +27,18 @@ class Limit:
         most: the largest total.
         costs: what each operation costs on each edge, (E, O) for each cell kind; not negative.
         rest: what every genotype costs, whatever its edges.
+        per_unit: how many of a cost are one of what is counted: 1,000 where costs are microseconds, told as ms.
     """
 
     name: str
     most: int
     costs: Table
     rest: int = 0
+    per_unit: int = 1
+
+    def told(self, cost: int) -> str:
+        """A cost with its name, for messages."""
+        return f"{cost:,} {self.name}" if self.per_unit == 1 else f"{cost / self.per_unit:,.10g} {self.name}"
 
 
 def skip_limit(space: SearchSpace, most: int) -> Limit:
@@ -105,4 +111,4 @@ def least(space: SearchSpace, limit: Limit) -> int:
 
 def told(limits: Sequence[Limit]) -> str:
     """For messages."""
-    return " and ".join(f"at most {limit.most:,} {limit.name}" for limit in limits)
+    return " and ".join(f"at most {limit.told(limit.most)}" for limit in limits)

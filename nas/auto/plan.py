@@ -15,6 +15,7 @@ import nas.recipes
 import nas.training_recipes
 import spaces
 from genotypes.config import (
+    AtLeast,
     AtMost,
     Common,
     Config,
@@ -69,7 +70,7 @@ class AutoConfig(Config):
     """File of optinas-latency-table, or the latency.json of another run, for networks like these; the network gets its
     number of channels."""
     image_size: Annotated[
-        Count | None, AtMost(8192), Common, NoneMeans("the images' own, but at most 48, which suits a CPU")
+        int | None, AtLeast(8), AtMost(8192), Common, NoneMeans("the images' own, but at most 48, which suits a CPU")
     ] = None
     """Resize images to this side, in pixels. Finer details need more; the time grows with its square."""
     flip: Annotated[bool, Common] = True

@@ -226,7 +226,9 @@ class LatencyModel:
             return []
         # Rounded first: 1000 * 1.001 is a little less than 1001.
         most = math.floor(round(1000 * max_ms, 3))
-        return [Limit(name="microseconds of predicted latency", most=most, costs=self.costs(space), rest=self._rest)]
+        return [
+            Limit(name="ms of predicted latency", most=most, costs=self.costs(space), rest=self._rest, per_unit=1000)
+        ]
 
     def costs(self, space: SearchSpace) -> Mapping[Kind, list[list[int]]]:
         """Microseconds (E, O) of each operation on each edge, for each cell kind, summed over the cells of that kind.
