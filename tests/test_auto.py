@@ -269,7 +269,7 @@ def test_a_limit_of_the_latency_is_kept_by_a_table_that_is_measured_once(
 
     monkeypatch.setattr(speed, "measured", by_size)
     config = AutoConfig(folder=str(folder), out=str(tmp_path / "out"), max_latency=1.0, **TINY)
-    with pytest.raises(UsageError, match=r"at most 1,000 microseconds .*the smallest .* 2 cells of 2 channels on 8x8"):
+    with pytest.raises(UsageError, match=r"at most 1 ms .*the smallest .* 2 cells of 2 channels on 8x8"):
         stages.auto(config)
     assert widths == [4, 2]
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
@@ -299,7 +299,7 @@ def test_a_limit_of_the_latency_is_kept_by_a_table_that_is_measured_once(
     found = latency_table_files.read(table)
     assert plan.train.network.init_channels == plan.search.derivation.eval_channels == found.form.init_channels
     for change, message in (
-        ({"image_size": 7}, "was measured for .* on 8x8 pixels"),
+        ({"image_size": 9}, "was measured for .* on 8x8 pixels"),
         ({"max_latency": 9.0}, "at most 9,0"),
     ):
         with pytest.raises(UsageError, match=message):

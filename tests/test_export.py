@@ -81,7 +81,9 @@ def test_the_classifier_normalizes_and_calibrates() -> None:
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ValueError, match=r"ONNX needs the package 'onnxscript'; install optinas\[onnx\]"):
+    with pytest.raises(
+        ValueError, match=r"ONNX needs the package 'onnxscript'; pip install onnx onnxruntime onnxscript"
+    ):
         to_onnx(trained_network(), tmp_path / "network.onnx")
 
 
