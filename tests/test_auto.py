@@ -300,7 +300,7 @@ def test_a_limit_of_the_latency_is_kept_by_a_table_that_is_measured_once(
     assert plan.train.network.init_channels == plan.search.derivation.eval_channels == found.form.init_channels
     for change, message in (
         ({"image_size": 9}, "was measured for .* on 8x8 pixels"),
-        ({"max_latency": 9.0}, "at most 9,0"),
+        ({"max_latency": 9.0}, "at most 9 ms of"),
     ):
         with pytest.raises(UsageError, match=message):
             stages.auto(replace(config, out=str(tmp_path / "other"), **change))
