@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -108,6 +108,15 @@ def discover(package: str) -> None:
     """Imports every module of a package, so that a new file in it registers what it has."""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")
+
+
+def check_trusted(module: str, trusted: Collection[str], told: str) -> None:
+    """Raises ValueError for a module that a file names and the user does not; `told` says where the file names it."""
+    if module not in trusted:
+        raise ValueError(
+            f"{told}, and no module that a file names is imported; if you trust it, name it with --operations-from "
+            f"{module}"
+        )
 
 
 def import_modules(names: Iterable[str]) -> None:

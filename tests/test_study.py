@@ -252,7 +252,7 @@ def test_jobs_of_a_cluster_compute_the_same(tmp_path: Path, monkeypatch: pytest.
         (
             '[[row]]\nname = "a"\nsearch = { space = "os:path" }\n',
             HEAD,
-            "row 'a': it names the module 'os', .*add --operations-from os",
+            "row 'a': it names the module 'os', .*name it with --operations-from os",
         ),
         ('[[row]]\nname = "a"\nrandom = { space = "os:path" }\n', HEAD, "row 'a': it names the module 'os'"),
         ('[[row]]\nname = "a"\nevery = { space = "os:path" }\n', HEAD, "row 'a': it names the module 'os'"),

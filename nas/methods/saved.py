@@ -12,6 +12,7 @@ from torch import nn
 
 import spaces
 from genotypes.messages import reason_of
+from genotypes.registry import check_trusted
 from nas.data import manifest
 from nas.errors import UsageError
 from nas.methods.registry import Method, named
@@ -87,11 +88,8 @@ def _converted(saved: Any, kind: type[T], name: str, modules: Sequence[str]) -> 
     if not isinstance(chosen, str):
         raise ValueError(f"config.json does not say which {name} the search has")
     module, colon, _ = chosen.partition(":")
-    if colon and module not in modules:
-        raise ValueError(
-            f"the search's {name} is {chosen!r}, and no module that a file names is imported; if you trust it, name it "
-            f"with --operations-from {module}"
-        )
+    if colon:
+        check_trusted(module, modules, f"the search's {name} is {chosen!r}")
     try:
         return msgspec.convert(saved, kind)
     except msgspec.ValidationError as error:

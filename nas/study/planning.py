@@ -16,6 +16,7 @@ import nas.recipes
 import nas.training_recipes
 import spaces
 from genotypes.messages import one_line
+from genotypes.registry import check_trusted
 from genotypes.zoo import ZOO
 from nas import methods
 from nas.errors import UsageError
@@ -89,11 +90,7 @@ def _check_modules(tables: Iterable[Flags | None], modules: Collection[str]) -> 
         wanted = [module for module, colon, _ in classes if colon]
         wanted += listed if isinstance(listed, list) else [listed]
         for module in wanted:
-            if module not in modules:
-                raise ValueError(
-                    f"it names the module {module!r}, and no module that a file names is imported; if you trust it, "
-                    f"add --operations-from {module}"
-                )
+            check_trusted(module, modules, f"it names the module {module!r}")
 
 
 def _with_shared(row: RowOfFile, file: File, of_methods: Collection[str]) -> RowOfFile:
